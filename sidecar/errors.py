@@ -1,0 +1,62 @@
+"""Refusals and failures as values that every layer can raise and the pipeline can answer."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+METHOD_NOT_FOUND: Final = -32601
+INVALID_PARAMS: Final = -32602
+INTERNAL_ERROR: Final = -32603
+HEADER_MISMATCH: Final = -32020
+UNSUPPORTED_VERSION: Final = -32022
+DENIED: Final = 40300
+"""Our own codes lie outside -32768..-32000, which JSON-RPC and MCP reserve."""
+TOO_LARGE: Final = 41300
+TOO_MANY: Final = 42900
+NOT_IDENTIFIED: Final = 40100
+SESSION_NOT_FOUND: Final = 40400
+
+
+class Refused(Exception):
+    """A message that is not let through: HTTP status, JSON-RPC code and message, and the id it answers.
+
+    `reason` is a short fixed word for metrics and the record; `message` may be shown to the caller.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: int,
+        message: str,
+        *,
+        reason: str,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.data = data
+
+
+class Malformed(Refused):
+    """A body that is not one strict JSON-RPC message of MCP; always HTTP 400."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(400, code, message, reason="malformed")
+
+
+class UpstreamFailed(Exception):
+    """The MCP server could not be reached or did not answer properly.
+
+    `kind` is one of the words of `openmcp_errors_total{kind}`: connect, timeout, closed, protocol, too_large,
+    status, overloaded. `sent` is False where it is certain that no byte of the request reached the server.
+    """
+
+    def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+        self.sent = sent

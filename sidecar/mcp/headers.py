@@ -1,0 +1,141 @@
+"""The HTTP header rules of Streamable HTTP: what is required, what must agree with the body, what passes.
+
+Source: basic/transports/streamable-http (2026-07-28) "Request Metadata" and "Server Validation";
+2025-11-25 basic/transports. Header names come in lower case, values as the bytes that arrived.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Final
+
+from openmcp.sidecar.errors import HEADER_MISMATCH, INVALID_REQUEST, Refused
+from openmcp.sidecar.mcp.methods import HEADER_NAMED
+from openmcp.sidecar.types import Notification, Request
+
+Headers = Mapping[bytes, bytes]
+
+SINGLE: Final = frozenset(
+    (
+        b"host",
+        b"origin",
+        b"content-type",
+        b"content-length",
+        b"content-encoding",
+        b"transfer-encoding",
+        b"authorization",
+        b"x-api-key",
+        b"expect",
+        b"last-event-id",
+        b"mcp-session-id",
+        b"mcp-protocol-version",
+        b"mcp-method",
+        b"mcp-name",
+        b"traceparent",
+    )
+)
+"""Headers that decide something: a second one is refused, since two readers could take different ones."""
+
+PARAMETER_PREFIX: Final = b"mcp-param-"
+_BASE64_OPEN: Final = "=?base64?"
+_BASE64_CLOSE: Final = "?="
+
+
+def refuse_repeated(repeated: frozenset[bytes]) -> None:
+    """Refuse a request in which a deciding header stands more than once (`repeated`: all names that do)."""
+    for name in repeated:
+        if name in SINGLE or name.startswith(PARAMETER_PREFIX):
+            raise Refused(
+                400,
+                HEADER_MISMATCH,
+                f"header {name.decode('latin-1')} stands twice",
+                reason="header_mismatch",
+            )
+
+
+def check_content(headers: Headers) -> None:
+    """Require an uncoded JSON body: 415 otherwise."""
+    media_type, _, parameters = headers.get(b"content-type", b"").partition(b";")
+    charset = parameters.strip().lower().replace(b'"', b"")
+    if media_type.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
+        raise Refused(415, INVALID_REQUEST, "Content-Type must be application/json", reason="media_type")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Refused(415, INVALID_REQUEST, "a coded (compressed) body is not accepted", reason="media_type")
+
+
+def accepts(headers: Headers, *media_types: bytes) -> bool:
+    """Whether Accept covers all of these types; an absent Accept covers everything (RFC 9110, 12.5.1)."""
+    value = headers.get(b"accept")
+    if value is None:
+        return True
+    ranges = [_media_range(part) for part in value.lower().split(b",")]
+    return all(
+        any(wanted in (media_type, b"*/*", media_type.partition(b"/")[0] + b"/*") for wanted in ranges)
+        for media_type in media_types
+    )
+
+
+def _media_range(part: bytes) -> bytes:
+    """One element of Accept; empty where its weight is zero, which means "not acceptable"."""
+    name, _, parameters = part.partition(b";")
+    weight = parameters.replace(b" ", b"").rpartition(b"q=")[2]
+    return b"" if weight and not weight.strip(b"0.") and b"q=" in parameters else name.strip()
+
+
+def check_mirrored(message: Request | Notification, headers: Headers) -> None:
+    """Require that `Mcp-Method` and `Mcp-Name` say what the body of a modern request says: 400 otherwise."""
+    if isinstance(message, Notification):
+        return
+    if decode_value(headers.get(b"mcp-method")) != message.method:
+        raise _mismatch("Mcp-Method", "method")
+    member = HEADER_NAMED.get(message.method)
+    if member is None:
+        return
+    value = message.params.get(member)
+    name = headers.get(b"mcp-name")
+    if member == "taskId" and name is None:  # required by the tasks extension's newer drafts alone
+        return
+    if value is not None and decode_value(name) != value:
+        raise _mismatch("Mcp-Name", member)
+
+
+def decode_value(value: bytes | None) -> str | None:
+    """The text of a mirrored header, its `=?base64?...?=` form decoded; None where absent or malformed."""
+    if value is None:
+        return None
+    try:
+        text = value.decode("ascii")
+        if not (text.startswith(_BASE64_OPEN) and text.endswith(_BASE64_CLOSE)):
+            return text
+        return base64.b64decode(text[len(_BASE64_OPEN) : -len(_BASE64_CLOSE)], validate=True).decode()
+    except (UnicodeDecodeError, binascii.Error):
+        return None
+
+
+def encode_value(text: str) -> bytes:
+    """The header form of a name: plain where it is visible ASCII, else `=?base64?...?=`."""
+    plain = text.isascii() and text.isprintable() and text == text.strip()
+    if plain and not (text.startswith(_BASE64_OPEN) and text.endswith(_BASE64_CLOSE)):
+        return text.encode()
+    return f"{_BASE64_OPEN}{base64.b64encode(text.encode()).decode()}{_BASE64_CLOSE}".encode()
+
+
+def check_parameters(headers: Headers) -> None:
+    """Refuse a `Mcp-Param-*` value that claims to be base64 and is not; the server compares it with the body."""
+    for name, value in headers.items():
+        if name.startswith(PARAMETER_PREFIX) and decode_value(value) is None:
+            raise Refused(
+                400,
+                HEADER_MISMATCH,
+                f"header {name.decode('latin-1')} is malformed",
+                reason="header_mismatch",
+            )
+
+
+def _mismatch(header: str, member: str) -> Refused:
+    return Refused(
+        400,
+        HEADER_MISMATCH,
+        f"Header mismatch: {header} does not match the body's {member}",
+        reason="header_mismatch",
+    )

@@ -1,0 +1,133 @@
+"""What a client's message touches, as policy sees it: tools, prompts, resources, methods.
+
+Source: the schema of each revision. Only the body is read, never a header.
+"""
+
+import re
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+from openmcp.sidecar.errors import INVALID_PARAMS, Refused
+from openmcp.sidecar.mcp.methods import NAMED
+from openmcp.sidecar.types import Era, JsonObject, Kind, Notification, Request, Subject
+
+_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_REFERENCES = {"ref/prompt": (Kind.PROMPT, "name"), "ref/resource": (Kind.RESOURCE, "uri")}
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A client's message with what policy and transport need to know of it, read from the body once.
+
+    `name` is the tool, prompt or URI it names, or empty; all `subjects` must be allowed.
+    """
+
+    message: Request | Notification
+    era: Era
+    version: str
+    name: str
+    subjects: tuple[Subject, ...]
+
+    @property
+    def method(self) -> str:
+        """The JSON-RPC method."""
+        return self.message.method
+
+
+def call_of(message: Request | Notification, era: Era, version: str) -> Call:
+    """Read what a message touches; raises `Refused` (-32602) where it does not name it properly."""
+    named = NAMED.get(message.method)
+    if named is not None:
+        kind, member = named
+        name = _text(message.params, member)
+        return Call(message, era, version, name, subjects_of(kind, name))
+    if message.method == "completion/complete":
+        kind, name = _reference(message.params)
+        return Call(message, era, version, name, subjects_of(kind, name))
+    method = Subject(Kind.METHOD, message.method)
+    if message.method == "subscriptions/listen":
+        uris = _listened(message.params)
+        touched = (subject for uri in uris for subject in subjects_of(Kind.RESOURCE, uri))
+        return Call(message, era, version, "", (method, *touched))
+    return Call(message, era, version, "", (method,))
+
+
+def subjects_of(kind: Kind, name: str) -> tuple[Subject, ...]:
+    """The subjects of one named thing: a URI that is not in canonical form is judged in both forms."""
+    if kind is not Kind.RESOURCE:
+        return (Subject(kind, name),)
+    canonical = canonical_uri(name)
+    if canonical == name:
+        return (Subject(kind, name),)
+    return (Subject(kind, name), Subject(kind, canonical))
+
+
+def canonical_uri(uri: str) -> str:
+    """The syntax-normalised form of a URI (RFC 3986, 6.2.2); raises `Refused` where it has none."""
+    if not uri.isprintable() or "\\" in uri or " " in uri:
+        raise _invalid("the resource URI has characters that a URI cannot have")
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise _invalid("the resource URI is not a URI") from None
+    if not parts.scheme:
+        return uri
+    path = _without_dots(_normalised_escapes(parts.path))
+    return parts._replace(netloc=parts.netloc.lower(), path=path).geturl()
+
+
+def _normalised_escapes(path: str) -> str:
+    """Decode what needs no escape, so that `%2e` cannot hide a dot; everything else stays encoded."""
+    return _ESCAPE.sub(_plain_if_unreserved, path)
+
+
+def _plain_if_unreserved(match: re.Match[str]) -> str:
+    character = chr(int(match[1], 16))
+    return character if character in _UNRESERVED else match[0].upper()
+
+
+def _without_dots(path: str) -> str:
+    """RFC 3986, 5.2.4: remove dot segments."""
+    if "/." not in path and not path.startswith("."):
+        return path
+    kept: list[str] = []
+    segments = path.split("/")
+    for segment in segments:
+        if segment == "..":
+            if len(kept) > 1:
+                kept.pop()
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in (".", ".."):
+        kept.append("")
+    return "/".join(kept)
+
+
+def _reference(params: JsonObject) -> tuple[Kind, str]:
+    reference = params.get("ref")
+    if type(reference) is not dict or reference.get("type") not in _REFERENCES:
+        raise _invalid("params.ref must be a ref/prompt or a ref/resource")
+    kind, member = _REFERENCES[reference["type"]]
+    return kind, _text(reference, member)
+
+
+def _listened(params: JsonObject) -> list[str]:
+    wanted = params.get("notifications", {})
+    if type(wanted) is not dict:
+        raise _invalid("params.notifications must be an object")
+    uris = wanted.get("resourceSubscriptions", [])
+    if type(uris) is not list or not all(type(uri) is str for uri in uris):
+        raise _invalid("params.notifications.resourceSubscriptions must be a list of URIs")
+    return uris
+
+
+def _text(params: JsonObject, member: str) -> str:
+    value: Any = params.get(member)
+    if type(value) is not str or not value:
+        raise _invalid(f"params.{member} must be a non-empty string")
+    return value
+
+
+def _invalid(message: str) -> Refused:
+    return Refused(400, INVALID_PARAMS, message, reason="malformed")
