@@ -103,7 +103,8 @@ class AgentRules:
     __slots__ = ("_allows", "_denies", "_known")
 
     def __init__(self, rules: Iterable[_Rule]) -> None:
-        self._denies = [rule for rule in (given := tuple(rules)) if not rule.decision.allowed]
+        given = tuple(rules)
+        self._denies = [rule for rule in given if not rule.decision.allowed]
         self._allows = [rule for rule in given if rule.decision.allowed]
         self._known: _Bounded[Subject, Decision] = _Bounded(MAX_SUBJECTS)
 

@@ -19,7 +19,8 @@ class GlobSet:
     __slots__ = ("_literals", "_pattern")
 
     def __init__(self, globs: Iterable[str]) -> None:
-        self._literals = frozenset(glob for glob in (given := tuple(globs)) if is_literal(glob))
+        given = tuple(globs)
+        self._literals = frozenset(glob for glob in given if is_literal(glob))
         patterns = [_pattern(glob) for glob in given if not is_literal(glob)]
         self._pattern = re2.compile(f"(?s){'|'.join(patterns)}") if patterns else None
 
