@@ -1,0 +1,307 @@
+"""Walking the tree of a source: a node with its path, read as this or that type, every refusal reported.
+
+A reading gives its value, or None after it has reported why not; a `Shape` is a table from keys to
+readings. So one pass finds every error, and nothing that was refused reaches a value of the model.
+"""
+
+from collections.abc import Callable, Iterable
+from collections.abc import Mapping as Table
+from typing import Generic, TypeVar
+
+import msgspec
+
+from openmcp.config.problems import Mark, Report, did_you_mean
+from openmcp.config.yamlsource import Entry, Mapping, Node, Refused, Scalar, Sequence
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+NOT_HERE = "is not available in this version of openmcp"
+
+
+class At(msgspec.Struct, frozen=True):
+    """A node and the path that leads to it.
+
+    `mark` is the place of its key where it has one; `base` the folder that relative file names start from.
+    """
+
+    node: Node
+    mark: Mark
+    path: str
+    base: str
+    report: Report
+
+    def error(self, message: str, hint: str | None = None) -> None:
+        """Report an error about this node."""
+        self.report.error(self.mark, self.path, message, hint)
+
+    def warn(self, message: str, hint: str | None = None) -> None:
+        """Report a warning about this node."""
+        self.report.warn(self.mark, self.path, message, hint)
+
+    def expected(self, what: str, hint: str | None = None) -> None:
+        """Report that the node is of another type than wanted, naming both."""
+        if not isinstance(self.node, Refused):
+            self.error(f"expected {what}, found {describe(self.node)}", hint)
+
+    def key(self, name: str) -> "At | None":
+        """The value of a key, None where this is no mapping or has no such key. Reports nothing."""
+        if not isinstance(self.node, Mapping) or name not in self.node.entries:
+            return None
+        return self._below(name, self.node.entries[name])
+
+    def entries(self) -> "list[tuple[str, At]]":
+        """All keys of a mapping with their values; of anything else none."""
+        if not isinstance(self.node, Mapping):
+            return []
+        return [(name, self._below(name, entry)) for name, entry in self.node.entries.items()]
+
+    def _below(self, name: str, entry: Entry) -> "At":
+        path = f"{self.path}.{name}" if self.path else name
+        return At(entry.node, entry.key, path, self.base, self.report)
+
+    def items(self) -> "list[At] | None":
+        """The entries of a list; None, reported, for anything else."""
+        if isinstance(self.node, Sequence):
+            nodes = enumerate(self.node.items)
+            return [At(node, node.mark, f"{self.path}[{i}]", self.base, self.report) for i, node in nodes]
+        is_text = isinstance(self.node, Scalar) and isinstance(self.node.value, str)
+        self.expected("a list", f'write ["{self.text()}"]' if is_text else None)
+        return None
+
+    def text(self) -> str:
+        """What the source says where this is a scalar, else the empty text. Reports nothing."""
+        return self.node.text if isinstance(self.node, Scalar) else ""
+
+
+def describe(node: Node) -> str:
+    """A node as errors name it: `a list`, `the text "x"`, `the number 5`, `nothing`."""
+    if isinstance(node, Sequence):
+        return "a list"
+    if not isinstance(node, Scalar):
+        return "a mapping"
+    if node.value is None:
+        return "nothing"
+    if isinstance(node.value, bool):
+        return f"the boolean {node.text}"
+    if isinstance(node.value, str):
+        return f'the text "{shortened(node.value)}"'
+    return f"the number {node.text}"
+
+
+def shortened(text: str) -> str:
+    """Text for an error message: one line, no control characters, at most 60 characters."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[:61])
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def string(at: At) -> str | None:
+    """Text of one line that is not empty; the line end of a YAML block is left out."""
+    if not isinstance(at.node, Scalar) or not isinstance(at.node.value, str):
+        is_scalar = isinstance(at.node, Scalar) and at.node.value is not None
+        at.expected("text", f'put it in quotes: "{at.text()}"' if is_scalar else None)
+        return None
+    value = at.node.value.rstrip("\n")
+    if not value.strip():
+        at.error("must not be empty")
+        return None
+    if not value.isprintable():
+        at.error(f'must be one line without control characters, found "{shortened(value)}"')
+        return None
+    return value
+
+
+def boolean(at: At) -> bool | None:
+    """`true` or `false`, nothing else."""
+    if isinstance(at.node, Scalar) and isinstance(at.node.value, bool):
+        return at.node.value
+    words = {"yes": "true", "on": "true", "no": "false", "off": "false"}
+    meant = words.get(at.text().lower())
+    at.expected("true or false", f"write {meant}" if meant else None)
+    return None
+
+
+def integer(lowest: int, highest: int) -> "Reading[int]":
+    """A whole number within bounds, both included."""
+
+    def read(at: At) -> int | None:
+        value = at.node.value if isinstance(at.node, Scalar) else None
+        if isinstance(value, bool) or not isinstance(value, int):
+            at.expected("a whole number")
+            return None
+        if not lowest <= value <= highest:
+            at.error(f"must be between {lowest} and {highest}, found {value}")
+            return None
+        return value
+
+    return read
+
+
+def choice(words: Iterable[str], later: Iterable[str] = ()) -> "Reading[str]":
+    """One of `words`; those in `later` are known and refused as not available yet."""
+    known, planned = tuple(words), tuple(later)
+
+    def read(at: At) -> str | None:
+        value = string(at)
+        if value is None or value in known:
+            return value
+        name = at.path.rpartition(".")[2]
+        if value in planned:
+            at.error(f"`{name}: {value}` {NOT_HERE}", f"available: {', '.join(known)}")
+            return None
+        hint = did_you_mean(value, (*known, *planned)) or f"one of: {', '.join(known)}"
+        at.error(f'unknown {name} "{shortened(value)}"', hint)
+        return None
+
+    return read
+
+
+def list_of(read_item: "Reading[T]") -> "Reading[tuple[T, ...]]":
+    """A list, all of whose entries are read alike; None where one was refused."""
+
+    def read(at: At) -> tuple[T, ...] | None:
+        items = at.items()
+        if items is None:
+            return None
+        values = [read_item(item) for item in items]
+        kept = tuple(value for value in values if value is not None)
+        return kept if len(kept) == len(values) else None
+
+    return read
+
+
+def fixed(off: object) -> "Reading[object]":
+    """For what this version does not have: `off`, the value that says so, is accepted, all else refused."""
+
+    def read(at: At) -> object:
+        if not isinstance(at.node, Refused) and plain(at.node) != off:
+            name = at.path.rpartition(".")[2]
+            at.error(f"`{name}: {_flow(at.node)}` {NOT_HERE}", f"only {name}: {str(off).lower()} is")
+            return None
+        return off
+
+    return read
+
+
+def absent(at: At) -> None:
+    """For what this version does not have at all."""
+    at.error(f"`{at.path.rpartition('.')[2]}` {NOT_HERE}")
+
+
+def plain(node: Node) -> object:
+    """The value of a scalar, with booleans never equal to numbers; None for everything else."""
+    return node.value if isinstance(node, Scalar) else None
+
+
+def _flow(node: Node) -> str:
+    return shortened(node.text) if isinstance(node, Scalar) else "..."
+
+
+def unknown_key(at: At, name: str, mark: Mark, known: Iterable[str]) -> None:
+    """Report a key of the mapping `at` that is not one of `known`."""
+    names = tuple(known)
+    hint = did_you_mean(name, names) or f"known here: {', '.join(names)}"
+    at.report.error(mark, at.path, f'unknown key "{shortened(name)}"', hint)
+
+
+Reading = Callable[[At], T_co | None]
+
+
+class Shape(Generic[T]):
+    """A mapping with fixed keys, read into `make(**values)`, the keys in snake_case.
+
+    `later` holds the keys that belong to features this version does not have: their readings report, or accept
+    the one value that means "not this feature"; what they give is dropped. To add the feature, move the key.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., T],
+        keys: "Table[str, Reading[object]]",
+        *,
+        required: Iterable[str] = (),
+        later: "Table[str, Reading[object]] | None" = None,
+        ignored: Iterable[str] = (),
+    ) -> None:
+        self._make = make
+        self._keys = keys
+        self._required = tuple(required)
+        self._later = later or {}
+        self._ignored = frozenset(ignored)
+
+    def __call__(self, at: At) -> T | None:
+        """The value, or None where any part was refused."""
+        if not isinstance(at.node, Mapping):
+            at.expected("a mapping")
+            return None
+        before = len(at.report.errors)
+        self._required_keys(at)
+        values: dict[str, object] = {}
+        for name, value in at.entries():
+            if name in self._keys:
+                values[_snake(name)] = self._keys[name](value)
+            elif name in self._later:
+                self._later[name](value)
+            elif name not in self._ignored:
+                unknown_key(at, name, value.mark, (*self._keys, *self._later))
+        refused = len(at.report.errors) > before or None in values.values()
+        return None if refused else self._make(**values)
+
+    def _required_keys(self, at: At) -> None:
+        for name in self._required:
+            if at.key(name) is None:
+                at.error(f"`{name}` is required")
+
+
+def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> "Reading[T]":
+    """A mapping whose `type` says which shape it has; `later` are types that this version does not have."""
+    read_type = choice(shapes, later)
+
+    def read(at: At) -> T | None:
+        if not isinstance(at.node, Mapping):
+            at.expected("a mapping", f"write {{type: {next(iter(shapes))}}}")
+            return None
+        kind = at.key("type")
+        if kind is None:
+            at.error("`type` is required", f"one of: {', '.join(shapes)}")
+            return None
+        word = read_type(kind)
+        return None if word is None else shapes[word](at)
+
+    return read
+
+
+def empty_list(at: At) -> object:
+    """For lists that this version does not have: only `[]` is accepted."""
+    if isinstance(at.node, Sequence) and not at.node.items:
+        return ()
+    absent(at)
+    return None
+
+
+def some(read_list: "Reading[tuple[T, ...]]", why: str) -> "Reading[tuple[T, ...]]":
+    """A list that must not be empty; `why` is told where it is."""
+
+    def read(at: At) -> tuple[T, ...] | None:
+        values = read_list(at)
+        if values == ():
+            at.error("an empty list", why)
+            return None
+        return values
+
+    return read
+
+
+def distinct(named: "Iterable[tuple[At, str]]", what: str) -> None:
+    """Report every text that was seen before, with the place of the first."""
+    first: dict[str, At] = {}
+    for at, text in named:
+        seen = first.setdefault(text, at)
+        if seen is not at:
+            same_file = seen.mark.file == at.mark.file
+            place = f"line {seen.mark.line}" if same_file else str(seen.mark)
+            at.error(f'duplicate {what} "{shortened(text)}"', f"first at {place}")
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{char.lower()}" if char.isupper() else char for char in name)

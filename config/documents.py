@@ -1,0 +1,159 @@
+"""From the documents of one or several files to one configuration.
+
+A document is either sections as in `gateway.yaml`, or one Kubernetes object whose spec is one entry of a list.
+Lists of several documents are joined in order; a section that is no list may be written once.
+"""
+
+from collections.abc import Callable, Iterable
+from collections.abc import Mapping as Table
+from typing import TypeVar
+
+from openmcp.config import parse
+from openmcp.config.crosscheck import cross_check
+from openmcp.config.cursor import NOT_HERE, At, Reading, absent, distinct, shortened, unknown_key
+from openmcp.config.model import Configuration, Policy, Server
+from openmcp.config.problems import Report, did_you_mean
+from openmcp.config.yamlsource import Entry, Mapping, Refused, Scalar
+
+API_VERSION = "openmcp.dev/v1alpha1"
+
+_VALUES: Table[str, Reading[object]] = {
+    "listen": parse.listen,
+    "identity": parse.identity,
+    "sessions": parse.sessions,
+    "telemetry": parse.telemetry,
+}
+_CHECKED_ONLY: Table[str, Reading[object]] = {
+    "state": parse.state,
+    "source": parse.source,
+    "approvals": absent,
+}
+_SINGLE = {**_VALUES, **_CHECKED_ONLY}
+_LISTS = ("servers", "policies")
+_KINDS = {"MCPServer": "servers", "MCPPolicy": "policies"}
+_KINDS_LATER = ("ApprovalWorkflow",)
+_SECTIONS = ("apiVersion", *_SINGLE, *_LISTS)
+
+T = TypeVar("T", Server, Policy)
+
+
+class _Sections:
+    """The sections of all documents, sorted by name, with the entries of the lists joined."""
+
+    def __init__(self) -> None:
+        self.single: dict[str, At] = {}
+        self.lists: dict[str, list[At]] = {name: [] for name in _LISTS}
+
+    def add(self, document: At) -> None:
+        """Take in one document, reporting what has no place in a configuration."""
+        if not isinstance(document.node, Mapping):
+            document.expected("a mapping", f"begin with apiVersion: {API_VERSION}")
+            return
+        _api_version(document)
+        if document.key("kind") is not None:
+            self._add_object(document)
+            return
+        for name, section in document.entries():
+            self._add_section(document, name, section)
+
+    def _add_section(self, document: At, name: str, section: At) -> None:
+        if name in _LISTS:
+            self.lists[name] += section.items() or ()
+        elif name not in _SINGLE:
+            if name != "apiVersion":
+                unknown_key(document, name, section.mark, _SECTIONS)
+        elif name in self.single:
+            distinct(((at, name) for at in (self.single[name], section)), "section")
+        else:
+            self.single[name] = section
+
+    def _add_object(self, document: At) -> None:
+        kind, spec = document.key("kind"), document.key("spec")
+        target = _kind(kind) if kind is not None else None
+        for name, value in document.entries():
+            if name not in ("apiVersion", "kind", "metadata", "spec", "status"):
+                unknown_key(document, name, value.mark, ("apiVersion", "kind", "metadata", "spec"))
+        if target is None:
+            return
+        if spec is None or not isinstance(spec.node, Mapping):
+            document.error("`spec` is required", "a mapping, the same as one entry of the list in gateway.yaml")
+            return
+        self.lists[target].append(_named(document, spec, spec.node))
+
+
+def _kind(kind: At) -> str | None:
+    word = kind.text()
+    if word in _KINDS:
+        return _KINDS[word]
+    if word in _KINDS_LATER:
+        kind.error(f"`kind: {word}` {NOT_HERE}")
+    else:
+        hint = did_you_mean(word, (*_KINDS, *_KINDS_LATER)) or f"one of: {', '.join(_KINDS)}"
+        kind.error(f'unknown kind "{shortened(word)}"', hint)
+    return None
+
+
+def _named(document: At, spec: At, node: Mapping) -> At:
+    """The spec with the name of its object, as an entry of the list has it."""
+    metadata = document.key("metadata")
+    name = metadata.key("name") if metadata is not None else None
+    inner = spec.key("name")
+    if name is None:
+        document.error("`metadata.name` is required")
+    elif inner is None:
+        entries = {"name": Entry(name.mark, name.node), **node.entries}
+        return At(Mapping(entries, node.mark), spec.mark, spec.path, spec.base, spec.report)
+    elif inner.text() != name.text():
+        inner.error("must be left out or equal to `metadata.name`")
+    return spec
+
+
+def _api_version(document: At) -> None:
+    found = document.key("apiVersion")
+    if found is None:
+        document.error("`apiVersion` is required", f"write apiVersion: {API_VERSION}")
+    elif not isinstance(found.node, Refused) and found.text() != API_VERSION:
+        found.error(f'unknown apiVersion "{shortened(found.text())}"', f"write {API_VERSION}")
+
+
+def configuration(documents: Iterable[At], report: Report) -> Configuration | None:
+    """The configuration that the documents make together; None where an error was reported."""
+    sections = _Sections()
+    for document in documents:
+        sections.add(document)
+    values = {name: read(at) for name, at in sections.single.items() for read in (_SINGLE[name],)}
+    servers = _entries(sections.lists["servers"], parse.server)
+    policies = _entries(sections.lists["policies"], parse.policy)
+    _distinct_names(sections.lists["servers"], "server name")
+    _distinct_names(sections.lists["policies"], "policy name")
+    distinct(((at.key("path") or at, server.path) for at, server in servers), "server path")
+    if report.errors:
+        return None
+    made = _assembled(values, servers, policies)
+    cross_check(made, sections.single, dict(_places(servers)), dict(_places(policies)), report)
+    return None if report.errors else made
+
+
+def _assembled(
+    values: Table[str, object], servers: list[tuple[At, Server]], policies: list[tuple[At, Policy]]
+) -> Configuration:
+    make: Callable[..., Configuration] = Configuration
+    return make(
+        servers=tuple(server for _, server in servers),
+        policies=tuple(policy for _, policy in policies),
+        **{name: value for name, value in values.items() if name in _VALUES},
+    )
+
+
+def _entries(entries: list[At], read: Reading[T]) -> list[tuple[At, T]]:
+    pairs = [(at, read(at)) for at in entries]
+    return [(at, value) for at, value in pairs if value is not None]
+
+
+def _places(entries: list[tuple[At, T]]) -> Iterable[tuple[str, At]]:
+    return ((value.name, at) for at, value in entries)
+
+
+def _distinct_names(entries: list[At], what: str) -> None:
+    names = (at.key("name") for at in entries)
+    distinct(((at, at.text()) for at in names if at is not None and isinstance(at.node, Scalar)), what)

@@ -1,0 +1,260 @@
+"""Readings of single values: durations, sizes, addresses, names, paths, URLs, digests, globs, secrets."""
+
+import hashlib
+import os
+import re
+from urllib.parse import SplitResult, urlsplit
+
+from openmcp.config.cursor import At, Reading, shortened, string
+from openmcp.config.model import Address, Secret
+from openmcp.config.problems import did_you_mean
+from openmcp.config.yamlsource import Mapping, Refused, Scalar
+
+_AMOUNT = re.compile(r"([0-9]{1,9})([A-Za-z]*)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+_PATH = re.compile(r"/|(?:/[A-Za-z0-9._~-]+)+")
+_URL_TEXT = re.compile(r"[!-~]+")
+_HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
+_EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
+_MAKE_DIGEST = 'make one with: printf %s "$KEY" | sha256sum'
+
+
+def _amount(at: At, units: dict[str, float] | dict[str, int], what: str, example: str) -> tuple[int, str] | None:
+    text = at.text()
+    found = _AMOUNT.fullmatch(text)
+    if not isinstance(at.node, Scalar) or at.node.value is None or isinstance(at.node.value, bool):
+        at.expected(f"a {what} such as {example}")
+    elif found is None:
+        at.error(f'not a {what}: "{shortened(text)}"', f"a whole number and one of {', '.join(units)}: {example}")
+    elif not found[2]:
+        at.error(f"a {what} needs a unit, found {text}", f"one of {', '.join(units)}: {example}")
+    elif found[2] not in units:
+        near = did_you_mean(found[2], units)
+        at.error(f'unknown unit "{shortened(found[2])}"', near or f"one of {', '.join(units)}: {example}")
+    else:
+        return int(found[1]), found[2]
+    return None
+
+
+def duration(at: At) -> float | None:
+    """`500ms`, `30s`, `15m`, `4h`: seconds, more than 0."""
+    amount = _amount(at, _SECONDS, "duration", "30s")
+    if amount is None:
+        return None
+    if amount[0] == 0:
+        at.error("must be more than 0")
+        return None
+    return amount[0] / 1000 if amount[1] == "ms" else amount[0] * _SECONDS[amount[1]]
+
+
+def size(at: At) -> int | None:
+    """`512B`, `64KiB`, `4MiB`, `1GiB`: bytes, more than 0."""
+    amount = _amount(at, _BYTES, "size", "64KiB")
+    if amount is None:
+        return None
+    if amount[0] == 0:
+        at.error("must be more than 0")
+        return None
+    return amount[0] * _BYTES[amount[1]]
+
+
+def address(at: At) -> Address | None:
+    """`host:port` or `[::1]:port`; port 0 means any free one."""
+    if isinstance(at.node, Scalar) and isinstance(at.node.value, int) and not isinstance(at.node.value, bool):
+        at.error(f"expected host:port, found the number {at.text()}", f"write 127.0.0.1:{at.text()}")
+        return None
+    text = string(at)
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    wrong = _address_fault(host, colon, port)
+    if wrong is not None:
+        at.error(f'not an address to listen on: "{shortened(text)}"', wrong)
+        return None
+    return Address(host=host.strip("[]"), port=int(port))
+
+
+def _address_fault(host: str, colon: str, port: str) -> str | None:
+    if not colon:
+        return "write host:port, such as 127.0.0.1:15001"
+    if host in ("", "*"):
+        return f"for every interface write 0.0.0.0:{port} or [::]:{port}, for this machine alone 127.0.0.1:{port}"
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        return "the port is a number from 0 to 65535"
+    bracketed = host.startswith("[") and host.endswith("]")
+    if ":" in host and not bracketed:
+        return "an IPv6 address goes in brackets: [::1]:15001"
+    if bracketed:
+        return None if _is_ipv6(host[1:-1]) else "the part in brackets is not an IPv6 address"
+    return None if _HOST_NAME.fullmatch(host) else "the host is an IP address or a name"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return urlsplit(f"http://[{text}]/").hostname is not None and ":" in text
+    except ValueError:
+        return False
+
+
+def name(at: At) -> str | None:
+    """The name of a server, policy, rule or key: letters, digits, `.`, `_`, `-`; at most 253 of them."""
+    value = string(at)
+    if value is not None and not _NAME.fullmatch(value):
+        hint = "letters, digits, . _ and -, beginning and ending with a letter or digit"
+        at.error(f'not a name: "{shortened(value)}"', hint)
+        return None
+    return value
+
+
+def url_path(at: At) -> str | None:
+    """The path of a server on the listener, such as `/zendesk`; compared as a whole."""
+    value = string(at)
+    if value is None:
+        return None
+    fault = _path_fault(value)
+    if fault is not None:
+        at.error(f'not a path: "{shortened(value)}"', fault)
+        return None
+    return value
+
+
+def _path_fault(value: str) -> str | None:
+    if not value.startswith("/"):
+        return f'a path begins with /: "/{shortened(value)}"'
+    if "?" in value or "#" in value:
+        return "a path has no query and no fragment"
+    if len(value) > 1 and value.endswith("/"):
+        return f'no slash at the end: "{shortened(value.rstrip("/") or "/")}"'
+    if not _PATH.fullmatch(value) or any(part in (".", "..") for part in value.split("/")):
+        return "segments of letters, digits and . _ ~ -, one / between them, neither . nor .. alone"
+    return None
+
+
+def endpoint(at: At) -> str | None:
+    """The URL of an MCP server: http or https, a host, nothing that names a user, query or fragment."""
+    value = string(at)
+    if value is None:
+        return None
+    fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(value)
+    if fault is not None:
+        shown = "" if "@" in value else f': "{shortened(value)}"'  # what stands before @ may be a password
+        at.error(f"not the URL of an MCP server{shown}", fault)
+        return None
+    return value
+
+
+def _url_fault(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return "the host or port cannot be read"
+    if parts.scheme not in ("http", "https"):
+        return "begin with http:// or https://"
+    if port == 0 or not parts.hostname or not (_HOST_NAME.fullmatch(parts.hostname) or ":" in parts.hostname):
+        return "name a host and, where it is not the usual one, a port from 1 to 65535"
+    return _surplus(parts, value)
+
+
+def _surplus(parts: SplitResult, value: str) -> str | None:
+    if "@" in parts.netloc:
+        return "no user or password in the URL"
+    if "#" in value:
+        return "no fragment in the URL"
+    return "no query in the URL" if "?" in value else None
+
+
+def origin(at: At) -> str | None:
+    """A browser origin, `https://app.example[:port]`, lower-cased."""
+    value = string(at)
+    if value is None:
+        return None
+    text = value.lower()
+    if not re.fullmatch(r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", text):
+        hint = "scheme, host and port alone, such as https://app.example; each one by name"
+        at.error(f'not an origin: "{shortened(value)}"', hint)
+        return None
+    return text
+
+
+def host(at: At) -> str | None:
+    """What clients may send as `Host`: `name` (with any port) or `name:port`, lower-cased."""
+    value = string(at)
+    if value is None:
+        return None
+    text = value.lower()
+    if not re.fullmatch(r"(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", text):
+        hint = "a host name with or without :port, no scheme, no wildcard"
+        at.error(f'not a host: "{shortened(value)}"', hint)
+        return None
+    return text
+
+
+def sha256(at: At) -> str | None:
+    """The lower-case hex digest of a key that is not empty."""
+    text = at.text()  # digits alone, or with one e among them, look like a number to YAML
+    if not isinstance(at.node, Scalar) or not text:
+        at.expected("a SHA-256 digest", _MAKE_DIGEST)
+    elif text == _EMPTY_DIGEST:
+        at.error("this is the digest of the empty text", _MAKE_DIGEST)
+    elif _HEX_DIGEST.fullmatch(text.lower()) and text != text.lower():
+        at.error("a SHA-256 digest is written in lower case", f"write {text.lower()}")
+    elif not _HEX_DIGEST.fullmatch(text):  # not shown: it may be the key itself
+        at.error(f"not a SHA-256 digest: 64 hexadecimal digits expected, found {len(text)} characters", _MAKE_DIGEST)
+    else:
+        return text
+    return None
+
+
+def file_name(at: At) -> str | None:
+    """A file; a relative name starts from the folder of the file it is written in."""
+    value = string(at)
+    return None if value is None else os.path.normpath(os.path.join(at.base, value))
+
+
+def secret(at: At) -> Secret | None:
+    """`{file: PATH}` or `{env: NAME}`; never the secret itself, which no error repeats."""
+    if not isinstance(at.node, Mapping):
+        if not isinstance(at.node, Refused):
+            at.error("a secret is never written here", "write {file: PATH} or {env: NAME}")
+        return None
+    known = {"file": file_name, "env": _variable}
+    given = [key for key in at.node.entries if key in known]
+    unknown = [key for key in at.node.entries if key not in known]
+    if unknown or len(given) != 1:
+        at.error("exactly one of `file` and `env` is wanted", "write {file: PATH} or {env: NAME}")
+        return None
+    found = at.key(given[0])
+    value = known[given[0]](found) if found is not None else None
+    if value is None:
+        return None
+    return Secret(file=value) if given[0] == "file" else Secret(env=value)
+
+
+def _variable(at: At) -> str | None:
+    value = string(at)
+    if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        at.error("not the name of an environment variable", "letters, digits and _; the name, not the value")
+        return None
+    return value
+
+
+def glob(regular_marks: str) -> Reading[str]:
+    """A glob (`*` any text, `?` one character); warns where it looks like a regular expression.
+
+    `regular_marks` is a regular expression for what such a glob has no use for.
+    """
+    marks = re.compile(regular_marks)
+
+    def read(at: At) -> str | None:
+        value = string(at)
+        found = marks.search(value) if value is not None else None
+        if found is not None:
+            hint = "globs know * for any text and ? for one character; everything else stands for itself"
+            at.warn(f'looks like a regular expression: "{shortened(value or "")}" holds {found[0]}', hint)
+        return value
+
+    return read
