@@ -33,12 +33,12 @@ SCENARIOS: dict[str, Callable[[Bench], list[Section]]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 1 when a goal is missed under --assert, or 3 when a run could not be made."""
+    """0, or 1 when a goal is missed under --assert, or 3 when something could not be measured."""
     options = _options(arguments)
     if options.install:
         install_envoy()
     try:
-        facts, sections = _run(options)
+        facts, sections, failed = _run(options)
     except BenchmarkError as e:
         print(f"no figures: {e}", file=sys.stderr)
         return 3
@@ -47,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         data = {"facts": facts, "figures": figures, "sections": [asdict(section) for section in sections]}
         Path(options.json).write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    for text in failed:
+        print(text, file=sys.stderr)
+    if failed:
+        return 3
     return 1 if options.check and missed(figures) else 0
 
 
@@ -79,7 +83,8 @@ def _chosen(text: str) -> list[str]:
     return names
 
 
-def _run(options: argparse.Namespace) -> tuple[dict[str, str], list[Section]]:
+def _run(options: argparse.Namespace) -> tuple[dict[str, str], list[Section], list[str]]:
+    """Facts, tables, and what could not be measured; one failing scenario does not take the others with it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a thousand streams are three thousand sockets
     given = {f.name: getattr(options, f.name) for f in fields(Scale) if getattr(options, f.name) is not None}
@@ -91,11 +96,16 @@ def _run(options: argparse.Namespace) -> tuple[dict[str, str], list[Section]]:
         tools = find_tools(work)
         with upstream(tools, cpus.load) as port:
             bench = Bench(scale, tools, cpus, work, command, port, Load(tools, cpus.load, work))
-            sections = []
+            sections: list[Section] = []
+            failed: list[str] = []
             for name in options.only:
                 say(name)
-                sections += SCENARIOS[name](bench)
-        return {**_facts(tools, cpus, scale), "before": f"load average {load:.1f} of other work"}, sections
+                try:
+                    sections += SCENARIOS[name](bench)
+                except (BenchmarkError, OSError) as e:
+                    failed.append(f"{name}: no figures: {e}")
+        facts = {**_facts(tools, cpus, scale), "before": f"load average {load:.1f} of other work"}
+        return facts, sections, failed
 
 
 def _facts(tools: Tools, cpus: Cpus, scale: Scale) -> dict[str, str]:
