@@ -1,0 +1,198 @@
+"""Programs a test talks to over loopback: MCP servers, and the sidecar itself.
+
+Each is a process of its own, ends with the ``with`` block that started it, and writes what it prints
+into one log, which is shown where it fails to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+START_SECONDS = 20.0  # generous: a loaded machine starts Node in seconds
+STOP_SECONDS = 15.0
+_GLANCE = 0.02  # seconds between two looks at a process that is starting; it has no event to wait for
+
+_LISTENING = re.compile(r"^listening on (http://127\.0\.0\.1:\d+)$", re.MULTILINE)
+
+
+class ProcessFailed(AssertionError):
+    """A process did not start, or did not stop as it should; its log is in the text."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process under test."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def printed(self) -> str:
+        """Return what it has printed so far, both streams."""
+        return self.log.read_text(errors="replace")
+
+    def fail(self, what: str) -> ProcessFailed:
+        """Return the error that says ``what`` went wrong, with the end of the log."""
+        return ProcessFailed(f"{self.name} {what}\n--- its log ---\n{self.printed()[-8000:]}")
+
+    def wait_for(self, ready: Callable[[], str | None]) -> str:
+        """Return what ``ready`` returns once it is not None.
+
+        :raises ProcessFailed: the process ended first, or took longer than ``START_SECONDS``.
+        """
+        deadline = time.monotonic() + START_SECONDS
+        while (found := ready()) is None:
+            if self.process.poll() is not None:
+                raise self.fail(f"ended with {self.process.returncode} before it was ready")
+            if time.monotonic() > deadline:
+                raise self.fail(f"was not ready after {START_SECONDS:.0f} s")
+            time.sleep(_GLANCE)
+        return found
+
+    def stop(self) -> int:
+        """End it by SIGTERM and return its exit code.
+
+        :raises ProcessFailed: it had to be killed after ``STOP_SECONDS``.
+        """
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise self.fail(f"was still there {STOP_SECONDS:.0f} s after SIGTERM") from None
+
+
+@contextmanager
+def running(
+    name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> Iterator[Running]:
+    """Start ``command`` and stop it at the end; its standard output and error go to one log file."""
+    with tempfile.TemporaryDirectory(prefix="openmcp-test-") as folder:
+        log = Path(folder) / "log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=cwd,
+                env={**os.environ, **(env or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started = Running(name, process, log)
+        try:
+            yield started
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        started.stop()
+
+
+@contextmanager
+def mcp_server(
+    name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None, cwd: Path = ROOT
+) -> Iterator[str]:
+    """Run a server that prints ``listening on URL``, and yield the URL of its MCP endpoint."""
+    with running(name, command, env, cwd) as server:
+
+        def address() -> str | None:
+            found = _LISTENING.search(server.printed())
+            return found[1] if found else None
+
+        yield server.wait_for(address) + "/mcp"
+
+
+def python_server(module: str, *arguments: str) -> Sequence[str]:
+    """Return the command of a fixture server that is a module, under this interpreter."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """A running ``openmcp run``; ``url`` and ``admin`` are base URLs without a path."""
+
+    url: str
+    admin: str
+    running: Running
+    folder: Path
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the record so far, one mapping per line (the configuration sends it to a file)."""
+        lines = (self.folder / "audit.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
+    """Run the sidecar with ``config`` on free loopback ports, ready when it is yielded.
+
+    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them.
+
+    :raises ProcessFailed: it did not get ready, or did not end by SIGTERM with exit code 0.
+    """
+    with tempfile.TemporaryDirectory(prefix="openmcp-sidecar-") as name:
+        folder = Path(name)
+        mcp, admin = free_ports(2)
+        listen = {"mcp": f"127.0.0.1:{mcp}", "admin": f"127.0.0.1:{admin}"}
+        record = {"telemetry": {"audit": {"output": {"file": str(folder / "audit.jsonl")}}}}
+        whole = {"apiVersion": "openmcp.dev/v1alpha1", **record, **config}
+        whole["listen"] = {**listen, **config.get("listen", {})}
+        file = folder / "gateway.yaml"
+        file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
+        command: list[str | Path] = [Path(sys.executable).with_name("openmcp"), "run", "-c", file]
+        with running("openmcp run", command, cwd=folder) as process:
+            urls = {side: f"http://{address}" for side, address in whole["listen"].items() if side in listen}
+            process.wait_for(lambda: _ready(urls["admin"]))
+            yield Sidecar(urls["mcp"], urls["admin"], process, folder)
+            if code := process.stop():
+                raise process.fail(f"ended with {code} after SIGTERM")
+
+
+def _ready(admin: str) -> str | None:
+    with suppress(OSError, urllib.error.HTTPError), urllib.request.urlopen(f"{admin}/readyz", timeout=1) as answer:
+        return str(answer.status)
+    return None
+
+
+def allow_all(**endpoints: str) -> dict[str, Any]:
+    """Return a configuration under which anybody may do everything on these servers, by name and URL."""
+    return {
+        "identity": {"agents": [{"type": "none"}]},
+        "servers": [{"name": name, "endpoints": [url]} for name, url in endpoints.items()],
+        "policies": [
+            {
+                "name": "allow-all",
+                "servers": sorted(endpoints),
+                "requests": [{"name": "everything", "action": "allow"}],
+            }
+        ],
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    """Return loopback ports nobody listens on right now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
