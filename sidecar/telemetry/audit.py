@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+
 from openmcp.sidecar.telemetry.records import encode, timestamp
 
 BATCH_INTERVAL = 0.010
@@ -188,7 +189,7 @@ class AuditLog:
     @property
     def accepting(self) -> bool:
         """Whether a request may be let through: its record would be written."""
-        return not self._refusing and (not self._deny or self._bytes_in - self._bytes_out <= self._max_buffered)
+        return not self._refusing and self._bytes_in - self._bytes_out <= self._max_buffered
 
     @property
     def stats(self) -> AuditStats:

@@ -1,0 +1,82 @@
+"""W3C trace context (https://www.w3.org/TR/trace-context/): read, continue and write it.
+
+Pure: randomness is an argument, `random64() -> int`, a function of 64 uniformly random bits.
+"""
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+SAMPLED = 0x01
+_KNOWN_FLAGS = 0x03
+"""Level 1's `sampled` and level 2's `random`; other bits "MUST be set to zero" when passed on."""
+_STATE_CHARACTERS = 512
+_STATE_MEMBERS = 32
+
+# Fixed patterns without nested repetition, not a user's: linear.
+_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?![^-])")
+_MEMBER = re.compile(
+    r"([a-z0-9][a-z0-9_*/@-]{0,255})"  # level 2's key, which holds level 1's: multi-tenant keys are keys with an @
+    r"=([\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
+)
+_PARENT_CHARACTERS = 55
+
+
+class TraceContext(msgspec.Struct, frozen=True):
+    """One position in a trace: `trace_id` of 32 and `span_id` of 16 lower-case hexadecimal digits, not all zero."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+
+    def child(self, random64: Callable[[], int]) -> "TraceContext":
+        """Return the same trace at a new span."""
+        return TraceContext(self.trace_id, _span(random64), self.flags)
+
+    def format(self) -> str:
+        """Return the `traceparent` value, of version 00."""
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
+
+def parse(header: str) -> TraceContext | None:
+    """Parse a `traceparent` value. None where it is malformed: the trace then begins anew, without its state.
+
+    Version ff is forbidden; version 00 has exactly four fields; a higher version may have more, behind a dash,
+    and is read as far as it is known (section 4.3, "Versioning of traceparent").
+    """
+    if _PARENT.match(header) is None or (len(header) > _PARENT_CHARACTERS and header.startswith("00")):
+        return None
+    return TraceContext(header[3:35], header[36:52], int(header[53:55], 16) & _KNOWN_FLAGS)
+
+
+def new(random64: Callable[[], int], *, sampled: bool = False) -> TraceContext:
+    """Begin a trace. `sampled` says that we record it; servers that follow their parent then do so too."""
+    return TraceContext(f"{random64():016x}{_not_zero(random64):016x}", _span(random64), SAMPLED if sampled else 0)
+
+
+def tracestate(value: str) -> str | None:
+    """Return the `tracestate` value to pass on, or None: it is empty, too long or malformed, and is dropped whole.
+
+    Headers that came several times are joined with commas first. At most 512 characters and 32 members, no key
+    twice; empty members are left out.
+    """
+    if len(value) > _STATE_CHARACTERS:
+        return None
+    members = [stripped for member in value.split(",") if (stripped := member.strip(" \t"))]
+    if not members or len(members) > _STATE_MEMBERS:
+        return None
+    keys = {match.group(1) for member in members if (match := _MEMBER.fullmatch(member))}
+    if len(keys) != len(members):
+        return None
+    return ",".join(members)
+
+
+def _span(random64: Callable[[], int]) -> str:
+    return f"{random64() or _not_zero(random64):016x}"
+
+
+def _not_zero(random64: Callable[[], int]) -> int:
+    while not (value := random64()):
+        pass
+    return value
