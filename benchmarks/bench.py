@@ -30,6 +30,7 @@ class Scale:
     sessions: int
 
 
+SMOKE = Scale(rounds=1, seconds=1, starts=1, idle_streams=50, flood_events=2_000, calls=5_000, sessions=200)
 QUICK = Scale(rounds=3, seconds=2, starts=3, idle_streams=200, flood_events=10_000, calls=30_000, sessions=3_000)
 FULL = Scale(rounds=7, seconds=5, starts=7, idle_streams=1_000, flood_events=50_000, calls=1_000_000, sessions=100_000)
 

