@@ -174,7 +174,7 @@ def fixed(off: object) -> "Reading[object]":
     """For what this version does not have: `off`, the value that says so, is accepted, all else refused."""
 
     def read(at: At) -> object:
-        if not isinstance(at.node, Refused) and plain(at.node) != off:
+        if not isinstance(at.node, Refused) and not _is(at.node, off):
             name = at.path.rpartition(".")[2]
             at.error(f"`{name}: {_flow(at.node)}` {NOT_HERE}", f"only {name}: {str(off).lower()} is")
             return None
@@ -188,9 +188,9 @@ def absent(at: At) -> None:
     at.error(f"`{at.path.rpartition('.')[2]}` {NOT_HERE}")
 
 
-def plain(node: Node) -> object:
-    """The value of a scalar, with booleans never equal to numbers; None for everything else."""
-    return node.value if isinstance(node, Scalar) else None
+def _is(node: Node, value: object) -> bool:
+    """Whether a scalar has just this value; `0` is not `false`."""
+    return isinstance(node, Scalar) and type(node.value) is type(value) and node.value == value
 
 
 def _flow(node: Node) -> str:

@@ -32,6 +32,7 @@ _SINGLE = {**_VALUES, **_CHECKED_ONLY}
 _LISTS = ("servers", "policies")
 _KINDS = {"MCPServer": "servers", "MCPPolicy": "policies"}
 _KINDS_LATER = ("ApprovalWorkflow",)
+_OBJECT_KEYS = ("apiVersion", "kind", "metadata", "spec", "status")
 _SECTIONS = ("apiVersion", *_SINGLE, *_LISTS)
 
 T = TypeVar("T", Server, Policy)
@@ -71,8 +72,8 @@ class _Sections:
         kind, spec = document.key("kind"), document.key("spec")
         target = _kind(kind) if kind is not None else None
         for name, value in document.entries():
-            if name not in ("apiVersion", "kind", "metadata", "spec", "status"):
-                unknown_key(document, name, value.mark, ("apiVersion", "kind", "metadata", "spec"))
+            if name not in _OBJECT_KEYS:
+                unknown_key(document, name, value.mark, _OBJECT_KEYS)
         if target is None:
             return
         if spec is None or not isinstance(spec.node, Mapping):
@@ -126,7 +127,7 @@ def configuration(documents: Iterable[At], report: Report) -> Configuration | No
     policies = _entries(sections.lists["policies"], parse.policy)
     _distinct_names(sections.lists["servers"], "server name")
     _distinct_names(sections.lists["policies"], "policy name")
-    distinct(((at.key("path") or at, server.path) for at, server in servers), "server path")
+    _distinct_paths(servers)
     if report.errors:
         return None
     made = _assembled(values, servers, policies)
@@ -157,3 +158,10 @@ def _places(entries: list[tuple[At, T]]) -> Iterable[tuple[str, At]]:
 def _distinct_names(entries: list[At], what: str) -> None:
     names = (at.key("name") for at in entries)
     distinct(((at, at.text()) for at in names if at is not None and isinstance(at.node, Scalar)), what)
+
+
+def _distinct_paths(servers: list[tuple[At, Server]]) -> None:
+    first: dict[str, tuple[At, Server]] = {}
+    for at, server in servers:  # those of one name have one path, which need not be said as well
+        first.setdefault(server.name, (at, server))
+    distinct(((at.key("path") or at, server.path) for at, server in first.values()), "server path")
