@@ -218,10 +218,11 @@ def test_endpoints(text, expected):
         "names and paths": (
             "servers:\n"
             "  - {name: a, endpoints: ['http://h/']}\n"
-            "  - {name: a, endpoints: ['http://h/'], path: /b}\n"
+            "  - {name: a, endpoints: ['http://h/']}\n"
+            "  - {name: c, endpoints: ['http://h/'], path: /b}\n"
             "  - {name: b, endpoints: ['http://h/']}\n",
             '4: servers[1].name: duplicate server name "a" (first at line 3)',
-            '5: servers[2]: duplicate server path "/b" (first at line 4)',
+            '6: servers[3]: duplicate server path "/b" (first at line 5)',
         ),
         "name": (
             "servers: [{name: /etc, endpoints: ['http://h/']}]",

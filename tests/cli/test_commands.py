@@ -1,0 +1,149 @@
+"""The commands as a user sees them: what they print where, and how they exit."""
+
+import json
+import subprocess
+import sys
+import types
+from contextlib import chdir
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from openmcp.sidecar.cli import main
+
+HEAD = "apiVersion: openmcp.dev/v1alpha1\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An empty current folder."""
+    with chdir(tmp_path):
+        yield tmp_path
+
+
+def openmcp(*arguments):
+    """Runs the command in this process: exit code, standard output, standard error."""
+    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_init_then_validate(folder):
+    assert openmcp("init") == (
+        0,
+        "wrote gateway.yaml\n"
+        "wrote sample_server.py\n"
+        "\n"
+        "Next:\n"
+        "  openmcp validate               # checks gateway.yaml\n"
+        "  python sample_server.py &      # the MCP server; needs: pip install 'mcp>=2.3,<3'\n"
+        "  openmcp run                    # the gateway; agents call http://127.0.0.1:15001/sample\n",
+        "",
+    )
+    assert openmcp("validate") == (0, "gateway.yaml: valid (servers: 1, policies: 2)\n", "")
+
+
+def test_init_into_another_folder(folder):
+    code, out, _ = openmcp("init", "my project")
+    assert code == 0
+    assert "wrote my project/gateway.yaml\n" in out
+    assert "  cd 'my project'\n" in out
+
+
+def test_init_overwrites_nothing(folder):
+    Path("gateway.yaml").write_text("mine")
+    assert openmcp("init") == (1, "", "already there: gateway.yaml; nothing was written\n")
+    assert Path("gateway.yaml").read_text() == "mine"
+    assert not Path("sample_server.py").exists()
+
+
+def test_init_where_nothing_can_be_written(folder):
+    Path("file").write_text("")
+    assert openmcp("init", "file/below") == (3, "", "file/below cannot be written to: Not a directory\n")
+
+
+def test_validate_tells_errors_and_warnings(folder):
+    Path("bad.yaml").write_text(HEAD + "polices: []\nlisten: {mcp: 1}\n")
+    assert openmcp("validate", "-c", "bad.yaml") == (
+        1,
+        "",
+        'bad.yaml:2: unknown key "polices" (did you mean "policies"?)\n'
+        "bad.yaml:3: listen.mcp: expected host:port, found the number 1 (write 127.0.0.1:1)\n"
+        "bad.yaml: not valid, 2 errors\n",
+    )
+    Path("odd.yaml").write_text(HEAD + "policies: [{name: p, servers: [s]}]\n")
+    assert openmcp("validate", "--config", "odd.yaml") == (
+        0,
+        "odd.yaml: valid (servers: 0, policies: 1)\n",
+        'warning: odd.yaml:2: policies[0]: policy "p" has no rules\n'
+        'warning: odd.yaml:2: policies[0].servers[0]: no server is named "s" (there are none)\n',
+    )
+
+
+def test_validate_without_a_file(folder):
+    assert openmcp("validate") == (
+        1,
+        "",
+        "gateway.yaml: no such file (`openmcp init` writes one to begin with)\ngateway.yaml: not valid, 1 error\n",
+    )
+
+
+def test_validate_for_machines(folder):
+    Path("gateway.yaml").write_text(HEAD + "polices: []\n")
+    code, out, err = openmcp("validate", "--json")
+    assert (code, err) == (1, "")
+    assert json.loads(out) == {
+        "valid": False,
+        "errors": [
+            {
+                "file": "gateway.yaml",
+                "line": 2,
+                "path": "",
+                "message": 'unknown key "polices"',
+                "hint": 'did you mean "policies"?',
+            }
+        ],
+        "warnings": [],
+    }
+    Path("gateway.yaml").write_text(HEAD + "policies: [{name: p, servers: ['*']}]\n")
+    code, out, err = openmcp("validate", "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["valid"], told["errors"]) == (True, [])
+    assert [warning["message"] for warning in told["warnings"]] == [
+        'policy "p" has no rules',
+        'no server is named "*"',
+    ]
+
+
+@pytest.mark.parametrize("arguments", [("validate", "--jsno"), ("nonsense",), ("init", "a", "b")])
+def test_usage(folder, arguments):
+    code, out, err = openmcp(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage:" in err
+
+
+@pytest.mark.parametrize("outcome", [0, 1, 3])
+def test_run_hands_the_file_on_and_ends_as_the_gateway_ends(folder, monkeypatch, outcome):
+    given = []
+    fake = types.ModuleType("openmcp.sidecar.app")
+    fake.run = lambda path: given.append(path) or outcome
+    monkeypatch.setitem(sys.modules, "openmcp.sidecar.app", fake)
+    monkeypatch.setattr("openmcp.sidecar.app", fake, raising=False)
+    assert openmcp("run", "-c", "x.yaml") == (outcome, "", "")
+    assert given == [Path("x.yaml")]
+
+
+@pytest.mark.parametrize("name", ["openmcp", "gateway"])
+def test_both_names_are_installed(folder, name):
+    command = Path(sys.executable).with_name(name)
+    told = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout == f"{name} 0.1.0\n"
+
+
+def test_validating_does_not_load_the_network(folder):
+    code = (
+        "import sys; from openmcp.sidecar import cli; "
+        "sys.exit(any(name in sys.modules for name in ('asyncio', 'httptools', 'uvloop', 'openmcp.sidecar.app')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
