@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from openmcp.sidecar.telemetry import audit
 from openmcp.sidecar.telemetry.audit import AuditLog
 
@@ -135,7 +136,7 @@ def test_a_stuck_reader_stops_acceptance_but_never_the_loop(
     assert not log.accepting
     assert log.stats.dropped == 0
     assert not log.flush(0.1), "the pipe is full by now and the writer waits"
-    assert log.stats.bytes == PIPE_SIZE
+    assert log.stats.bytes <= PIPE_SIZE
     assert read_until(reader, 353_500) == b"".join(line + b"\n" for line in lines)
     assert log.flush(10)
     assert log.accepting
