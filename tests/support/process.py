@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+OPENMCP = Path(sys.executable).with_name("openmcp")  # the command, as it was installed
 
 START_SECONDS = 20.0  # generous: a loaded machine starts Node in seconds
 STOP_SECONDS = 15.0
@@ -158,8 +159,7 @@ def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
         whole["listen"] = {**listen, **config.get("listen", {})}
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
-        command: list[str | Path] = [Path(sys.executable).with_name("openmcp"), "run", "-c", file]
-        with running("openmcp run", command, cwd=folder) as process:
+        with running("openmcp run", [OPENMCP, "run", "-c", file], cwd=folder) as process:
             urls = {side: f"http://{address}" for side, address in whole["listen"].items() if side in listen}
             process.wait_for(lambda: _ready(urls["admin"]))
             yield Sidecar(urls["mcp"], urls["admin"], process, folder)
