@@ -61,6 +61,14 @@ def server_run(url: str, revision: str, results: Path) -> Outcome:
     :raises SuiteFailed: the suite did not run to its summary.
     """
     printed = _run(["server", "--url", url, "--requirements", revision, "-o", str(results)])
+    return read_summary(printed, _checks(results))
+
+
+def read_summary(printed: str, checks: Counter[tuple[str, str, str]]) -> Outcome:
+    """Return what the summary at the end of a server run says.
+
+    :raises SuiteFailed: there is no summary.
+    """
     total = _TOTAL.search(printed)
     scenarios = _SCENARIO.findall(printed)
     if total is None or not scenarios:
@@ -70,7 +78,7 @@ def server_run(url: str, revision: str, results: Path) -> Outcome:
         failed=int(total[2]),
         required=frozenset(name for name, _, _ in scenarios) - frozenset(_NOT_SCORED.findall(printed)),
         failing=frozenset(name for name, _, failed in scenarios if failed != "0"),
-        checks=_checks(results),
+        checks=checks,
     )
 
 
