@@ -46,7 +46,7 @@ def pinned(command: Sequence[str], cpu: int, **options: object) -> subprocess.Po
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {cpu})
     try:
-        return subprocess.Popen(list(command), **options)  # type: ignore[call-overload, no-any-return]  # **options
+        return subprocess.Popen(list(command), **options)  # type: ignore[call-overload, no-any-return]  # the stubs cannot see through **options
     finally:
         os.sched_setaffinity(0, before)
 

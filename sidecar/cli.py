@@ -40,7 +40,10 @@ def main() -> None:
 @main.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
 def init(folder: Path) -> None:
-    """Write a gateway.yaml that works and a sample MCP server into DIR, the current folder by default."""
+    """Write a gateway.yaml and a sample MCP server.
+
+    They go into DIR, the current folder by default, and work as they are. Nothing is overwritten.
+    """
     try:
         written = scaffold.write(folder)
     except scaffold.AlreadyThere as error:
@@ -68,7 +71,10 @@ def _next_steps(folder: Path) -> str:
 @_config_option
 @click.option("--json", "as_json", is_flag=True, help="Tell the result as one JSON object.")
 def validate(path: Path, as_json: bool) -> None:
-    """Check a configuration: exit 0, or 1 and every error with its line and a hint."""
+    """Check a configuration.
+
+    Exits with 0, or with 1 and every error with its line and a hint.
+    """
     try:
         result: Loaded | ConfigurationError = load(path)
     except ConfigurationError as error:
@@ -101,7 +107,10 @@ def _tell(path: Path, result: Loaded | ConfigurationError) -> None:
 @main.command()
 @_config_option
 def run(path: Path) -> None:
-    """Serve a configuration. SIGHUP or a changed file reloads it, SIGTERM drains and ends."""
+    """Serve a configuration.
+
+    SIGHUP or a changed file reloads it; SIGTERM lets the calls under way finish and ends.
+    """
     from openmcp.sidecar import app  # the other commands do not pay for the network
 
     sys.exit(app.run(path))

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from openmcp.sidecar.cli import main
+from tests.support.golden import check_golden
 
 HEAD = "apiVersion: openmcp.dev/v1alpha1\n"
 
@@ -24,7 +25,7 @@ def folder(tmp_path):
 
 def openmcp(*arguments):
     """Runs the command in this process: exit code, standard output, standard error."""
-    result = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    result = CliRunner().invoke(main, arguments, prog_name="openmcp", catch_exceptions=False)
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -147,3 +148,10 @@ def test_validating_does_not_load_the_network(folder):
         "sys.exit(any(name in sys.modules for name in ('asyncio', 'httptools', 'uvloop', 'openmcp.sidecar.app')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["", "init", "validate", "run"])
+def test_help(command):
+    code, out, err = openmcp(*([command] if command else []), "--help")
+    assert (code, err) == (0, "")
+    check_golden(f"cli/help{'-' if command else ''}{command}.txt", out)

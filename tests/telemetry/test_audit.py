@@ -48,7 +48,7 @@ def make() -> Iterator[Callable[..., AuditLog]]:
     logs: list[AuditLog] = []
 
     def open_log(output: Path | None, *, deny_on_failure: bool = True, **options: object) -> AuditLog:
-        log = AuditLog(output, deny_on_failure=deny_on_failure, **options)  # type: ignore[arg-type]  # forwards
+        log = AuditLog(output, deny_on_failure=deny_on_failure, **options)  # type: ignore[arg-type]  # options are passed on as they are
         logs.append(log)
         return log
 

@@ -1,0 +1,66 @@
+# From a bare clone: `make demo` shows it, `make test` tests it. Needs make and Python 3.11 or newer.
+# Another interpreter: make PYTHON=/path/to/python3.12 ...   Options for what is run: make bench ARGS="--quick"
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check format bench conformance real-parts golden clean
+
+help:
+	@echo "make demo          the whole story on this machine"
+	@echo "make test          all tests (real parts are skipped where they are missing)"
+	@echo "make check         ruff, mypy --strict, import-linter"
+	@echo "make format        put imports and layout in order"
+	@echo "make bench         measure against nginx and Envoy            ARGS=\"--quick\""
+	@echo "make conformance   the official conformance suite, directly and through the sidecar"
+	@echo "make real-parts    install what the real tests need, outside of this folder"
+	@echo "make golden        renew the golden files; look at the difference before committing it"
+	@echo "make setup         only the environment in $(VENV)"
+	@echo "make clean         remove the environment and everything that was built"
+
+setup: $(READY)
+
+# pip before 25.1 does not know --group.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]" --group dev
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/openmcp demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(ARGS)
+
+conformance: $(READY)
+	$(BIN)/python -m tests.conformance.run $(ARGS)
+
+real-parts: $(READY)
+	$(BIN)/python tests/real_parts/install.py $(ARGS)
+
+golden: $(READY)
+	OPENMCP_GOLDEN=renew $(BIN)/python -m pytest $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
