@@ -24,11 +24,15 @@ class Sealer:
     """Seals and opens values for named purposes under one 32-byte key."""
 
     def __init__(self, key: bytes) -> None:
+        self._encoder = msgspec.msgpack.Encoder()
+        self.rekey(key)
+
+    def rekey(self, key: bytes) -> None:
+        """Use another key from now on; tokens under the old one are worthless then."""
         if len(key) != KEY_BYTES:
             raise ValueError(f"the sealing key has {len(key)} bytes and must have {KEY_BYTES}")
         self._cipher = AESGCM(hashlib.blake2b(b"openmcp seal", key=key, digest_size=32).digest())
         self._nonce_key = hashlib.blake2b(b"openmcp nonce", key=key, digest_size=32).digest()
-        self._encoder = msgspec.msgpack.Encoder()
 
     def seal(self, purpose: bytes, value: Any) -> str:
         """A token of visible ASCII (base64url without padding) for a value that MessagePack can hold."""
@@ -40,7 +44,7 @@ class Sealer:
     def open(self, purpose: bytes, token: str, shape: type[T]) -> T | None:
         """The value of a token that this key sealed for this purpose, or None for every other string."""
         try:
-            sealed = base64.b64decode(token.encode("ascii") + b"==", altchars=b"-_", validate=True)
+            sealed = base64.b64decode(token.encode("ascii") + b"=" * (-len(token) % 4), altchars=b"-_", validate=True)
             if base64.urlsafe_b64encode(sealed).rstrip(b"=").decode() != token:
                 return None  # one value has one token: trailing bits and padding are not ours
             plain = self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], purpose)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 import orjson
+
 from openmcp.sidecar.errors import INVALID_REQUEST, PARSE_ERROR, Malformed
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+
 from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.mcp.methods import NAMED
 from openmcp.sidecar.types import Era, JsonObject, Kind, Notification, Request, Subject

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
 import msgspec
+
 from openmcp.config.model import Action, Policy, RequestRule
 from openmcp.sidecar.mcp.methods import BASIC
 from openmcp.sidecar.mcp.surface import Call

@@ -1,0 +1,316 @@
+"""The composition root: builds everything from a configuration, owns start, reload and stop."""
+
+import asyncio
+import functools
+import gc
+import hashlib
+import importlib.metadata
+import logging
+import os
+import random
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from openmcp.config import ConfigurationError, Loaded
+from openmcp.config.filesource import FileSource
+from openmcp.config.model import Configuration, Server
+from openmcp.config.secrets import SecretError, read_key
+from openmcp.sidecar import build
+from openmcp.sidecar.admin import Admin, Readiness
+from openmcp.sidecar.net import health
+from openmcp.sidecar.net.listener import Listener
+from openmcp.sidecar.net.pool import Upstream
+from openmcp.sidecar.net.sweep import Sweeper
+from openmcp.sidecar.pipeline import Pipeline
+from openmcp.sidecar.sealing import KEY_BYTES, Sealer
+from openmcp.sidecar.stages.context import Snapshot
+from openmcp.sidecar.stages.record import Recorder
+from openmcp.sidecar.stages.requests import Requests
+from openmcp.sidecar.stages.results import Results
+from openmcp.sidecar.stages.sessions import Sessions
+from openmcp.sidecar.stages.tasks import Tasks
+from openmcp.sidecar.stages.tokens import Tokens
+from openmcp.sidecar.telemetry import log
+from openmcp.sidecar.telemetry.audit import AuditLog
+from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
+from openmcp.sidecar.types import JsonObject
+
+DRAIN: Final = 20.0
+"""Seconds for calls under way to finish after SIGTERM; Kubernetes allows 30 in all by default."""
+MIN_BODY: Final = 64 * 1024
+"""Body limit of paths that no server has: their requests are read only to be refused."""
+_log = logging.getLogger("openmcp.app")
+
+
+class App:
+    """One running sidecar. `start` binds, `reload` swaps the configuration, `stop` drains."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        """Raises `build.BuildError` or `SecretError` where the configuration cannot be used. Needs a running loop."""
+        version = importlib.metadata.version("openmcp")
+        self.mcp_address = ("", 0)
+        self.admin_address = ("", 0)
+        audit = configuration.telemetry.audit
+        self.metrics = Metrics(version)
+        self.audit = AuditLog(
+            Path(audit.file) if audit.file is not None else None,
+            deny_on_failure=audit.on_failure == "deny",
+            on_change=_log_audit,
+        )
+        self._recorder = Recorder(self.audit, self.metrics)
+        self._sealer = Sealer(_session_key(configuration))
+        self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
+        snapshot = build.snapshot(configuration, {}, self.metrics.connect)
+        tokens, tasks = Tokens(self._sealer), Tasks()
+        self._pipeline = Pipeline(
+            snapshot,
+            self._sessions,
+            Requests(tokens, tasks),
+            Results(tokens, tasks),
+            self._recorder,
+            functools.partial(random.Random(os.urandom(16)).getrandbits, 64),  # noqa: S311  # ids, not secrets
+        )
+        self._sweeper = Sweeper()
+        self._listener = Listener(self._pipeline, self._body_limit, self._recorder.unreadable, self._sweeper)
+        admin = Admin(self._readiness, self.metrics.exposition)
+        self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper)
+        self._watchers: dict[Upstream, asyncio.Task[None]] = {}
+        self._loaded_at = time.time()
+        self._last_error = ""
+        self._draining = False
+        self.metrics.on_scrape(self._scrape)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The configuration in force, compiled."""
+        return self._pipeline.snapshot
+
+    async def start(self) -> None:
+        """Bind both listeners and begin to serve. Raises OSError where an address cannot be had."""
+        listen = self.snapshot.configuration.listen
+        self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
+        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
+        self._sweeper.start()
+        for upstream in build.upstreams(self.snapshot).values():
+            self._watch(upstream)
+
+    def reload(self, configuration: Configuration) -> None:
+        """Swap to another configuration; what is under way ends under its own. Raises `build.BuildError` or
+        `SecretError`, and then nothing has changed."""
+        before = self.snapshot
+        known = build.upstreams(before)
+        key = _session_key(configuration) if configuration.sessions.key is not None else None
+        after = build.snapshot(configuration, known, self.metrics.connect)
+        if key is not None:
+            self._sealer.rekey(key)
+            self._sessions.forget()
+        self._pipeline.snapshot = after
+        self._swap_upstreams(known, build.upstreams(after))
+        self._loaded_at, self._last_error = time.time(), ""
+        _warn_of_restart(before.configuration, configuration)
+        if configuration.policies != before.configuration.policies:
+            for relay in tuple(self._pipeline.relays):
+                if relay.idle:
+                    relay.announce_lists()
+
+    def refused_reload(self, error: str) -> None:
+        """A new configuration was not taken: the last good one stays, and everybody can see that."""
+        self._last_error = error
+        self._recorder.reload("error", error)
+        _log.error("the new configuration is refused, the last good one stays:\n%s", error)
+
+    def taken_reload(self) -> None:
+        """A new configuration is in force."""
+        self._recorder.reload("ok", _digest(self.snapshot.configuration))
+        _log.info("the configuration was reloaded: %s", _summary(self.snapshot.configuration))
+
+    async def stop(self, patience: float = DRAIN) -> None:
+        """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed."""
+        self._draining = True
+        await self._listener.drain(patience, self._end_streams)
+        for watcher in self._watchers.values():
+            watcher.cancel()
+        for upstream in build.upstreams(self.snapshot).values():
+            upstream.close()
+        await self._admin.drain(0.2, lambda: None)
+        self._sweeper.stop()
+        if not await asyncio.to_thread(self.audit.close, 5.0):
+            _log.error("the end of the record could not be written")
+
+    def _end_streams(self) -> None:
+        for relay in tuple(self._pipeline.relays):
+            if relay.idle:
+                relay.stop()
+
+    def _body_limit(self, path: str) -> int:
+        route = self._pipeline.snapshot.routes.get(path)
+        return route.server.limits.request_bytes if route is not None else MIN_BODY
+
+    def _swap_upstreams(self, before: dict[Server, Upstream], after: dict[Server, Upstream]) -> None:
+        for server, upstream in before.items():
+            if server not in after:
+                upstream.retire()
+                self._sweeper.remove(upstream.sweep)
+                self._watchers.pop(upstream).cancel()
+        for server, upstream in after.items():
+            if server not in before:
+                self._watch(upstream)
+
+    def _watch(self, upstream: Upstream) -> None:
+        self._sweeper.add(upstream.sweep)
+        self._watchers[upstream] = asyncio.get_running_loop().create_task(health.watch(upstream))
+
+    def _readiness(self) -> Readiness:
+        ready = self._listener.accepting and not self._draining and self.audit.accepting
+        detail: JsonObject = {
+            "draining": self._draining,
+            "record": "ok" if self.audit.accepting else "cannot be written",
+            "configuration": {
+                "digest": _digest(self.snapshot.configuration),
+                "loaded": int(self._loaded_at),
+                "refused": self._last_error or None,
+            },
+            "servers": {
+                route.server.name: {
+                    "path": route.server.path,
+                    "endpoints": [
+                        {"url": endpoint.url, "healthy": endpoint.healthy, "failures": endpoint.failures}
+                        for endpoint in route.upstream.endpoints
+                    ],
+                }
+                for route in self.snapshot.routes.values()
+            },
+        }
+        return Readiness(ready, detail)
+
+    def _scrape(self, scrape: Scrape) -> None:
+        for route in self.snapshot.routes.values():
+            name, upstream = route.server.name, route.upstream
+            scrape.in_flight(name, upstream.in_flight)
+            scrape.streams(name, "long-lived", upstream.streams)
+            for endpoint in upstream.endpoints:
+                scrape.endpoint(name, endpoint.url, healthy=endpoint.healthy)
+                scrape.pool(name, endpoint.url, idle=endpoint.idle, active=endpoint.active)
+        scrape.connections("mcp", self._listener.connections)
+        scrape.connections("admin", self._admin.connections)
+        scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)
+        scrape.audit(self.audit.stats)
+
+
+def run(path: Path) -> int:
+    """Serve the configuration at `path` until SIGTERM or SIGINT; the exit code of the command."""
+    source = FileSource(path)
+    try:
+        loaded = source.load()
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 1
+    log.configure(loaded.configuration.telemetry.log_level)
+    _raise_file_limit()
+    try:
+        return _run_loop(source, loaded)
+    except (build.BuildError, SecretError) as error:
+        print(f"{path}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"cannot listen: {error}", file=sys.stderr)
+        return 3
+
+
+def _run_loop(source: FileSource, loaded: Loaded) -> int:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform; the standard loop does the same, slower
+        asyncio.run(_main(source, loaded))
+    else:
+        uvloop.run(_main(source, loaded))
+    return 0
+
+
+async def _main(source: FileSource, loaded: Loaded) -> None:
+    app = App(loaded.configuration)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await app.start()
+    loop.add_signal_handler(signal.SIGHUP, _poke, source, app)
+    for warning in loaded.warnings:
+        _log.warning("%s", warning)
+    _log.info(
+        "serving %s on http://%s:%d, admin on http://%s:%d",
+        _summary(loaded.configuration),
+        *app.mcp_address,
+        *app.admin_address,
+    )
+    reloads = loop.create_task(_follow(source, app))
+    # What lives now lives to the end: the collector need not look at it again, and calls make little garbage.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    await ended.wait()
+    _log.info("draining")
+    reloads.cancel()
+    await app.stop()
+
+
+def _poke(source: FileSource, app: App) -> None:
+    app.audit.reopen()
+    source.poke()
+
+
+async def _follow(source: FileSource, app: App) -> None:
+    """Take over each new configuration that is good."""
+    async for found in source.changes():
+        if isinstance(found, ConfigurationError):
+            app.refused_reload(str(found))
+            continue
+        for warning in found.warnings:
+            _log.warning("%s", warning)
+        try:
+            app.reload(found.configuration)
+        except (build.BuildError, SecretError) as error:
+            app.refused_reload(str(error))
+        else:
+            app.taken_reload()
+
+
+def _session_key(configuration: Configuration) -> bytes:
+    key = configuration.sessions.key
+    return read_key(key, KEY_BYTES) if key is not None else os.urandom(KEY_BYTES)
+
+
+def _digest(configuration: Configuration) -> str:
+    """Tells one configuration from another, the same in every replica."""
+    return hashlib.sha256(msgspec.json.encode(configuration)).hexdigest()[:16]
+
+
+def _summary(configuration: Configuration) -> str:
+    return f"{len(configuration.servers)} server(s) under {len(configuration.policies)} policies"
+
+
+def _warn_of_restart(before: Configuration, after: Configuration) -> None:
+    if before.listen.mcp != after.listen.mcp or before.listen.admin != after.listen.admin:
+        _log.warning("listen.mcp and listen.admin change only with a restart")
+    if before.telemetry != after.telemetry:
+        _log.warning("telemetry changes only with a restart")
+
+
+def _log_audit(error: OSError | None) -> None:
+    if error is None:
+        _log.warning("the record is being written again")
+    else:
+        _log.error("the record cannot be written: %s", error.strerror)
+
+
+def _raise_file_limit() -> None:
+    """Each client and each stream is a descriptor; the soft limit of 1024 is for programs that use select."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))

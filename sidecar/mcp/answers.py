@@ -1,0 +1,58 @@
+"""The answers that OpenMCP gives by itself, in the forms that clients of both eras handle well (measured)."""
+
+from typing import Final
+
+from openmcp.sidecar.errors import DENIED, INTERNAL_ERROR, METHOD_NOT_FOUND, Refused, UpstreamFailed
+from openmcp.sidecar.types import Era, JsonObject, MessageId
+
+DECISION_KEY: Final = "dev.openmcp/decision"
+
+_FAILURES: Final = {
+    "connect": "the MCP server cannot be reached",
+    "timeout": "the MCP server did not answer in time",
+    "closed": "the MCP server closed the connection before it answered",
+    "protocol": "the MCP server's answer is not valid MCP",
+    "too_large": "the MCP server's answer is too large",
+    "status": "the MCP server refused the request",
+    "overloaded": "too many calls to this MCP server are under way",
+}
+
+
+def error(identifier: MessageId | None, code: int, message: str, data: object = None) -> JsonObject:
+    """A JSON-RPC error response; without `data` where it is None."""
+    body: JsonObject = {"code": code, "message": message}
+    if data is not None:
+        body["data"] = data
+    return {"jsonrpc": "2.0", "id": identifier, "error": body}
+
+
+def refused(identifier: MessageId | None, refusal: Refused) -> JsonObject:
+    """The error response for a message that is not let through."""
+    return error(identifier, refusal.code, refusal.message, refusal.data)
+
+
+def failed(identifier: MessageId | None, failure: UpstreamFailed) -> JsonObject:
+    """The error response where the server failed: the class of the reason alone, never its details."""
+    return error(identifier, INTERNAL_ERROR, _FAILURES.get(failure.kind, "the MCP server failed"))
+
+
+def denied_call(identifier: MessageId, era: Era, reason: str, decision_id: str) -> JsonObject:
+    """A denied tools/call: a result that the agent's model can read, not a protocol error."""
+    result: JsonObject = {
+        "content": [{"type": "text", "text": f"Denied: {reason} (decision {decision_id})"}],
+        "isError": True,
+        "_meta": {DECISION_KEY: decision_id},
+    }
+    if era is Era.MODERN:
+        result["resultType"] = "complete"
+    return {"jsonrpc": "2.0", "id": identifier, "result": result}
+
+
+def denied(identifier: MessageId, reason: str, decision_id: str) -> JsonObject:
+    """Any other denied request. It goes out as HTTP 200: 403 would start an OAuth step-up in clients."""
+    return error(identifier, DENIED, f"Denied: {reason}", {DECISION_KEY: decision_id})
+
+
+def unknown_method(method: str) -> Refused:
+    """-32601, which 2026-07-28 wants as HTTP 404 and the legacy revisions as 200."""
+    return Refused(404, METHOD_NOT_FOUND, f"Method not found: {method[:100]}", reason="unknown_method")

@@ -1,0 +1,61 @@
+"""Active health checks that every plain MCP server answers without an effect.
+
+The check is a `ping` under a session id that no server has: a legacy server answers 404 or 400, a stateless or modern
+one 200 or 400, and none of them makes a session for it. Any answer below 500 is a sign of life.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.net.pool import Endpoint, Upstream
+from openmcp.sidecar.net.upstream import Patience
+
+_HEADERS: Final = (
+    b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+    b"mcp-session-id: openmcp-health-check\r\n"
+)
+_BODY: Final = b'{"jsonrpc":"2.0","id":"openmcp-health-check","method":"ping"}'
+_MAX_ANSWER: Final = 64 * 1024
+_log = logging.getLogger("openmcp.net")
+
+
+async def check(endpoint: Endpoint, patience: float) -> str | None:
+    """Ask one endpoint for a sign of life within `patience` seconds; None, or what is wrong."""
+    try:
+        async with asyncio.timeout(patience):
+            response = await endpoint.send(
+                b"POST", _HEADERS, _BODY, _MAX_ANSWER, Patience(patience, patience, patience)
+            )
+    except TimeoutError:
+        return f"no answer in {patience:g} s"
+    except UpstreamFailed as failure:
+        return str(failure)
+    response.close()
+    return f"HTTP {response.status}" if response.status >= 500 else None
+
+
+async def watch(upstream: Upstream, sleep: Callable[[float], "asyncio.Future[None]"] | None = None) -> None:
+    """Check all endpoints of a server for as long as the task lives; the first check is at once."""
+    health = upstream.server.health
+    while True:
+        problems = await asyncio.gather(*(check(endpoint, health.timeout) for endpoint in upstream.endpoints))
+        for endpoint, problem in zip(upstream.endpoints, problems, strict=True):
+            note(upstream, endpoint, problem)
+        await (sleep or asyncio.sleep)(health.interval)
+
+
+def note(upstream: Upstream, endpoint: Endpoint, problem: str | None) -> None:
+    """Count the outcome of one check; the state changes at the configured number of failures, or one success."""
+    name = upstream.server.name
+    if problem is None:
+        if not endpoint.healthy:
+            _log.info("server %s: endpoint %s is healthy again", name, endpoint.url)
+        endpoint.healthy, endpoint.failures = True, 0
+        return
+    endpoint.failures += 1
+    if endpoint.healthy and endpoint.failures >= upstream.server.health.unhealthy_after:
+        endpoint.healthy = False
+        _log.warning("server %s: endpoint %s is unhealthy: %s", name, endpoint.url, problem)

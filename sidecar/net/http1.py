@@ -1,0 +1,411 @@
+"""One client connection of HTTP/1.1 (RFC 9112) on llhttp: requests in, answers out, in order.
+
+Everything ambiguous is refused and the connection closed: two framings at once, a repeated Content-Length, bare LF,
+folded headers (llhttp refuses these), a Transfer-Encoding other than `chunked`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, cast
+
+import httptools
+
+from openmcp.sidecar.ports import HttpRequest
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.net.listener import Listener
+
+MAX_HEAD: Final = 32 * 1024
+"""Bytes of request line and headers; more is answered 431."""
+MAX_HEADERS: Final = 100
+MAX_PIPELINED: Final = 16
+"""Requests waiting on one connection before it is read no further."""
+HEAD_TIMEOUT: Final = 10.0
+BODY_TIMEOUT: Final = 60.0
+IDLE_TIMEOUT: Final = 120.0
+LINGER_TIMEOUT: Final = 2.0
+KEEP_ALIVE_AFTER: Final = 15.0
+"""Seconds of silence after which a stream gets a keep-alive."""
+STALL_TIMEOUT: Final = 300.0
+"""Seconds in which a client must read something of what is waiting for it."""
+WRITE_BUFFER: Final = 64 * 1024
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
+}
+_FRAMING: Final = frozenset((b"transfer-encoding", b"content-length", b"host"))
+_log = logging.getLogger("openmcp.net")
+
+Handler = Callable[["HttpExchange"], Awaitable[None]]
+
+
+class State(Enum):
+    """What a connection is waiting for."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    BUSY = auto()
+    CLOSING = auto()
+
+
+class HttpExchange:
+    """The answering side of one request on a connection (see `ports.Exchange`)."""
+
+    __slots__ = ("_chunked", "_connection", "_out", "keep_alive", "last_write", "request", "started")
+
+    def __init__(self, connection: "Connection", request: HttpRequest, *, chunked: bool) -> None:
+        self.request = request
+        self.started = False
+        self.keep_alive = b""
+        self.last_write = 0.0
+        self._connection = connection
+        self._chunked = chunked
+        self._out: list[bytes] = []
+
+    def respond(self, status: int, headers: bytes, body: bytes) -> None:
+        self.started = True
+        connection = self._connection
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (_status_line(status), connection.common(), headers, len(body))
+        connection.send(head + body)
+        connection.done(self)
+
+    def start_stream(self, headers: bytes, keep_alive: bytes) -> None:
+        self.started = True
+        self.keep_alive = keep_alive
+        self.last_write = self._connection.now()
+        if not self._chunked:
+            self._connection.close_after()
+        framing = b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"
+        self._out.append(b"%b%b%b%b" % (_status_line(200), self._connection.common(), headers, framing))
+
+    def write(self, data: bytes) -> None:
+        if data:
+            self._out.append(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    async def drain(self) -> None:
+        self.flush()
+        await self._connection.writable()
+
+    def finish(self) -> None:
+        if self._chunked:
+            self._out.append(b"0\r\n\r\n")
+        self.flush()
+        self._connection.done(self)
+
+    def abort(self) -> None:
+        self._connection.abort()
+
+    def sweep(self, now: float) -> None:
+        """Send the keep-alive of a silent stream; called by the connection's sweep."""
+        if self.keep_alive and now - self.last_write >= KEEP_ALIVE_AFTER and self._connection.can_write:
+            self.write(self.keep_alive)
+            self.flush()
+
+    def flush(self) -> None:
+        """See `ports.Exchange`."""
+        if self._out:
+            self._connection.send(b"".join(self._out))
+            self._out.clear()
+            self.last_write = self._connection.now()
+
+
+class Connection(asyncio.Protocol):
+    """A client's connection. Requests are handled one after the other, each by its own task."""
+
+    def __init__(self, listener: "Listener") -> None:
+        self._listener = listener
+        self._loop = listener.loop
+        self.now = listener.loop.time
+        self._parser = httptools.HttpRequestParser(self)
+        self._pending: deque[tuple[HttpRequest, bool, bool]] = deque()
+        self._exchange: HttpExchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._keep = True
+        self._state = State.IDLE
+        self._deadline = self.now() + HEAD_TIMEOUT
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._repeated: set[bytes] = set()
+        self._head_bytes = 0
+        self._in_head = False
+        self._in_message = False
+        self._stalled = 0.0
+        self._limit = 0
+        self._received = 0.0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._listener.joined(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = State.CLOSING
+        self._listener.left(self)
+        self._pending.clear()
+        if self._task is not None:
+            self._task.cancel()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._drained = self._loop.create_future()
+        self._stalled = self.now()
+
+    def resume_writing(self) -> None:
+        drained, self._drained = self._drained, None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if self._state is State.CLOSING:
+            return  # what a refused client still sends is read and thrown away, so that it can see the answer
+        if self._state is State.IDLE:
+            self._state, self._deadline = State.HEAD, self.now() + HEAD_TIMEOUT
+        in_head = self._in_head
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.refuse(400)
+        if in_head and self._in_head:  # llhttp shows a header only when it is complete
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self.refuse(431)
+
+    # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._in_message = True
+        self._head_bytes = 0
+        self._url = b""
+        self._headers = {}
+        self._repeated = set()
+        self._body = []
+        self._body_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._head_bytes += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._head_bytes += len(name) + len(value)
+        if name in self._headers:
+            self._repeated.add(name)
+            if name == b"accept":  # a list header: its lines add up (RFC 9110, 5.3)
+                self._headers[name] += b"," + value
+        else:
+            self._headers[name] = value
+        if len(self._headers) > MAX_HEADERS or self._head_bytes > MAX_HEAD:
+            self.refuse(431)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        if self._state is State.CLOSING:
+            return
+        now = self.now()
+        self._received = now
+        if not self._well_framed():
+            self.refuse(400)
+            return
+        self._limit = self._listener.body_limit(self._path())
+        length = self._headers.get(b"content-length")
+        if length is not None and int(length) > self._limit:
+            self.refuse(413)
+            return
+        if b"expect" in self._headers and not self._answer_expectation():
+            return
+        if self._state is State.HEAD:
+            self._state, self._deadline = State.BODY, now + BODY_TIMEOUT
+
+    def on_body(self, body: bytes) -> None:
+        if self._state is State.CLOSING:
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limit:
+            self.refuse(413)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        if self._state is State.CLOSING:
+            return
+        request = HttpRequest(
+            self._parser.get_method().decode("ascii"),
+            self._path(),
+            self._headers,
+            frozenset(self._repeated),
+            self._body[0] if len(self._body) == 1 else b"".join(self._body),
+            self._received,
+        )
+        keep = self._parser.should_keep_alive() or b"upgrade" in self._headers
+        item = (request, keep, self._parser.get_http_version() == "1.1")
+        if self._state is State.BUSY:
+            self._pending.append(item)
+            if len(self._pending) >= MAX_PIPELINED:
+                self._transport.pause_reading()
+        else:
+            self._handle(item)
+
+    # for the exchange
+
+    @property
+    def can_write(self) -> bool:
+        """Whether the client keeps up with what is written."""
+        return self._drained is None
+
+    async def writable(self) -> None:
+        """Wait while the client is slow to read."""
+        if self._drained is not None:
+            await self._drained
+
+    def common(self) -> bytes:
+        """The header lines that every answer carries."""
+        return self._listener.date if self._keep and self._listener.accepting else self._listener.date_and_close
+
+    def send(self, data: bytes) -> None:
+        """Write to the client; after the connection is lost it goes nowhere."""
+        if not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close_after(self) -> None:
+        """Close once the present answer is complete."""
+        self._keep = False
+
+    def done(self, exchange: HttpExchange) -> None:
+        """The exchange's answer is complete: go on with the next request."""
+        if self._exchange is not exchange:
+            return
+        self._exchange = None
+        if not self._keep or not self._listener.accepting:
+            self._state, self._deadline = State.CLOSING, self.now() + STALL_TIMEOUT
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self._state = State.CLOSING
+        self._transport.abort()
+
+    # for the listener
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being handled."""
+        return self._state is State.BUSY
+
+    def close_when_idle(self) -> None:
+        """Drain: close now if no request is under way or waiting, else when it is answered."""
+        if self._state in (State.IDLE, State.HEAD):
+            self._state = State.CLOSING
+            self._transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Enforce the deadlines of reading, and keep streams alive."""
+        if self._drained is not None and now - self._stalled > STALL_TIMEOUT:
+            self.abort()
+        elif self._state is State.BUSY:
+            if self._exchange is not None:
+                self._exchange.sweep(now)
+        elif now >= self._deadline:
+            if self._state in (State.HEAD, State.BODY) and self._in_message:
+                self.refuse(408)
+            else:
+                self.abort()
+
+    def refuse(self, status: int) -> None:
+        """Answer a request that cannot be read and close; the reason is the status alone."""
+        waiting = self._state is State.BUSY
+        self._state, self._deadline = State.CLOSING, self.now() + LINGER_TIMEOUT
+        self._listener.refused(status)
+        if waiting:  # the answer before it is not out yet: no order could be kept
+            self.abort()
+            return
+        head = b"%b%bcontent-length: 0\r\n\r\n" % (_status_line(status), self._listener.date_and_close)
+        self.send(head)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """An offer to upgrade (h2c) is not taken: go on in HTTP/1.1 with what follows (RFC 9110, 7.8)."""
+        if self._parser.get_method() == b"CONNECT":
+            self.refuse(405)
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        if rest:
+            self.data_received(rest)
+
+    def _path(self) -> str:
+        return self._url.partition(b"?")[0].decode("latin-1")
+
+    def _well_framed(self) -> bool:
+        headers = self._headers
+        if not self._repeated.isdisjoint(_FRAMING) or not self._url.startswith(b"/"):
+            return False
+        version = self._parser.get_http_version()
+        if version == "1.1" and b"host" not in headers:
+            return False
+        coding = headers.get(b"transfer-encoding")
+        if coding is None:
+            return version in ("1.0", "1.1")
+        return coding.lower() == b"chunked" and version == "1.1" and b"content-length" not in headers
+
+    def _answer_expectation(self) -> bool:
+        if self._headers[b"expect"].lower() != b"100-continue":
+            self.refuse(417)
+            return False
+        if self._state is not State.BUSY:
+            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
+
+    def _handle(self, item: tuple[HttpRequest, bool, bool]) -> None:
+        request, self._keep, chunked = item
+        self._state = State.BUSY
+        exchange = HttpExchange(self, request, chunked=chunked)
+        self._exchange = exchange
+        self._task = self._loop.create_task(self._run(exchange))
+
+    async def _run(self, exchange: HttpExchange) -> None:
+        try:
+            await self._listener.handler(exchange)
+        except Exception:
+            _log.exception("an exchange failed")
+            self._fail(exchange)
+        await self.writable()
+        self._task = None
+        self._next()
+
+    def _fail(self, exchange: HttpExchange) -> None:
+        if exchange.started:
+            self.abort()
+        else:
+            exchange.respond(500, b"", b"")
+
+    def _next(self) -> None:
+        if self._state is State.CLOSING:
+            return
+        if self._exchange is not None:  # a handler that returned without an answer
+            self.abort()
+        elif self._pending:
+            item = self._pending.popleft()
+            if not self._transport.is_reading():
+                self._transport.resume_reading()
+            self._handle(item)
+        else:
+            self._state, self._deadline = (
+                (State.BODY, self.now() + BODY_TIMEOUT) if self._in_message else (State.IDLE, self.now() + IDLE_TIMEOUT)
+            )
+
+
+def _status_line(status: int) -> bytes:
+    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status

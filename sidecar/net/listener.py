@@ -1,0 +1,106 @@
+"""A listening socket with its connections: start, limits, graceful drain."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import Final
+
+from openmcp.sidecar.net.http1 import Connection, HttpExchange
+from openmcp.sidecar.net.sweep import Sweeper
+
+MAX_CONNECTIONS: Final = 10_000
+BACKLOG: Final = 1024
+
+_log = logging.getLogger("openmcp.net")
+
+
+class Listener:
+    """Accepts HTTP/1.1 connections and hands each request to `handler`.
+
+    `body_limit` gives the bytes allowed for a request's body by path; `on_refused` is told the HTTP status of each
+    request that could not be read.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[HttpExchange], Awaitable[None]],
+        body_limit: Callable[[str], int],
+        on_refused: Callable[[int], None],
+        sweeper: Sweeper,
+    ) -> None:
+        self.handler = handler
+        self.body_limit = body_limit
+        self.refused = on_refused
+        self.accepting = True
+        self.loop = asyncio.get_running_loop()
+        self._connections: set[Connection] = set()
+        self._server: asyncio.Server | None = None
+        self._sweeper = sweeper
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._date_second = 0
+        self.date = b""
+        self.date_and_close = b""
+        self._renew_date(self.loop.time())
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return len(self._connections)
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; the address that was bound. Raises OSError where it is taken or not ours."""
+        self._server = await self.loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+        self._sweeper.add(self._sweep)
+        bound = self._server.sockets[0].getsockname()
+        return bound[0], bound[1]
+
+    async def drain(self, patience: float, before_end: Callable[[], None]) -> None:
+        """Stop accepting, let requests under way finish for `patience` seconds, then cut what is left.
+
+        `before_end` ends the streams that would never end by themselves.
+        """
+        self.accepting = False
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection.close_when_idle()
+        before_end()
+        await self._wait_empty(patience)
+        for connection in tuple(self._connections):
+            connection.abort()
+        await self._wait_empty(1.0)
+        self._sweeper.remove(self._sweep)
+
+    def joined(self, connection: Connection) -> None:
+        """A connection was made (called by the connection)."""
+        self._connections.add(connection)
+        self._empty.clear()
+        if len(self._connections) > MAX_CONNECTIONS:
+            _log.warning("more than %d connections: a new one was cut", MAX_CONNECTIONS)
+            connection.abort()
+
+    def left(self, connection: Connection) -> None:
+        """A connection is gone (called by the connection)."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    async def _wait_empty(self, patience: float) -> None:
+        try:
+            async with asyncio.timeout(patience):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+
+    def _sweep(self, now: float) -> None:
+        self._renew_date(now)
+        for connection in tuple(self._connections):
+            connection.sweep(now)
+
+    def _renew_date(self, now: float) -> None:
+        if int(now) != self._date_second or not self.date:
+            self._date_second = int(now)
+            self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+            self.date_and_close = self.date + b"connection: close\r\n"

@@ -1,0 +1,328 @@
+"""One connection to an MCP server, and the answer that comes over it.
+
+A JSON answer is delivered whole, an SSE answer as a stream with back-pressure. A request is sent once: whatever
+happens after that, nobody here sends it again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, cast
+
+import httptools
+import msgspec
+
+from openmcp.sidecar.errors import UpstreamFailed
+
+STREAM_BUFFER: Final = 128 * 1024
+"""Bytes of a stream that wait for us before the server is no longer read."""
+UNWANTED_TIMEOUT: Final = 1.0
+"""Seconds of silence for which a stream that was answered may stay open."""
+MAX_HEAD: Final = 64 * 1024
+EVENT_STREAM: Final = b"text/event-stream"
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long to wait for a server, in seconds: for the head or the whole JSON answer, between two pieces of a
+    stream, and for a stream in all."""
+
+    head: float
+    idle: float
+    total: float
+
+
+class UpstreamResponse:
+    """The answer to one request: `body` is complete unless `streaming`, then `chunk` gives it piece by piece."""
+
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_connection",
+        "_ended",
+        "_failure",
+        "_stopped",
+        "_unwanted",
+        "_waiter",
+        "body",
+        "headers",
+        "status",
+    )
+
+    def __init__(self, connection: "UpstreamConnection") -> None:
+        self.status = 0
+        self.headers: dict[bytes, bytes] = {}
+        self.body = b""
+        self._connection = connection
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._ended = False
+        self._stopped = False
+        self._unwanted = False
+        self._failure: UpstreamFailed | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether nobody reads this answer any more."""
+        return self._unwanted
+
+    @property
+    def media_type(self) -> bytes:
+        """The media type without parameters, in lower case."""
+        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the answer is an SSE stream."""
+        return self.media_type == EVENT_STREAM and self.status == 200
+
+    async def chunk(self) -> bytes:
+        """The next bytes of the stream; empty at its proper end. Raises `UpstreamFailed` where it broke off."""
+        while not self._chunks:
+            if self._failure is not None:
+                raise self._failure
+            if self._ended or self._stopped:
+                return b""
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._chunks.clear()
+        self._buffered = 0
+        self._connection.resume()
+        return data
+
+    def close(self) -> None:
+        """Stop reading; a stream that has not ended is cut, which the server sees."""
+        self._connection.release(self, complete=self._ended)
+
+    def finish(self) -> None:
+        """Nothing more is wanted of a stream that should end by itself now: its rest is thrown away, the connection
+        kept. A server that goes on all the same is cut."""
+        if self._ended:
+            self.close()
+        else:
+            self._unwanted = True
+            self._connection.resume()
+
+    def stop(self) -> None:
+        """Make `chunk` return as if the stream had ended; called from another task than the reader's."""
+        self._stopped = True
+        self._wake()
+
+    def take(self, data: bytes) -> bool:
+        """Add bytes (called by the connection); False when enough is waiting."""
+        if self._unwanted:
+            return True
+        self._chunks.append(data)
+        self._buffered += len(data)
+        self._wake()
+        return self._buffered < STREAM_BUFFER
+
+    def end(self, failure: UpstreamFailed | None) -> None:
+        """The stream is over (called by the connection)."""
+        self._ended = failure is None
+        self._failure = failure
+        if self._unwanted:
+            self.close()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that carries one request at a time. `on_idle` is told when it can take the next one, `on_closed`
+    when it never will."""
+
+    def __init__(
+        self, on_idle: Callable[["UpstreamConnection"], None], on_closed: Callable[["UpstreamConnection"], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._on_idle = on_idle
+        self._on_closed = on_closed
+        self._parser = httptools.HttpResponseParser(self)
+        self._response: UpstreamResponse | None = None
+        self._head: asyncio.Future[UpstreamResponse] | None = None
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._body_limit = 0
+        self._head_bytes = 0
+        self._keep = False
+        self._in_body = False
+        self.closed = False
+        self.idle_since = 0.0
+        self._last_byte = 0.0
+        self._patience = Patience(head=0.0, idle=0.0, total=0.0)
+        self._started = 0.0
+
+    async def request(self, data: tuple[bytes, ...], body_limit: int, patience: "Patience") -> UpstreamResponse:
+        """Send one request (its bytes) and wait for the answer: whole, or the head of a stream.
+
+        Raises `UpstreamFailed`: closed, protocol, too_large. Cancelling closes the connection.
+        """
+        if self.closed:
+            raise UpstreamFailed("closed", "the pooled connection was closed", sent=False)
+        self._response = UpstreamResponse(self)
+        self._head = self._loop.create_future()
+        self._body, self._body_bytes, self._body_limit, self._head_bytes = [], 0, body_limit, 0
+        self._last_byte = self._started = self._loop.time()
+        self._patience = patience
+        for piece in data:
+            self._transport.write(piece)
+        try:
+            return await self._head
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    def release(self, response: UpstreamResponse, *, complete: bool) -> None:
+        """The response is done with; a connection in the middle of one cannot be used again."""
+        if self._response is not response:
+            return
+        self._response = None
+        if complete and self._keep and not self.closed:
+            self.idle_since = self._loop.time()
+            self._on_idle(self)
+        else:
+            self.abort()
+
+    def sweep(self, now: float) -> None:
+        """Enforce the time limits of the request under way."""
+        if self._response is None:
+            return
+        if self._head is not None:
+            if now - self._started > self._patience.head:
+                self.fail(UpstreamFailed("timeout", f"no answer in {self._patience.head:g} s"))
+        elif self._response.unwanted:
+            if now - self._last_byte > UNWANTED_TIMEOUT:
+                self.abort()
+        elif now - self._started > self._patience.total:
+            self.fail(UpstreamFailed("timeout", f"the stream lasted longer than {self._patience.total:g} s"))
+        elif self._transport.is_reading() and now - self._last_byte > self._patience.idle:
+            self.fail(UpstreamFailed("timeout", f"the stream was silent for {self._patience.idle:g} s"))
+
+    def resume(self) -> None:
+        """Read on after back-pressure."""
+        if not self.closed and not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def fail(self, failure: UpstreamFailed) -> None:
+        """End what is under way with this failure and close."""
+        head, response = self._head, self._response
+        self._head = self._response = None
+        if head is not None and not head.done():
+            head.set_exception(failure)
+        elif response is not None:
+            response.end(failure)
+        self.abort()
+
+    def abort(self) -> None:
+        """Close at once; nothing of it is used again."""
+        if not self.closed:
+            self.closed = True
+            self._on_closed(self)
+        self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closed:
+            self.closed = True
+            self._on_closed(self)
+        if self._response is None:
+            return
+        if self._in_body and exc is None and self._until_close():
+            self._complete()
+            return
+        self.fail(UpstreamFailed("closed", "the server closed the connection before the answer was complete"))
+
+    def data_received(self, data: bytes) -> None:
+        self._last_byte = self._loop.time()
+        if self._response is None:
+            self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
+            return
+        if not self._in_body:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.fail(UpstreamFailed("protocol", "the server's answer is not valid HTTP/1.1"))
+            return
+        if not self._in_body and self._head is not None and self._head_bytes > MAX_HEAD:
+            self.fail(UpstreamFailed("protocol", f"the head of the server's answer exceeds {MAX_HEAD} bytes"))
+
+    # httptools callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._response is None:
+            return
+        headers, name = self._response.headers, name.lower()
+        if name in headers and name in (b"content-length", b"transfer-encoding", b"content-type", b"mcp-session-id"):
+            value = headers[name] + b"," + value  # ambiguous: refused where it is read
+        headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        response = self._response
+        if response is None:
+            return
+        response.status = self._parser.get_status_code()
+        if response.status < 200:
+            return
+        self._in_body = True
+        self._keep = self._parser.should_keep_alive()
+        if response.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            self.fail(UpstreamFailed("protocol", "the server compressed its answer although nobody offered that"))
+        elif b"transfer-encoding" in response.headers and b"content-length" in response.headers:
+            self.fail(UpstreamFailed("protocol", "the server's answer has two framings"))
+        elif response.streaming:
+            self._deliver(response)
+
+    def on_body(self, body: bytes) -> None:
+        response = self._response
+        if response is None:
+            return
+        if response.streaming:
+            if not response.take(body):
+                self._transport.pause_reading()
+            return
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._body_limit:
+            self.fail(UpstreamFailed("too_large", f"the server's answer exceeds {self._body_limit} bytes"))
+
+    def on_message_complete(self) -> None:
+        if self._response is None:
+            return
+        if self._response.status < 200:
+            self._response.headers.clear()
+            return
+        self._complete()
+
+    def _complete(self) -> None:
+        response = self._response
+        self._in_body = False
+        if response is None:
+            return
+        if response.streaming:
+            response.end(None)
+            return
+        response.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body = []
+        response.end(None)
+        self._deliver(response)
+        response.close()
+
+    def _deliver(self, response: UpstreamResponse) -> None:
+        head, self._head = self._head, None
+        if head is not None and not head.done():
+            head.set_result(response)
+
+    def _until_close(self) -> bool:
+        """Whether the answer is one that the end of the connection completes (RFC 9112, 6.3, rule 8)."""
+        response = self._response
+        return response is not None and not {b"content-length", b"transfer-encoding"} & response.headers.keys()

@@ -1,0 +1,83 @@
+"""Who is calling, for which server, with what: everything that is settled before policy is asked."""
+
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from openmcp.identity.principal import ANONYMOUS, Principal
+from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, NOT_IDENTIFIED, Refused
+from openmcp.sidecar.mcp import answers, era, headers, jsonrpc, methods
+from openmcp.sidecar.mcp.surface import Call, call_of
+from openmcp.sidecar.ports import HttpRequest
+from openmcp.sidecar.stages.context import Flow, Route, Snapshot
+from openmcp.sidecar.types import Era, Notification, Request, Response
+
+
+def locate(snapshot: Snapshot, request: HttpRequest) -> Route:
+    """The server that the path names. Browsers and rebound names are refused first (403), then unknown paths (404)."""
+    _refuse_foreign_host(snapshot, request.headers)
+    origin = request.headers.get(b"origin")
+    if origin is not None and origin.decode("latin-1").lower() not in snapshot.origins:
+        raise Refused(403, DENIED, "this Origin is not allowed (listen.allowedOrigins)", reason="origin")
+    route = snapshot.routes.get(request.path)
+    if route is None:
+        raise Refused(404, INVALID_REQUEST, "no MCP server has this path", reason="path")
+    headers.refuse_repeated(request.repeated)
+    return route
+
+
+def identify(snapshot: Snapshot, route: Route, request: HttpRequest) -> Principal:
+    """The caller; 401 where nobody vouches for it and the server demands it."""
+    principal = snapshot.identifier.identify(request.headers)
+    if principal is not None:
+        return principal
+    if route.server.require_auth:
+        raise Refused(401, NOT_IDENTIFIED, "the caller is not identified", reason="not_identified")
+    return ANONYMOUS
+
+
+def read(flow: Flow) -> Call | Response:
+    """Parse the body of a POST and decide what it is; raises `Refused` for everything that is not one message."""
+    request = flow.exchange.request
+    headers.check_content(request.headers)
+    if not headers.accepts(request.headers, b"application/json", b"text/event-stream"):
+        raise Refused(406, INVALID_REQUEST, "Accept must cover application/json and text/event-stream", reason="accept")
+    document = jsonrpc.decode(request.body)
+    flow.message_id = jsonrpc.message_id(document)
+    message = jsonrpc.classify(document)
+    declared = headers.decode_value(request.headers.get(b"mcp-protocol-version"))
+    if isinstance(message, Response):
+        return _client_response(message, declared)
+    return _client_call(flow, message, declared)
+
+
+def _client_call(flow: Flow, message: Request | Notification, declared: str | None) -> Call:
+    flow.era, version = era.determine(message, declared)
+    if flow.era is Era.MODERN:
+        headers.check_mirrored(message, flow.exchange.request.headers)
+        headers.check_parameters(flow.exchange.request.headers)
+    if isinstance(message, Request):
+        if message.method not in methods.CLIENT_REQUESTS[flow.era]:
+            raise answers.unknown_method(message.method)
+    elif message.method not in methods.CLIENT_NOTIFICATIONS[flow.era]:
+        raise Refused(202, INVALID_REQUEST, "unknown notification", reason="unknown_notification")
+    return call_of(message, flow.era, version)
+
+
+def _client_response(message: Response, declared: str | None) -> Response:
+    if declared in era.MODERN_VERSIONS:
+        raise Refused(400, INVALID_REQUEST, "a client sends no responses in this revision", reason="malformed")
+    era.legacy_version(declared)
+    return message
+
+
+def _refuse_foreign_host(snapshot: Snapshot, given: Mapping[bytes, bytes]) -> None:
+    """DNS rebinding: a page of another name that was made to resolve to this listener."""
+    host = given.get(b"host", b"").decode("latin-1").lower()
+    if host in snapshot.hosts:
+        return
+    try:
+        name = urlsplit(f"//{host}").hostname
+    except ValueError:
+        name = None
+    if name is None or name not in snapshot.hosts:
+        raise Refused(403, DENIED, "this Host is not allowed (listen.allowedHosts)", reason="host")

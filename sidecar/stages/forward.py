@@ -1,0 +1,120 @@
+"""A permitted call on its way to the server: the message as it was judged, under headers made from it.
+
+Nothing of the agent's own headers goes on but the ones named here; its credential never does.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.mcp import headers as rules
+from openmcp.sidecar.mcp import jsonrpc, methods
+from openmcp.sidecar.mcp.surface import Call
+from openmcp.sidecar.net.pool import Endpoint
+from openmcp.sidecar.net.upstream import Patience, UpstreamResponse
+from openmcp.sidecar.policy.engine import Permit
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.sessions import session_not_found
+from openmcp.sidecar.types import Era, JsonObject, Request
+
+_BOTH: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+_STREAM: Final = b"accept: text/event-stream\r\n"
+LISTEN: Final = "subscriptions/listen"
+
+
+async def send_call(flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+    """Send a permitted call; `params` are its own, or as the stages have unsealed them.
+
+    Raises `UpstreamFailed`, and `Refused` (404) where the session's endpoint is gone.
+    """
+    call = permit.call
+    body = jsonrpc.encode(_document(flow, call, params))
+    headers = call_headers(flow, call)
+    patience = flow.upstream.stream_patience if call.method == LISTEN else flow.upstream.call_patience
+    return await send(flow, b"POST", headers, body, patience, repeatable=call.method in methods.REPEATABLE)
+
+
+async def send(
+    flow: Flow, method: bytes, headers: bytes, body: bytes, patience: Patience, *, repeatable: bool
+) -> UpstreamResponse:
+    """Send to the endpoint the flow is pinned to, or to the least loaded one.
+
+    Another endpoint is tried only where the first one got nothing, or where sending twice has no effect.
+    """
+    limit = flow.upstream.server.limits.response_bytes
+    if flow.endpoint is not None:
+        return await _pinned(flow, flow.endpoint, lambda one: one.send(method, headers, body, limit, patience))
+    tried: list[Endpoint] = []
+    while True:
+        endpoint = flow.upstream.choose(tried)
+        assert endpoint is not None  # the loop ends before all are tried
+        tried.append(endpoint)
+        flow.endpoint = endpoint
+        try:
+            return await endpoint.send(method, headers, body, limit, patience)
+        except UpstreamFailed as failure:
+            again = not failure.sent or (repeatable and failure.kind == "closed")
+            if not again or len(tried) == len(flow.upstream.endpoints):
+                raise
+
+
+async def _pinned(
+    flow: Flow, endpoint: Endpoint, send_to: Callable[[Endpoint], Awaitable[UpstreamResponse]]
+) -> UpstreamResponse:
+    try:
+        return await send_to(endpoint)
+    except UpstreamFailed as failure:
+        elsewhere = len(flow.upstream.endpoints) > 1
+        if flow.session is not None and failure.kind == "connect" and elsewhere:
+            raise session_not_found() from failure  # initialise anew, on another endpoint
+        raise
+
+
+def call_headers(flow: Flow, call: Call) -> bytes:
+    """The header lines of a POST of this call."""
+    lines = [_BOTH, trace_lines(flow)]
+    given = flow.exchange.request.headers
+    if flow.era is Era.LEGACY:
+        lines.append(session_lines(flow))
+        return b"".join(lines)
+    lines.append(b"mcp-protocol-version: %b\r\n" % call.version.encode())
+    if isinstance(call.message, Request):
+        lines.append(b"mcp-method: %b\r\n" % rules.encode_value(call.method))
+        named = call.message.params.get(methods.HEADER_NAMED.get(call.method, ""))
+        if type(named) is str:
+            lines.append(b"mcp-name: %b\r\n" % rules.encode_value(named))
+        for name, value in given.items():
+            if name.startswith(rules.PARAMETER_PREFIX):
+                lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+def session_lines(flow: Flow) -> bytes:
+    """The header lines of a legacy request: the declared version and the server's own session id."""
+    lines = []
+    version = flow.exchange.request.headers.get(b"mcp-protocol-version")
+    if version is not None:
+        lines.append(b"mcp-protocol-version: %b\r\n" % version)
+    if flow.session is not None:
+        lines.append(b"mcp-session-id: %b\r\n" % flow.session.upstream_id.encode())
+    return b"".join(lines)
+
+
+def trace_lines(flow: Flow) -> bytes:
+    """The header lines of the trace context."""
+    line = b"traceparent: %b\r\n" % flow.trace.format().encode()
+    return line + b"tracestate: %b\r\n" % flow.tracestate.encode() if flow.tracestate else line
+
+
+def stream_headers(flow: Flow) -> bytes:
+    """The header lines of a GET for the session's notification stream."""
+    return _STREAM + trace_lines(flow) + session_lines(flow)
+
+
+def _document(flow: Flow, call: Call, params: JsonObject) -> JsonObject:
+    if isinstance(call.message, Request):
+        return {"jsonrpc": "2.0", "id": call.message.id, "method": call.method, "params": params}
+    document: JsonObject = {"jsonrpc": "2.0", "method": call.method}
+    if params:
+        document["params"] = params
+    return document

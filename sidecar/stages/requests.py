@@ -1,0 +1,86 @@
+"""What an agent's request carries for its server, unsealed; and messages that go to a server outside a call."""
+
+import time
+from collections.abc import Callable
+
+from openmcp.sidecar.errors import INVALID_PARAMS, Refused
+from openmcp.sidecar.mcp import jsonrpc, methods
+from openmcp.sidecar.mcp.era import meta_of
+from openmcp.sidecar.mcp.surface import Call
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.stages import forward, tasks
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.tasks import Tasks
+from openmcp.sidecar.stages.tokens import Tokens, digest
+from openmcp.sidecar.types import Era, JsonObject
+
+_TRACE_KEYS = frozenset(("traceparent", "tracestate", "baggage"))
+_POST = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+
+
+class Requests:
+    """Turns a call's params into what the server gets, and pins the flow where a token says so.
+
+    `now` gives Unix seconds.
+    """
+
+    def __init__(self, tokens: Tokens, owned: Tasks, now: Callable[[], float] = time.time) -> None:
+        self._tokens = tokens
+        self._tasks = owned
+        self._now = now
+
+    def unseal(self, flow: Flow, call: Call) -> JsonObject:
+        """The params to forward; raises `Refused` (-32602) for a token that is not this agent's or not for this."""
+        params = call.message.params
+        if "cursor" in params and (call.method in methods.LISTS or call.method == "tasks/list"):
+            params = self._cursor(flow, call, params)
+        elif "requestState" in params:
+            params = self._state(flow, call, params)
+        elif call.method in tasks.METHODS:
+            owner = self._tasks.owner(flow.server, flow.agent, params)
+            self._pin(flow, owner.endpoint)
+        return _traced(flow, params)
+
+    def _cursor(self, flow: Flow, call: Call, params: JsonObject) -> JsonObject:
+        token = params["cursor"]
+        if token is None:
+            return params
+        if type(token) is not str:
+            raise Refused(400, INVALID_PARAMS, "params.cursor must be a string", reason="malformed")
+        cursor, endpoint = self._tokens.open_cursor(flow.agent, flow.server, call.method, token)
+        self._pin(flow, endpoint)
+        return params | {"cursor": cursor}
+
+    def _state(self, flow: Flow, call: Call, params: JsonObject) -> JsonObject:
+        asked = digest(call.method, params)
+        state, endpoint = self._tokens.open_state(flow.agent, flow.server, asked, params["requestState"], self._now())
+        self._pin(flow, endpoint)
+        if state is None:
+            return {key: value for key, value in params.items() if key != "requestState"}
+        return params | {"requestState": state}
+
+    def _pin(self, flow: Flow, endpoint: str) -> None:
+        """Send this to the endpoint that knows about it; where it is gone, the token is worth nothing."""
+        pinned = flow.upstream.by_key(endpoint)
+        if pinned is None or (flow.endpoint is not None and flow.endpoint is not pinned):
+            raise Refused(400, INVALID_PARAMS, "this belongs to an endpoint that is gone", reason="foreign_token")
+        flow.endpoint = pinned
+
+
+def _traced(flow: Flow, params: JsonObject) -> JsonObject:
+    """The params with the trace context in `_meta`, where this revision has it or the agent put it there."""
+    meta = meta_of(params)
+    if flow.era is not Era.MODERN and _TRACE_KEYS.isdisjoint(meta):
+        return params
+    kept = {key: value for key, value in meta.items() if key not in _TRACE_KEYS}  # baggage goes no further
+    kept["traceparent"] = flow.trace.format()
+    if flow.tracestate:
+        kept["tracestate"] = flow.tracestate
+    return params | {"_meta": kept}
+
+
+async def backward(flow: Flow, document: JsonObject) -> UpstreamResponse:
+    """Post a message to the server of the flow's session: the answer to one of its requests."""
+    lines = _POST + forward.trace_lines(flow) + forward.session_lines(flow)
+    patience = flow.upstream.call_patience
+    return await forward.send(flow, b"POST", lines, jsonrpc.encode(document), patience, repeatable=False)

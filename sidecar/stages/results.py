@@ -1,0 +1,149 @@
+"""Results on their way back: lists filtered, cursors, states and tasks bound, and what a server may not say refused.
+
+Source: schema of each revision; 2026-07-28 basic/index "ResultType", basic/patterns/mrtr, server/utilities/caching.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from openmcp.sidecar.errors import Refused, UpstreamFailed
+from openmcp.sidecar.mcp import era, methods
+from openmcp.sidecar.mcp.surface import subjects_of
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.tasks import Owner, Tasks
+from openmcp.sidecar.stages.tokens import Tokens, digest
+from openmcp.sidecar.types import Era, JsonObject, Kind
+
+LIST_TTL: Final = 60_000
+"""Milliseconds for which a client may go on showing a list after the policy changed."""
+OWN_PREFIX: Final = "dev.openmcp/"
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
+
+
+class Results:
+    """Edits results; `now` gives Unix seconds."""
+
+    def __init__(self, tokens: Tokens, tasks: Tasks, now: Callable[[], float] = time.time) -> None:
+        self._tokens = tokens
+        self._tasks = tasks
+        self._now = now
+
+    def edit(self, flow: Flow, result: JsonObject) -> JsonObject:
+        """The result as the agent may see it. Raises `UpstreamFailed` (protocol) for one that is not valid."""
+        method = flow.method
+        if flow.era is Era.MODERN:
+            self._check_type(flow, result)
+        if method in methods.LISTS:
+            return self._list(flow, result)
+        if method == "server/discover":
+            return _discovered(result)
+        if method == "tools/call":
+            owner = Owner(flow.agent, flow.name, flow.endpoint.key if flow.endpoint else "")
+            self._tasks.remember(flow.server, result, owner)
+        elif method == "tasks/list":
+            return self._own_tasks(flow, result)
+        return result
+
+    def _check_type(self, flow: Flow, result: JsonObject) -> None:
+        """An absent resultType is "complete" (servers of the legacy era omit it); an unknown one is invalid."""
+        kind = result.setdefault("resultType", "complete")
+        if kind == "complete":
+            return
+        if kind == "input_required" and flow.method in methods.INPUT_REQUIRED:
+            self._seal_input_required(flow, result)
+        elif not (kind == "task" and TASKS_EXTENSION in _extensions(flow)):
+            raise UpstreamFailed("protocol", f"the server's resultType {str(kind)[:40]!r} is not valid here")
+
+    def _seal_input_required(self, flow: Flow, result: JsonObject) -> None:
+        asked = result.get("inputRequests", {})
+        if type(asked) is not dict or not all(_may_ask(flow, key, value) for key, value in asked.items()):
+            raise UpstreamFailed("protocol", "the server asks for input that the client did not offer")
+        state = result.get("requestState")
+        if state is None and not asked:
+            raise UpstreamFailed("protocol", "the server requires input and asks for none")
+        if state is not None and type(state) is not str:
+            raise UpstreamFailed("protocol", "the server's requestState is not a string")
+        assert flow.call is not None
+        assert flow.endpoint is not None
+        named = digest(flow.method, flow.call.message.params)
+        result["requestState"] = self._tokens.seal_state(
+            flow.agent, flow.server, flow.endpoint.key, named, state, self._now()
+        )
+
+    def _list(self, flow: Flow, result: JsonObject) -> JsonObject:
+        member, kind, key = methods.LISTS[flow.method]
+        entries = result.get(member)
+        if type(entries) is not list:
+            raise UpstreamFailed("protocol", f"the server's {flow.method} result has no list {member}")
+        rules = flow.snapshot.policies.rules_for(flow.agent, flow.server)
+        result[member] = [
+            entry
+            for entry in entries
+            if type(entry) is dict and _shown(kind, entry.get(key), lambda subject: rules.decide(subject).allowed)
+        ]
+        self._bind_cursor(flow, result)
+        if flow.era is Era.MODERN:
+            result["cacheScope"] = "private"
+            lifetime = result.get("ttlMs")
+            result["ttlMs"] = min(lifetime, LIST_TTL) if type(lifetime) is int and lifetime >= 0 else 0
+        return result
+
+    def _bind_cursor(self, flow: Flow, result: JsonObject) -> None:
+        cursor = result.get("nextCursor")
+        if cursor is None:
+            return
+        if type(cursor) is not str or flow.endpoint is None:
+            raise UpstreamFailed("protocol", "the server's nextCursor is not a string")
+        result["nextCursor"] = self._tokens.seal_cursor(flow.agent, flow.server, flow.method, flow.endpoint.key, cursor)
+
+    def _own_tasks(self, flow: Flow, result: JsonObject) -> JsonObject:
+        entries = result.get("tasks")
+        if type(entries) is not list:
+            raise UpstreamFailed("protocol", "the server's tasks/list result has no list tasks")
+        result["tasks"] = [
+            entry
+            for entry in entries
+            if type(entry) is dict and self._tasks.owned(flow.server, flow.agent, entry.get("taskId"))
+        ]
+        self._bind_cursor(flow, result)
+        return result
+
+
+def _shown(kind: Kind, name: Any, allowed: Callable[[Any], bool]) -> bool:
+    """Whether a list entry is one that a call would be let through for."""
+    if type(name) is not str:
+        return False
+    try:
+        return all(map(allowed, subjects_of(kind, name)))
+    except Refused:  # not a URI: no call could name it
+        return False
+
+
+def _discovered(result: JsonObject) -> JsonObject:
+    """The server's versions as far as they can pass through here."""
+    versions = result.get("supportedVersions")
+    if type(versions) is not list:
+        raise UpstreamFailed("protocol", "the server's discover result has no supportedVersions")
+    result["supportedVersions"] = [version for version in versions if version in era.SUPPORTED_VERSIONS]
+    return result
+
+
+def client_capabilities(flow: Flow) -> JsonObject:
+    """What a modern client declared with its request."""
+    assert flow.call is not None
+    declared = era.meta_of(flow.call.message.params).get(era.META_CAPABILITIES)
+    return declared if type(declared) is dict else {}
+
+
+def _extensions(flow: Flow) -> JsonObject:
+    extensions = client_capabilities(flow).get("extensions")
+    return extensions if type(extensions) is dict else {}
+
+
+def _may_ask(flow: Flow, key: str, request: Any) -> bool:
+    """Whether a server may put this input request: known, declared by the client, and not under a key of ours."""
+    if key.startswith(OWN_PREFIX) or type(request) is not dict:
+        return False
+    capability = methods.SERVER_REQUESTS.get(request.get("method", ""))
+    return bool(capability) and capability in client_capabilities(flow)

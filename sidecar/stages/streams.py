@@ -1,0 +1,285 @@
+"""A server's stream, event by event: each one parsed, judged under its rule, and written anew.
+
+Source: basic/transports of each revision, 2026-07-28 basic/patterns/subscriptions and progress.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
+from openmcp.sidecar.mcp import answers, era, jsonrpc, methods, sse
+from openmcp.sidecar.mcp.surface import subjects_of
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.forward import LISTEN
+from openmcp.sidecar.stages.record import Recorder
+from openmcp.sidecar.stages.results import Results
+from openmcp.sidecar.stages.sessions import Sessions
+from openmcp.sidecar.types import Era, JsonObject, Kind, Message, Notification, Request, Response
+
+HEADERS: Final = (
+    b"content-type: text/event-stream\r\ncache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"
+)
+_LISTED: Final = {
+    "notifications/tools/list_changed": "toolsListChanged",
+    "notifications/prompts/list_changed": "promptsListChanged",
+    "notifications/resources/list_changed": "resourcesListChanged",
+    "notifications/resources/updated": "resourceSubscriptions",
+}
+_ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
+
+Reject = Callable[[Flow, Request, int, str], None]
+"""Tells the server that its request cannot be put to the client: JSON-RPC code and message."""
+
+
+class Dropped(Exception):
+    """A message that is not passed on; the text says why, for the record."""
+
+
+class Relay:
+    """Carries one stream from server to agent.
+
+    A flow with a request in `call` expects exactly one response, which ends the stream; the session's notification
+    stream (GET) expects none.
+    """
+
+    def __init__(self, flow: Flow, sessions: Sessions, results: Results, recorder: Recorder, reject: Reject) -> None:
+        self.flow = flow
+        self._sessions = sessions
+        self._results = results
+        self._recorder = recorder
+        self._reject = reject
+        call = flow.call
+        self._expects = call is not None and isinstance(call.message, Request)
+        params = call.message.params if call is not None else {}
+        self._token = era.meta_of(params).get("progressToken")
+        self._progress: float | None = None
+        self._listens = params.get("notifications", {}) if flow.method == LISTEN else None
+        self._acknowledged = False
+        self._answered = False
+        self._resumable = False
+        self._stopping = False
+        self._response: UpstreamResponse | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether this stream ends only when somebody ends it: a GET or a subscription."""
+        return not self._expects or self._listens is not None
+
+    async def run(self, response: UpstreamResponse, headers: bytes = b"") -> None:
+        """Relay until the response was passed on or the stream ends; an open request always gets an answer."""
+        self._response = response
+        exchange = self.flow.exchange
+        exchange.start_stream(HEADERS + headers, sse.KEEP_ALIVE)
+        self.flow.status = 200
+        parser = sse.Parser(self.flow.upstream.server.limits.response_bytes)
+        try:
+            while not self._answered and (chunk := await response.chunk()):
+                for event in parser.feed(chunk):
+                    if not self._answered:
+                        self._write(self._pass(event))
+                await exchange.drain()
+        except UpstreamFailed as failure:
+            self._break(failure)
+        except sse.EventTooLarge as error:
+            self._break(UpstreamFailed("too_large", str(error)))
+        except BaseException:
+            response.close()
+            raise
+        self._end(response)
+
+    def stop(self) -> None:
+        """End the stream in good order, because the sidecar stops or the agent may no longer have it."""
+        self._stopping = True
+        if self._response is not None:
+            self._response.stop()
+
+    def announce_lists(self) -> None:
+        """Tell the agent that its lists may have changed, since the policy has."""
+        for method, wanted in _LISTED.items():
+            if wanted == "resourceSubscriptions":
+                continue
+            if self._listens is not None and not (self._acknowledged and self._listens.get(wanted)):
+                continue
+            params: JsonObject = {}
+            if self._listens is not None:
+                params = {"_meta": {era.META_SUBSCRIPTION: self.flow.message_id}}
+            document = jsonrpc.notification_document(Notification(method, params))
+            self._write(sse.encode_message(jsonrpc.encode(document)))
+        self.flow.exchange.flush()
+
+    def _end(self, response: UpstreamResponse) -> None:
+        if self._expects and not self._answered:
+            self._close_open_request()
+        self.flow.exchange.finish()
+        if self._answered and not self._stopping:
+            response.finish()
+        else:
+            response.close()
+
+    def _close_open_request(self) -> None:
+        if self._stopping and self._listens is not None:
+            result = {"resultType": "complete", "_meta": {era.META_SUBSCRIPTION: self.flow.message_id}}
+            self._write_response(Response(self.flow.message_id, result, None))
+        elif not self._resumable:  # the client of a resumable stream comes back for the rest (2025-11-25)
+            self._break(UpstreamFailed("closed", "the stream ended without a response"))
+
+    def _break(self, failure: UpstreamFailed) -> None:
+        self.flow.outcome = failure.kind
+        if self._expects and not self._answered:
+            document = answers.failed(self.flow.message_id, failure)
+            self._answered = True
+            self._write(sse.encode_message(jsonrpc.encode(document)))
+
+    def _pass(self, event: sse.Event) -> bytes:
+        """The bytes that go to the agent for one event; empty where nothing does."""
+        identifier = self._event_id(event)
+        if not event.data:
+            if identifier is None and event.retry is None:
+                return b""
+            return sse.encode(sse.Event(b"", id=identifier, retry=event.retry))
+        try:
+            data = self._judge(event)
+        except Dropped as drop:
+            self._recorder.dropped(self.flow, str(drop))
+            return b""
+        return sse.encode(sse.Event(data, id=identifier, retry=event.retry))
+
+    def _event_id(self, event: sse.Event) -> bytes | None:
+        session = self.flow.session
+        if event.id is None or session is None:
+            return None
+        self._resumable = True
+        return self._sessions.event_id(session, event.id.decode("latin-1"), self._description())
+
+    def _description(self) -> JsonObject:
+        """What a resumed stream has to know of the request it belongs to."""
+        call = self.flow.call
+        if call is None or not isinstance(call.message, Request):
+            return {}
+        named = methods.NAMED.get(call.method)
+        params: JsonObject = {named[1]: call.name} if named is not None else {}
+        if self._token is not None:
+            params["_meta"] = {"progressToken": self._token}
+        return {"id": call.message.id, "method": call.method, "params": params}
+
+    def _judge(self, event: sse.Event) -> bytes:
+        if event.name != b"message":
+            raise Dropped("unknown SSE event")
+        try:
+            message = jsonrpc.parse_reply(event.data)
+        except Malformed as error:
+            raise Dropped(f"malformed: {error.message}") from None
+        if isinstance(message, Response):
+            return self._response_data(message)
+        if isinstance(message, Request):
+            data = jsonrpc.encode(jsonrpc.request_document(self._server_request(message)))
+        else:
+            data = jsonrpc.encode(jsonrpc.notification_document(self._notification(message)))
+        self._note(message, len(data))
+        return data
+
+    def _note(self, message: Message, size: int) -> None:
+        self.flow.bytes_out += size
+        self._recorder.streamed(self.flow, message, size)
+
+    def _response_data(self, message: Response) -> bytes:
+        expected = self.flow.message_id
+        if not self._expects or message.id != expected or type(message.id) is not type(expected):
+            raise Dropped("a response to no request of this stream")
+        if message.result is not None:
+            message = self._edited(message.result)
+        self._answered = True
+        return self._response_bytes(message)
+
+    def _edited(self, result: JsonObject) -> Response:
+        try:
+            edited = self._results.edit(self.flow, result)
+        except UpstreamFailed as failure:
+            self.flow.outcome = failure.kind
+            error = answers.failed(self.flow.message_id, failure)["error"]
+            return Response(self.flow.message_id, None, error)
+        if edited.get("isError") is True:
+            self.flow.outcome = "tool_error"
+        return Response(self.flow.message_id, edited, None)
+
+    def _response_bytes(self, message: Response) -> bytes:
+        if message.error is not None and self.flow.outcome == "ok":
+            self.flow.outcome = "rpc_error"
+        data = jsonrpc.encode(jsonrpc.response_document(message))
+        self.flow.bytes_out += len(data)
+        return data
+
+    def _write_response(self, message: Response) -> None:
+        self._answered = True
+        self._write(sse.encode_message(self._response_bytes(message)))
+
+    def _server_request(self, message: Request) -> Request:
+        """A server's question to the client: legacy sessions alone, and only what the client offered to answer."""
+        flow, session = self.flow, self.flow.session
+        if flow.era is Era.MODERN or session is None:
+            raise Dropped("a server request outside a legacy session")
+        capability = methods.SERVER_REQUESTS.get(message.method)
+        if capability is None or (capability and capability not in session.capabilities):
+            self._reject(flow, message, -32601, "Method not found")
+            raise Dropped("a server request that the client did not offer to answer")
+        return Request(self._sessions.request_id(session, message.id), message.method, message.params)
+
+    def _notification(self, message: Notification) -> Notification:
+        if message.method not in methods.SERVER_NOTIFICATIONS[self.flow.era]:
+            raise Dropped("unknown notification")
+        if self._listens is not None:
+            self._check_subscription(message, self._listens)
+        if message.method == "notifications/progress":
+            self._check_progress(message.params)
+        elif message.method == "notifications/resources/updated":
+            self._check_uri(message.params.get("uri"))
+        elif message.method == "notifications/cancelled":
+            return self._cancelled(message)
+        return message
+
+    def _check_subscription(self, message: Notification, listens: JsonObject) -> None:
+        """A subscription carries its own id, an acknowledgement first, and nothing that was not asked for."""
+        if era.meta_of(message.params).get(era.META_SUBSCRIPTION) != self.flow.message_id:
+            raise Dropped("a notification of another subscription")
+        if message.method == _ACKNOWLEDGED:
+            self._acknowledged = True
+            return
+        wanted = _LISTED.get(message.method)
+        if not self._acknowledged or (wanted is not None and not listens.get(wanted)):
+            raise Dropped("a notification that was not subscribed to")
+
+    def _check_progress(self, params: JsonObject) -> None:
+        if not self._expects:
+            return  # older servers report progress on the session's stream, whose requests are not known here
+        token, value = params.get("progressToken"), params.get("progress")
+        if token != self._token or type(token) is not type(self._token) or self._token is None:
+            raise Dropped("progress for a token that was not given")
+        if not isinstance(value, int | float) or (self._progress is not None and value <= self._progress):
+            raise Dropped("progress that does not increase")
+        self._progress = value
+
+    def _check_uri(self, uri: object) -> None:
+        if type(uri) is not str:
+            raise Dropped("an update without a URI")
+        try:
+            subjects = subjects_of(Kind.RESOURCE, uri)
+        except Refused:
+            raise Dropped("an update of something that is not a URI") from None
+        if not self.flow.snapshot.policies.decide(self.flow.agent, self.flow.server, subjects).allowed:
+            raise Dropped("an update of a resource that policy denies")
+
+    def _cancelled(self, message: Notification) -> Notification:
+        """A server takes back its own request, which the client knows under our id."""
+        session, identifier = self.flow.session, message.params.get("requestId")
+        if self.flow.era is Era.MODERN:
+            if self._listens is None or identifier != self.flow.message_id:
+                raise Dropped("a cancellation of another request")
+            return message
+        if session is None or not isinstance(identifier, str | int):
+            raise Dropped("a cancellation of no request of the server")
+        params = message.params | {"requestId": self._sessions.request_id(session, identifier)}
+        return Notification(message.method, params)
+
+    def _write(self, data: bytes) -> None:
+        self.flow.exchange.write(data)

@@ -1,0 +1,61 @@
+"""Tasks that servers made for agents: who may ask for one, and where it lives.
+
+Source: 2025-11-25 basic/utilities/tasks; extension io.modelcontextprotocol/tasks. A task is known from the result that
+made it; an unknown one and another agent's are answered alike (-32602).
+"""
+
+from typing import Final
+
+import msgspec
+
+from openmcp.sidecar.errors import INVALID_PARAMS, Refused
+from openmcp.sidecar.types import JsonObject
+
+MAX_TASKS: Final = 10_000
+"""Tasks remembered; beyond that the oldest is forgotten, and then unknown."""
+METHODS: Final = frozenset(("tasks/get", "tasks/result", "tasks/cancel", "tasks/update"))
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Whose a task is: the principal, the tool that made it, and the key of the endpoint that runs it."""
+
+    principal: str
+    tool: str
+    endpoint: str
+
+
+class Tasks:
+    """The tasks of all servers, by server name and task id."""
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[str, str], Owner] = {}
+
+    def remember(self, server: str, result: JsonObject, owner: Owner) -> None:
+        """Note the task that a result announces, if it announces one."""
+        identifier = _announced(result)
+        if identifier is None or (server, identifier) in self._owners:
+            return
+        if len(self._owners) >= MAX_TASKS:
+            del self._owners[next(iter(self._owners))]
+        self._owners[server, identifier] = owner
+
+    def owner(self, server: str, principal: str, params: JsonObject) -> Owner:
+        """The owner of `params.taskId`, who must be `principal`; raises `Refused` (-32602) otherwise."""
+        identifier = params.get("taskId")
+        owner = self._owners.get((server, identifier)) if type(identifier) is str else None
+        if owner is None or owner.principal != principal:
+            raise Refused(400, INVALID_PARAMS, "params.taskId is not a task of this agent", reason="foreign_task")
+        return owner
+
+    def owned(self, server: str, principal: str, identifier: object) -> bool:
+        """Whether a task is one of this agent's."""
+        owner = self._owners.get((server, identifier)) if type(identifier) is str else None
+        return owner is not None and owner.principal == principal
+
+
+def _announced(result: JsonObject) -> str | None:
+    """The task id of a CreateTaskResult of either era."""
+    task = result.get("task")
+    holder = task if type(task) is dict else result if result.get("resultType") == "task" else {}
+    identifier = holder.get("taskId")
+    return identifier if type(identifier) is str else None
