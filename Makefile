@@ -25,12 +25,12 @@ help:
 
 setup: $(READY)
 
-# pip before 25.1 does not know --group.
+# pip before 25.1 does not know --group. With -qq only errors show: setuptools warns of editable installations as such.
 $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]" --group dev
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable ".[demo]" --group dev
 	@touch $@
 
 demo: $(READY)
