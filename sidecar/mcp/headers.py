@@ -6,6 +6,7 @@ Source: basic/transports/streamable-http (2026-07-28) "Request Metadata" and "Se
 
 import base64
 import binascii
+import functools
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,6 +56,8 @@ def refuse_repeated(repeated: frozenset[bytes]) -> None:
 
 def check_content(headers: Headers) -> None:
     """Require an uncoded JSON body: 415 otherwise."""
+    if headers.get(b"content-type") == b"application/json" and b"content-encoding" not in headers:
+        return
     media_type, _, parameters = headers.get(b"content-type", b"").partition(b";")
     charset = parameters.strip().lower().replace(b'"', b"")
     if media_type.strip().lower() != b"application/json" or charset not in (b"", b"charset=utf-8"):
@@ -68,6 +71,11 @@ def accepts(headers: Headers, *media_types: bytes) -> bool:
     value = headers.get(b"accept")
     if value is None:
         return True
+    return (_covers if len(value) <= 256 else _covers.__wrapped__)(value, media_types)
+
+
+@functools.lru_cache(maxsize=256)
+def _covers(value: bytes, media_types: tuple[bytes, ...]) -> bool:
     ranges = [_media_range(part) for part in value.lower().split(b",")]
     return all(
         any(wanted in (media_type, b"*/*", media_type.partition(b"/")[0] + b"/*") for wanted in ranges)

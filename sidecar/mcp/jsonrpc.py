@@ -4,8 +4,8 @@ Source: MCP basic/index "Messages" (2025-03-26 to 2026-07-28), RFC 8259. What is
 own serialisation of what was judged, so two parsers can never read two different messages.
 """
 
+import functools
 import json
-import re
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
@@ -18,7 +18,8 @@ MAX_DEPTH: Final = 64
 MAX_ID_LENGTH: Final = 1024
 SAFE_INTEGER: Final = 2**53 - 1
 _MEMBERS: Final = frozenset(("jsonrpc", "id", "method", "params", "result", "error"))
-_LONG_NUMBER: Final = re.compile(rb"[0-9]{18}")
+_AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+_LONG_NUMBER: Final = b"0" * 18
 
 
 def encode(document: JsonObject) -> bytes:
@@ -32,19 +33,20 @@ def encode(document: JsonObject) -> bytes:
 def decode(body: bytes) -> Any:
     """Parse one JSON document without duplicate keys anywhere; raises `Malformed` otherwise."""
     document = _loads(body)
+    _refuse_depth(body, document)  # before the serialiser, which gives up at a depth that the parser reads
     # A document that serialises to the very same bytes cannot have held a duplicate key.
     if orjson.dumps(document) != body:
         document = _decode_exactly(body, unique=True)
-    _refuse_depth(body, document)
     return document
 
 
 def decode_lenient(body: bytes) -> Any:
     """Parse a server's document: as `decode`, but of duplicate keys the last wins (it is re-serialised)."""
     document = _loads(body)
-    if _LONG_NUMBER.search(body) is not None:
-        document = _decode_exactly(body, unique=False)
     _refuse_depth(body, document)
+    # orjson turns an integer beyond 64 bits into a float, which comes out different.
+    if orjson.dumps(document) != body and _LONG_NUMBER in body.translate(_AS_ZEROS):
+        document = _decode_exactly(body, unique=False)
     return document
 
 
@@ -207,8 +209,20 @@ def _valid_id(value: Any) -> bool:
 
 def _refuse_lookalikes(mapping: JsonObject, where: str) -> None:
     """Refuse keys which another parser could take for each other: `Name` beside `name`, a trailing NUL."""
-    folded = {key.casefold() for key in mapping}
-    if len(folded) != len(mapping):
-        raise Malformed(INVALID_REQUEST, f"{where} has keys that differ in letter case alone")
-    if not "".join(mapping).isprintable():
-        raise Malformed(INVALID_REQUEST, f"{where} has a key with unprintable characters")
+    keys = tuple(mapping)
+    check = _lookalike_remembered if len("".join(keys)) <= _REMEMBERED_KEYS else _lookalike
+    problem = check(keys)
+    if problem is not None:
+        raise Malformed(INVALID_REQUEST, f"{where} {problem}")
+
+
+def _lookalike(keys: tuple[str, ...]) -> str | None:
+    if len({key.casefold() for key in keys}) != len(keys):
+        return "has keys that differ in letter case alone"
+    if not "".join(keys).isprintable():
+        return "has a key with unprintable characters"
+    return None
+
+
+_REMEMBERED_KEYS: Final = 256
+_lookalike_remembered = functools.lru_cache(maxsize=512)(_lookalike)  # agents send the same few sets of keys

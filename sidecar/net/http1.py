@@ -53,6 +53,10 @@ class State(Enum):
     CLOSING = auto()
 
 
+_IDLE, _HEAD, _BODY, _BUSY, _CLOSING = State  # looking a member up in its class costs 0.12 us
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+
+
 class HttpExchange:
     """The answering side of one request on a connection (see `ports.Exchange`)."""
 
@@ -127,11 +131,13 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._keep = True
-        self._state = State.IDLE
+        self._state = _IDLE
         self._deadline = self.now() + HEAD_TIMEOUT
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._repeated: set[bytes] = set()
+        self._repeated = _NOTHING
+        self._path = ""
+        self._version = ""
         self._head_bytes = 0
         self._in_head = False
         self._in_message = False
@@ -149,7 +155,7 @@ class Connection(asyncio.Protocol):
         self._listener.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._state = State.CLOSING
+        self._state = _CLOSING
         self._listener.left(self)
         self._pending.clear()
         if self._task is not None:
@@ -166,10 +172,10 @@ class Connection(asyncio.Protocol):
             drained.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        if self._state is State.CLOSING:
+        if self._state is _CLOSING:
             return  # what a refused client still sends is read and thrown away, so that it can see the answer
-        if self._state is State.IDLE:
-            self._state, self._deadline = State.HEAD, self.now() + HEAD_TIMEOUT
+        if self._state is _IDLE:
+            self._state, self._deadline = _HEAD, self.now() + HEAD_TIMEOUT
         in_head = self._in_head
         try:
             self._parser.feed_data(data)
@@ -190,7 +196,7 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._url = b""
         self._headers = {}
-        self._repeated = set()
+        self._repeated = _NOTHING
         self._body = []
         self._body_bytes = 0
 
@@ -202,7 +208,7 @@ class Connection(asyncio.Protocol):
         name = name.lower()
         self._head_bytes += len(name) + len(value)
         if name in self._headers:
-            self._repeated.add(name)
+            self._repeated |= {name}
             if name == b"accept":  # a list header: its lines add up (RFC 9110, 5.3)
                 self._headers[name] += b"," + value
         else:
@@ -212,25 +218,27 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._state is State.CLOSING:
+        if self._state is _CLOSING:
             return
         now = self.now()
         self._received = now
+        self._version = self._parser.get_http_version()
+        self._path = self._url.partition(b"?")[0].decode("latin-1")
         if not self._well_framed():
             self.refuse(400)
             return
-        self._limit = self._listener.body_limit(self._path())
+        self._limit = self._listener.body_limit(self._path)
         length = self._headers.get(b"content-length")
         if length is not None and int(length) > self._limit:
             self.refuse(413)
             return
         if b"expect" in self._headers and not self._answer_expectation():
             return
-        if self._state is State.HEAD:
-            self._state, self._deadline = State.BODY, now + BODY_TIMEOUT
+        if self._state is _HEAD:
+            self._state, self._deadline = _BODY, now + BODY_TIMEOUT
 
     def on_body(self, body: bytes) -> None:
-        if self._state is State.CLOSING:
+        if self._state is _CLOSING:
             return
         self._body.append(body)
         self._body_bytes += len(body)
@@ -239,19 +247,19 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._in_message = False
-        if self._state is State.CLOSING:
+        if self._state is _CLOSING:
             return
         request = HttpRequest(
             self._parser.get_method().decode("ascii"),
-            self._path(),
+            self._path,
             self._headers,
-            frozenset(self._repeated),
+            self._repeated,
             self._body[0] if len(self._body) == 1 else b"".join(self._body),
             self._received,
         )
         keep = self._parser.should_keep_alive() or b"upgrade" in self._headers
-        item = (request, keep, self._parser.get_http_version() == "1.1")
-        if self._state is State.BUSY:
+        item = (request, keep, self._version == "1.1")
+        if self._state is _BUSY:
             self._pending.append(item)
             if len(self._pending) >= MAX_PIPELINED:
                 self._transport.pause_reading()
@@ -289,12 +297,12 @@ class Connection(asyncio.Protocol):
             return
         self._exchange = None
         if not self._keep or not self._listener.accepting:
-            self._state, self._deadline = State.CLOSING, self.now() + STALL_TIMEOUT
+            self._state, self._deadline = _CLOSING, self.now() + STALL_TIMEOUT
             self._transport.close()
 
     def abort(self) -> None:
         """Cut the connection."""
-        self._state = State.CLOSING
+        self._state = _CLOSING
         self._transport.abort()
 
     # for the listener
@@ -302,31 +310,31 @@ class Connection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being handled."""
-        return self._state is State.BUSY
+        return self._state is _BUSY
 
     def close_when_idle(self) -> None:
         """Drain: close now if no request is under way or waiting, else when it is answered."""
-        if self._state in (State.IDLE, State.HEAD):
-            self._state = State.CLOSING
+        if self._state in (_IDLE, _HEAD):
+            self._state = _CLOSING
             self._transport.close()
 
     def sweep(self, now: float) -> None:
         """Enforce the deadlines of reading, and keep streams alive."""
         if self._drained is not None and now - self._stalled > STALL_TIMEOUT:
             self.abort()
-        elif self._state is State.BUSY:
+        elif self._state is _BUSY:
             if self._exchange is not None:
                 self._exchange.sweep(now)
         elif now >= self._deadline:
-            if self._state in (State.HEAD, State.BODY) and self._in_message:
+            if self._state in (_HEAD, _BODY) and self._in_message:
                 self.refuse(408)
             else:
                 self.abort()
 
     def refuse(self, status: int) -> None:
         """Answer a request that cannot be read and close; the reason is the status alone."""
-        waiting = self._state is State.BUSY
-        self._state, self._deadline = State.CLOSING, self.now() + LINGER_TIMEOUT
+        waiting = self._state is _BUSY
+        self._state, self._deadline = _CLOSING, self.now() + LINGER_TIMEOUT
         self._listener.refused(status)
         if waiting:  # the answer before it is not out yet: no order could be kept
             self.abort()
@@ -345,14 +353,11 @@ class Connection(asyncio.Protocol):
         if rest:
             self.data_received(rest)
 
-    def _path(self) -> str:
-        return self._url.partition(b"?")[0].decode("latin-1")
-
     def _well_framed(self) -> bool:
         headers = self._headers
-        if not self._repeated.isdisjoint(_FRAMING) or not self._url.startswith(b"/"):
+        if not _FRAMING.isdisjoint(self._repeated) or not self._url.startswith(b"/"):
             return False
-        version = self._parser.get_http_version()
+        version = self._version
         if version == "1.1" and b"host" not in headers:
             return False
         coding = headers.get(b"transfer-encoding")
@@ -364,13 +369,13 @@ class Connection(asyncio.Protocol):
         if self._headers[b"expect"].lower() != b"100-continue":
             self.refuse(417)
             return False
-        if self._state is not State.BUSY:
+        if self._state is not _BUSY:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
 
     def _handle(self, item: tuple[HttpRequest, bool, bool]) -> None:
         request, self._keep, chunked = item
-        self._state = State.BUSY
+        self._state = _BUSY
         exchange = HttpExchange(self, request, chunked=chunked)
         self._exchange = exchange
         self._task = self._loop.create_task(self._run(exchange))
@@ -392,7 +397,7 @@ class Connection(asyncio.Protocol):
             exchange.respond(500, b"", b"")
 
     def _next(self) -> None:
-        if self._state is State.CLOSING:
+        if self._state is _CLOSING:
             return
         if self._exchange is not None:  # a handler that returned without an answer
             self.abort()
@@ -403,7 +408,7 @@ class Connection(asyncio.Protocol):
             self._handle(item)
         else:
             self._state, self._deadline = (
-                (State.BODY, self.now() + BODY_TIMEOUT) if self._in_message else (State.IDLE, self.now() + IDLE_TIMEOUT)
+                (_BODY, self.now() + BODY_TIMEOUT) if self._in_message else (_IDLE, self.now() + IDLE_TIMEOUT)
             )
 
 
