@@ -73,7 +73,7 @@ def read(data: bytes, file: str, report: Report) -> tuple[Node, ...]:
     Never raises, whatever the bytes are. `file` is the name that marks carry.
     """
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()  # a byte order mark is read over by the parser
     except UnicodeDecodeError as error:
         wrong = Mark(file, data.count(b"\n", 0, error.start) + 1)
         report.error(wrong, "", "not UTF-8 text", "save the file in UTF-8")

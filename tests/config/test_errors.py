@@ -59,6 +59,10 @@ def test_keys_and_shapes(text, expected):
             "5: policies[0].requests[0].tools[0]: the alias *all is not supported "
             '(to mean the text, put it in quotes: "*all")',
         ),
+        "alias for a whole value": (
+            "servers: [{name: s, endpoints: *urls}]",
+            '2: servers[0].endpoints: the alias *urls is not supported (to mean the text, put it in quotes: "*urls")',
+        ),
         "anchor": (
             server("path: &here /x"),
             "4: servers[0].path: the anchor &here is not supported (write the value out where it is wanted; "
@@ -174,6 +178,18 @@ def test_amounts(text, expected):
         "count as fraction": (
             server("limits: {inFlight: 1.5}"),
             "4: servers[0].limits.inFlight: expected a whole number, found the number 1.5",
+        ),
+        "count without end": (
+            server(f"limits: {{inFlight: {'9' * 5000}}}"),
+            f'4: servers[0].limits.inFlight: expected a whole number, found the text "{"9" * 57}..."',
+        ),
+        "count in quotes": (
+            server("limits: {inFlight: '7'}"),
+            '4: servers[0].limits.inFlight: expected a whole number, found the text "7"',
+        ),
+        "boolean in quotes": (
+            server('requireAuth: "true"'),
+            '4: servers[0].requireAuth: expected true or false, found the text "true"',
         ),
         "count out of bounds": (
             server("limits: {inFlight: 0}"),

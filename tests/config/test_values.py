@@ -112,6 +112,11 @@ def test_the_least_configuration():
     assert good("").configuration == model.Configuration()
 
 
+def test_two_listeners_on_any_free_port():
+    made = good("listen: {mcp: 127.0.0.1:0, admin: 127.0.0.1:0}").configuration
+    assert made.listen.mcp == made.listen.admin == model.Address(host="127.0.0.1", port=0)
+
+
 def test_relative_files_start_from_the_folder_of_the_file():
     found = outcome({"etc/gateway.yaml": HEAD + "sessions: {key: {file: ../keys/session.key}}"}, "etc/gateway.yaml")
     assert isinstance(found, Loaded)
@@ -126,10 +131,12 @@ def test_booleans(text, value):
     assert good(server(f"requireAuth: {text}")).configuration.servers[0].require_auth is value
 
 
-@pytest.mark.parametrize("text", ["no", "on", "2024-01-01", "12:30:45", "1_000", "0x10", "010", ".inf", "=", "y"])
+@pytest.mark.parametrize(
+    "text", ["no", "on", "2024-01-01", "12:30:45", "1_000", "0x10", "010", ".inf", "=", "y", "'1'", '"null"']
+)
 def test_what_only_looks_like_something_to_other_yaml_readers_is_text(text):
     found = good(f"policies: [{{name: p, servers: [s], requests: [{{name: r, action: deny, tools: [{text}]}}]}}]")
-    assert found.configuration.policies[0].requests[0].tools == (text,)
+    assert found.configuration.policies[0].requests[0].tools == (text.strip("'\""),)
 
 
 @pytest.mark.parametrize("digest", ["1" * 64, "1" * 20 + "e" + "2" * 43, '"' + "0" * 64 + '"'])
