@@ -7,7 +7,7 @@ Source: basic/versioning and basic/transports of each revision; a body with mode
 from typing import Final
 
 from openmcp.sidecar.errors import HEADER_MISMATCH, INVALID_PARAMS, UNSUPPORTED_VERSION, Refused
-from openmcp.sidecar.types import Era, JsonObject, Notification, Request
+from openmcp.sidecar.types import LEGACY, MODERN, Era, JsonObject, Notification, Request
 
 MODERN_VERSIONS: Final = ("2026-07-28",)
 LEGACY_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26")
@@ -30,8 +30,8 @@ def determine(message: Request | Notification, header: str | None) -> tuple[Era,
     """The era and protocol version of a client's message; raises `Refused` (400) where they cannot be had."""
     meta = meta_of(message.params)
     if header in MODERN_VERSIONS or META_VERSION in meta:
-        return Era.MODERN, _modern_version(message, meta, header)
-    return Era.LEGACY, legacy_version(header)
+        return MODERN, _modern_version(message, meta, header)
+    return LEGACY, legacy_version(header)
 
 
 def legacy_version(header: str | None) -> str:
@@ -71,5 +71,5 @@ def _modern_version(message: Request | Notification, meta: JsonObject, header: s
             reason="header_mismatch",
         )
     if version not in MODERN_VERSIONS:
-        raise unsupported(version)
+        raise unsupported(version, MODERN_VERSIONS)  # which the server may still refuse, and name its own
     return version

@@ -1,7 +1,8 @@
 """Active health checks that every plain MCP server answers without an effect.
 
-The check is a `ping` under a session id that no server has: a legacy server answers 404 or 400, a stateless or modern
-one 200 or 400, and none of them makes a session for it. Any answer below 500 is a sign of life.
+The check is a GET that asks for no stream: a modern server answers 405, a legacy one 400, 404, 405 or 406, and none of
+them makes a session, runs a method or opens a stream for it. Any answer below 500 is a sign of life. (A `ping` would
+not do: it is no method of 2026-07-28, and would have to look like an agent's request in either era.)
 """
 
 import asyncio
@@ -13,11 +14,7 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.net.upstream import Patience
 
-_HEADERS: Final = (
-    b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
-    b"mcp-session-id: openmcp-health-check\r\n"
-)
-_BODY: Final = b'{"jsonrpc":"2.0","id":"openmcp-health-check","method":"ping"}'
+_HEADERS: Final = b"accept: application/json\r\n"
 _MAX_ANSWER: Final = 64 * 1024
 _log = logging.getLogger("openmcp.net")
 
@@ -26,9 +23,7 @@ async def check(endpoint: Endpoint, patience: float) -> str | None:
     """Ask one endpoint for a sign of life within `patience` seconds; None, or what is wrong."""
     try:
         async with asyncio.timeout(patience):
-            response = await endpoint.send(
-                b"POST", _HEADERS, _BODY, _MAX_ANSWER, Patience(patience, patience, patience)
-            )
+            response = await endpoint.send(b"GET", _HEADERS, b"", _MAX_ANSWER, Patience(patience, patience, patience))
     except TimeoutError:
         return f"no answer in {patience:g} s"
     except UpstreamFailed as failure:
