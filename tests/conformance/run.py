@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.conformance.suite import (
     Outcome,
@@ -26,7 +27,7 @@ from tests.conformance.suite import (
     server_run,
 )
 from tests.real_parts import install
-from tests.support.process import ProcessFailed, allow_all, mcp_server, python_server, sidecar
+from tests.support.process import ProcessFailed, allow_all, free_ports, mcp_server, python_server, sidecar
 
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 CHECKS_2025, SCENARIOS_2026 = 84, 37  # what a whole server reaches with the pinned suite
@@ -43,9 +44,15 @@ def run_server(revision: str, through: bool, results: Path) -> Pair:
         direct = server_run(url, revision, results / f"server-{revision}-direct")
         if not through:
             return direct, None
-        with sidecar(allow_all(fixture=url)) as gateway:
+        with sidecar({**allow_all(fixture=url), "listen": listen_for_browsers()}) as gateway:
             where = results / f"server-{revision}-through"
             return direct, server_run(f"{gateway.url}/fixture", revision, where)
+
+
+def listen_for_browsers() -> dict[str, Any]:
+    """Return a listener that takes its own origin: the suite calls as a page of the server itself would."""
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    return {"mcp": address, "allowedOrigins": [f"http://{address}"]}
 
 
 def run_client(scenario: str, revision: str, through: bool, results: Path) -> Pair:

@@ -160,7 +160,7 @@ def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
         with running("openmcp run", [OPENMCP, "run", "-c", file], cwd=folder) as process:
-            urls = {side: f"http://{address}" for side, address in whole["listen"].items() if side in listen}
+            urls = {side: f"http://{whole['listen'][side]}" for side in listen}
             process.wait_for(lambda: _ready(urls["admin"]))
             yield Sidecar(urls["mcp"], urls["admin"], process, folder)
             if code := process.stop():
