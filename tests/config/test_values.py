@@ -1,7 +1,5 @@
 """What is accepted, and the values it becomes."""
 
-import os
-
 import msgspec
 import pytest
 from hypothesis import example, given
@@ -282,15 +280,6 @@ def test_one_changed_line_parses_or_is_refused_with_reasons(line, change):
         "number": [f"{key}: 5"],
     }
     assert isinstance(single("\n".join([*lines[:at], *changed[change], *lines[at + 1 :]])), Loaded | ConfigurationError)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read(tmp_path):
-    path = tmp_path / "gateway.yaml"
-    path.write_text(HEAD)
-    path.chmod(0)
-    found = outcome({}, str(path))
-    assert str(found) == f"{path}: cannot be read: Permission denied"
 
 
 def test_a_special_file_that_cannot_be_read(tmp_path):
