@@ -28,7 +28,7 @@ from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions, declared_capabilities, session_not_found
 from openmcp.sidecar.stages.streams import Relay
 from openmcp.sidecar.telemetry import trace
-from openmcp.sidecar.types import Era, JsonObject, Request, Response, Session
+from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Request, Response, Session
 
 _JSON: Final = b"content-type: application/json\r\n"
 _CHALLENGE: Final = b'www-authenticate: Bearer realm="openmcp"\r\n'
@@ -83,6 +83,7 @@ class Pipeline:
         if context is None:
             return Flow(flow_id, exchange, self.snapshot, trace.new(self._random64))
         flow = Flow(flow_id, exchange, self.snapshot, context.child(self._random64))
+        flow.traced = True
         state = given.get(b"tracestate")
         if state is not None:
             flow.tracestate = trace.tracestate(state.decode("latin-1"))
@@ -90,8 +91,9 @@ class Pipeline:
 
     async def _serve(self, flow: Flow) -> None:
         request = flow.exchange.request
-        flow.route = admit.locate(flow.snapshot, request)
-        flow.principal = admit.identify(flow.snapshot, flow.route, request)
+        route = admit.locate(flow.snapshot, request)
+        flow.directed(route)
+        flow.identified(admit.identify(flow.snapshot, route, request))
         if not self._recorder.accepting:
             raise Refused(503, INTERNAL_ERROR, "the record cannot be written: nothing is let through", reason="record")
         if request.method == "POST":
@@ -109,7 +111,7 @@ class Pipeline:
     def _attach_session(self, flow: Flow) -> None:
         """The legacy session that the request names, if it names one; modern requests have none (2026-07-28)."""
         token = flow.exchange.request.headers.get(b"mcp-session-id")
-        if token is None or flow.era is Era.MODERN:
+        if token is None or flow.era is MODERN:
             return
         text = token.decode("latin-1")
         flow.session, flow.session_ref = self._sessions.open(text, flow.agent, flow.server, time.time())
@@ -118,7 +120,7 @@ class Pipeline:
             raise session_not_found()
 
     async def _call(self, flow: Flow, call: Call) -> None:
-        flow.call = call
+        flow.asked(call)
         self._adopt_trace(flow, call)
         verdict = flow.snapshot.policies.authorize(flow.agent, flow.server, call)
         event = "request" if isinstance(call.message, Request) else "notification"
@@ -138,6 +140,7 @@ class Pipeline:
         context = trace.parse(parent)
         if context is not None:
             flow.trace = context.child(self._random64)
+            flow.traced = True
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:
         stream = permit.call.method == forward.LISTEN
@@ -159,7 +162,7 @@ class Pipeline:
         if not isinstance(call.message, Request):
             self._accepted(flow, response)
             return
-        status, message = reply.correlated(flow, response)
+        status, message, canonical = reply.correlated(flow, response)
         lines = _JSON
         if message.result is None:
             flow.outcome = "rpc_error"
@@ -168,6 +171,9 @@ class Pipeline:
             result = self._results.edit(flow, message.result)
             if result.get("isError") is True:
                 flow.outcome = "tool_error"
+            if canonical and result is message.result and call.method != "initialize":
+                self._respond(flow, status, lines, response.body)
+                return
             document = {"jsonrpc": "2.0", "id": message.id, "result": result}
             if call.method == "initialize":
                 lines += self._open_session(flow, call, response, str(result.get("protocolVersion", "")))
@@ -262,10 +268,11 @@ class Pipeline:
         upstream_id, description = self._sessions.resume(flow.session, token)
         if description:
             message = Request(description["id"], description["method"], description["params"])
-            call = call_of(message, Era.LEGACY, flow.session.version)
+            call = call_of(message, LEGACY, flow.session.version)
             if isinstance(flow.snapshot.policies.authorize(flow.agent, flow.server, call), Decision):
                 raise session_not_found()
-            flow.call, flow.message_id = call, message.id
+            flow.asked(call)
+            flow.message_id = message.id
         return b"last-event-id: %b\r\n" % upstream_id.encode("latin-1")
 
     def _no_stream(self, flow: Flow, response: UpstreamResponse) -> None:
@@ -320,7 +327,7 @@ class Pipeline:
             self._respond(flow, 202, b"", b"")
             return
         status = refusal.status
-        if refusal.reason == "unknown_method" and flow.era is Era.LEGACY:
+        if refusal.reason == "unknown_method" and flow.era is LEGACY:
             status = 200
         lines = _JSON + _CHALLENGE if status == 401 else _JSON
         self._send(flow, status, answers.refused(flow.message_id, refusal), lines)

@@ -1,7 +1,7 @@
 """Values that travel through the whole sidecar: frozen, and valid by construction."""
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +18,11 @@ class Era(StrEnum):
     MODERN = "modern"
 
 
+LEGACY: Final = Era.LEGACY
+MODERN: Final = Era.MODERN
+"""For the hot path: looking a member up in its class costs 0.1 us in Python 3.11."""
+
+
 class Kind(StrEnum):
     """What a request is about, as policy selects it."""
 
@@ -25,6 +30,12 @@ class Kind(StrEnum):
     PROMPT = "prompt"
     RESOURCE = "resource"
     METHOD = "method"
+
+
+TOOL: Final = Kind.TOOL
+PROMPT: Final = Kind.PROMPT
+RESOURCE: Final = Kind.RESOURCE
+METHOD: Final = Kind.METHOD
 
 
 class Subject(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 from typing import Final
 
 from openmcp.sidecar.errors import DENIED, INTERNAL_ERROR, METHOD_NOT_FOUND, Refused, UpstreamFailed
-from openmcp.sidecar.types import Era, JsonObject, MessageId
+from openmcp.sidecar.types import MODERN, Era, JsonObject, MessageId
 
 DECISION_KEY: Final = "dev.openmcp/decision"
 
@@ -43,7 +43,7 @@ def denied_call(identifier: MessageId, era: Era, reason: str, decision_id: str) 
         "isError": True,
         "_meta": {DECISION_KEY: decision_id},
     }
-    if era is Era.MODERN:
+    if era is MODERN:
         result["resultType"] = "complete"
     return {"jsonrpc": "2.0", "id": identifier, "result": result}
 

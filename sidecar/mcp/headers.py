@@ -122,22 +122,35 @@ def decode_value(value: bytes | None) -> str | None:
 
 def encode_value(text: str) -> bytes:
     """The header form of a name: plain where it is visible ASCII, else `=?base64?...?=`."""
+    return (_encoded if len(text) <= 128 else _encoded.__wrapped__)(text)
+
+
+@functools.lru_cache(maxsize=512)
+def _encoded(text: str) -> bytes:
     plain = text.isascii() and text.isprintable() and text == text.strip()
     if plain and not (text.startswith(_BASE64_OPEN) and text.endswith(_BASE64_CLOSE)):
         return text.encode()
     return f"{_BASE64_OPEN}{base64.b64encode(text.encode()).decode()}{_BASE64_CLOSE}".encode()
 
 
-def check_parameters(headers: Headers) -> None:
-    """Refuse a `Mcp-Param-*` value that claims to be base64 and is not; the server compares it with the body."""
+def parameter_lines(headers: Headers) -> bytes:
+    """The `Mcp-Param-*` header lines, to be passed on unread: the server compares them with the body.
+
+    Raises `Refused` for a value that claims to be base64 and is not.
+    """
+    lines = b""
     for name, value in headers.items():
-        if name.startswith(PARAMETER_PREFIX) and decode_value(value) is None:
+        if not name.startswith(PARAMETER_PREFIX):
+            continue
+        if decode_value(value) is None:
             raise Refused(
                 400,
                 HEADER_MISMATCH,
                 f"header {name.decode('latin-1')} is malformed",
                 reason="header_mismatch",
             )
+        lines += b"%b: %b\r\n" % (name, value)
+    return lines
 
 
 def _mismatch(header: str, member: str) -> Refused:

@@ -32,22 +32,34 @@ def encode(document: JsonObject) -> bytes:
 
 def decode(body: bytes) -> Any:
     """Parse one JSON document without duplicate keys anywhere; raises `Malformed` otherwise."""
+    return read(body)[0]
+
+
+def read(body: bytes) -> tuple[Any, bool]:
+    """As `decode`, and whether `body` is byte for byte what `encode` makes of the document."""
     document = _loads(body)
     _refuse_depth(body, document)  # before the serialiser, which gives up at a depth that the parser reads
     # A document that serialises to the very same bytes cannot have held a duplicate key.
-    if orjson.dumps(document) != body:
-        document = _decode_exactly(body, unique=True)
-    return document
+    if orjson.dumps(document) == body:
+        return document, True
+    return _decode_exactly(body, unique=True), False
 
 
 def decode_lenient(body: bytes) -> Any:
     """Parse a server's document: as `decode`, but of duplicate keys the last wins (it is re-serialised)."""
+    return read_lenient(body)[0]
+
+
+def read_lenient(body: bytes) -> tuple[Any, bool]:
+    """As `decode_lenient`, and whether `body` is byte for byte what `encode` makes of the document."""
     document = _loads(body)
     _refuse_depth(body, document)
     # orjson turns an integer beyond 64 bits into a float, which comes out different.
-    if orjson.dumps(document) != body and _LONG_NUMBER in body.translate(_AS_ZEROS):
+    if orjson.dumps(document) == body:
+        return document, True
+    if _LONG_NUMBER in body.translate(_AS_ZEROS):
         document = _decode_exactly(body, unique=False)
-    return document
+    return document, False
 
 
 def parse(body: bytes) -> Message:

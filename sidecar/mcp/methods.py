@@ -6,7 +6,7 @@ Source: schema/<revision>/schema.ts of the MCP specification. A method that is n
 
 from typing import Final
 
-from openmcp.sidecar.types import Era, Kind
+from openmcp.sidecar.types import LEGACY, MODERN, PROMPT, RESOURCE, TOOL
 
 _SHARED: Final = frozenset(
     (
@@ -23,7 +23,7 @@ _SHARED: Final = frozenset(
     )
 )
 CLIENT_REQUESTS: Final = {
-    Era.LEGACY: _SHARED
+    LEGACY: _SHARED
     | {
         "initialize",
         "ping",
@@ -33,10 +33,10 @@ CLIENT_REQUESTS: Final = {
         "tasks/result",
         "tasks/list",
     },
-    Era.MODERN: _SHARED | {"server/discover", "subscriptions/listen", "tasks/update"},
+    MODERN: _SHARED | {"server/discover", "subscriptions/listen", "tasks/update"},
 }
 CLIENT_NOTIFICATIONS: Final = {
-    Era.LEGACY: frozenset(
+    LEGACY: frozenset(
         (
             "notifications/initialized",
             "notifications/cancelled",
@@ -45,7 +45,7 @@ CLIENT_NOTIFICATIONS: Final = {
             "notifications/tasks/status",
         )
     ),
-    Era.MODERN: frozenset(("notifications/cancelled",)),
+    MODERN: frozenset(("notifications/cancelled",)),
 }
 SERVER_REQUESTS: Final = {
     "ping": "",
@@ -56,7 +56,7 @@ SERVER_REQUESTS: Final = {
 """Legacy server-to-client requests, and the capability that the client must have declared for each."""
 
 SERVER_NOTIFICATIONS: Final = {
-    Era.LEGACY: frozenset(
+    LEGACY: frozenset(
         (
             "notifications/message",
             "notifications/progress",
@@ -69,7 +69,7 @@ SERVER_NOTIFICATIONS: Final = {
             "notifications/tasks/status",
         )
     ),
-    Era.MODERN: frozenset(
+    MODERN: frozenset(
         (
             "notifications/message",
             "notifications/progress",
@@ -86,11 +86,11 @@ SERVER_NOTIFICATIONS: Final = {
 }
 
 NAMED: Final = {
-    "tools/call": (Kind.TOOL, "name"),
-    "prompts/get": (Kind.PROMPT, "name"),
-    "resources/read": (Kind.RESOURCE, "uri"),
-    "resources/subscribe": (Kind.RESOURCE, "uri"),
-    "resources/unsubscribe": (Kind.RESOURCE, "uri"),
+    "tools/call": (TOOL, "name"),
+    "prompts/get": (PROMPT, "name"),
+    "resources/read": (RESOURCE, "uri"),
+    "resources/subscribe": (RESOURCE, "uri"),
+    "resources/unsubscribe": (RESOURCE, "uri"),
 }
 """Methods that name what they touch, and the member of `params` that holds the name."""
 
@@ -105,10 +105,10 @@ HEADER_NAMED: Final = {
 """Modern methods whose name is mirrored in `Mcp-Name`."""
 
 LISTS: Final = {
-    "tools/list": ("tools", Kind.TOOL, "name"),
-    "prompts/list": ("prompts", Kind.PROMPT, "name"),
-    "resources/list": ("resources", Kind.RESOURCE, "uri"),
-    "resources/templates/list": ("resourceTemplates", Kind.RESOURCE, "uriTemplate"),
+    "tools/list": ("tools", TOOL, "name"),
+    "prompts/list": ("prompts", PROMPT, "name"),
+    "resources/list": ("resources", RESOURCE, "uri"),
+    "resources/templates/list": ("resourceTemplates", RESOURCE, "uriTemplate"),
 }
 """List methods: the member of the result, and the kind and key of its entries."""
 
@@ -125,7 +125,7 @@ BASIC: Final = frozenset(
         "tasks/cancel",
         "tasks/update",
         *LISTS,
-        *CLIENT_NOTIFICATIONS[Era.LEGACY],
+        *CLIENT_NOTIFICATIONS[LEGACY],
     )
 )
 """Methods open to every agent that may use the server at all; what they show or touch is judged by itself."""

@@ -11,11 +11,11 @@ import msgspec
 
 from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.mcp.methods import NAMED
-from openmcp.sidecar.types import Era, JsonObject, Kind, Notification, Request, Subject
+from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, Era, JsonObject, Kind, Notification, Request, Subject
 
 _ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_REFERENCES = {"ref/prompt": (Kind.PROMPT, "name"), "ref/resource": (Kind.RESOURCE, "uri")}
+_REFERENCES = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -46,17 +46,17 @@ def call_of(message: Request | Notification, era: Era, version: str) -> Call:
     if message.method == "completion/complete":
         kind, name = _reference(message.params)
         return Call(message, era, version, name, subjects_of(kind, name))
-    method = Subject(Kind.METHOD, message.method)
+    method = Subject(METHOD, message.method)
     if message.method == "subscriptions/listen":
         uris = _listened(message.params)
-        touched = (subject for uri in uris for subject in subjects_of(Kind.RESOURCE, uri))
+        touched = (subject for uri in uris for subject in subjects_of(RESOURCE, uri))
         return Call(message, era, version, "", (method, *touched))
     return Call(message, era, version, "", (method,))
 
 
 def subjects_of(kind: Kind, name: str) -> tuple[Subject, ...]:
     """The subjects of one named thing: a URI that is not in canonical form is judged in both forms."""
-    if kind is not Kind.RESOURCE:
+    if kind is not RESOURCE:
         return (Subject(kind, name),)
     canonical = canonical_uri(name)
     if canonical == name:

@@ -15,7 +15,7 @@ from openmcp.config.model import Action, Policy, RequestRule
 from openmcp.sidecar.mcp.methods import BASIC
 from openmcp.sidecar.mcp.surface import Call
 from openmcp.sidecar.policy.globs import GlobSet
-from openmcp.sidecar.types import Kind, Subject
+from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, TOOL, Subject
 
 MAX_AGENTS: Final = 1024
 """Agents (per policy set) whose rules are kept indexed."""
@@ -84,10 +84,10 @@ class _Rule:
 
     def __init__(self, policy: Policy, rule: RequestRule) -> None:
         self._selectors = {
-            Kind.TOOL: GlobSet(rule.tools),
-            Kind.PROMPT: GlobSet(rule.prompts),
-            Kind.RESOURCE: GlobSet(rule.resources),
-            Kind.METHOD: GlobSet(rule.methods),
+            TOOL: GlobSet(rule.tools),
+            PROMPT: GlobSet(rule.prompts),
+            RESOURCE: GlobSet(rule.resources),
+            METHOD: GlobSet(rule.methods),
         }
         self._any = not (rule.tools or rule.prompts or rule.resources or rule.methods)
         allowed = rule.action is Action.ALLOW
@@ -128,7 +128,7 @@ class AgentRules:
         for rule in self._allows:
             if rule.matches(subject):
                 return rule.decision
-        if subject.kind is Kind.METHOD and subject.name in BASIC:
+        if subject.kind is METHOD and subject.name in BASIC:
             return self._allows[0].decision
         return DEFAULT_DENY
 

@@ -1,5 +1,6 @@
 """Who is calling, for which server, with what: everything that is settled before policy is asked."""
 
+import functools
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ from openmcp.sidecar.mcp import answers, era, headers, jsonrpc, methods
 from openmcp.sidecar.mcp.surface import Call, call_of
 from openmcp.sidecar.ports import HttpRequest
 from openmcp.sidecar.stages.context import Flow, Route, Snapshot
-from openmcp.sidecar.types import Era, Notification, Request, Response
+from openmcp.sidecar.types import MODERN, Notification, Request, Response
 
 
 def locate(snapshot: Snapshot, request: HttpRequest) -> Route:
@@ -41,7 +42,7 @@ def read(flow: Flow) -> Call | Response:
     headers.check_content(request.headers)
     if not headers.accepts(request.headers, b"application/json", b"text/event-stream"):
         raise Refused(406, INVALID_REQUEST, "Accept must cover application/json and text/event-stream", reason="accept")
-    document = jsonrpc.decode(request.body)
+    document, flow.canonical = jsonrpc.read(request.body)
     flow.message_id = jsonrpc.message_id(document)
     message = jsonrpc.classify(document)
     declared = headers.decode_value(request.headers.get(b"mcp-protocol-version"))
@@ -52,9 +53,9 @@ def read(flow: Flow) -> Call | Response:
 
 def _client_call(flow: Flow, message: Request | Notification, declared: str | None) -> Call:
     flow.era, version = era.determine(message, declared)
-    if flow.era is Era.MODERN:
+    if flow.era is MODERN:
         headers.check_mirrored(message, flow.exchange.request.headers)
-        headers.check_parameters(flow.exchange.request.headers)
+        flow.parameters = headers.parameter_lines(flow.exchange.request.headers)
     if isinstance(message, Request):
         if message.method not in methods.CLIENT_REQUESTS[flow.era]:
             raise answers.unknown_method(message.method)
@@ -72,12 +73,17 @@ def _client_response(message: Response, declared: str | None) -> Response:
 
 def _refuse_foreign_host(snapshot: Snapshot, given: Mapping[bytes, bytes]) -> None:
     """DNS rebinding: a page of another name that was made to resolve to this listener."""
-    host = given.get(b"host", b"").decode("latin-1").lower()
-    if host in snapshot.hosts:
-        return
-    try:
-        name = urlsplit(f"//{host}").hostname
-    except ValueError:
-        name = None
-    if name is None or name not in snapshot.hosts:
+    host = given.get(b"host", b"")
+    if len(host) > 300 or _names_of(host).isdisjoint(snapshot.hosts):
         raise Refused(403, DENIED, "this Host is not allowed (listen.allowedHosts)", reason="host")
+
+
+@functools.lru_cache(maxsize=256)
+def _names_of(host: bytes) -> frozenset[str]:
+    """A Host header as it is and without its port, in lower case."""
+    text = host.decode("latin-1").lower()
+    try:
+        name = urlsplit(f"//{text}").hostname
+    except ValueError:
+        return frozenset()
+    return frozenset((text, name)) if name is not None else frozenset()

@@ -13,7 +13,7 @@ from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.engine import Decision, PolicySet
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.telemetry.trace import TraceContext
-from openmcp.sidecar.types import Era, MessageId, Session
+from openmcp.sidecar.types import LEGACY, MessageId, Session
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -35,27 +35,40 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 class Flow:
-    """One HTTP exchange on its way through the stages. Each stage fills in what it finds out; the record reads it."""
+    """One HTTP exchange on its way through the stages. Each stage fills in what it finds out; the record reads it.
+
+    `agent` is the principal's name, `server` the server's, `method` and `name` what is called: empty until known.
+    `traced`: the agent's own trace is followed. `canonical`: the request's body is what we would write ourselves.
+    `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
+    """
 
     __slots__ = (
+        "agent",
         "bytes_in",
         "bytes_out",
         "call",
+        "canonical",
+        "common",
         "decision",
         "endpoint",
         "era",
         "exchange",
         "id",
+        "identified_by",
         "message_id",
+        "method",
+        "name",
         "outcome",
-        "principal",
+        "parameters",
         "route",
+        "server",
         "session",
         "session_ref",
         "snapshot",
         "started",
         "status",
         "trace",
+        "traced",
         "tracestate",
         "upstream_seconds",
     )
@@ -65,13 +78,21 @@ class Flow:
         self.exchange = exchange
         self.snapshot = snapshot
         self.trace = trace
+        self.traced = False
         self.tracestate: str | None = None
         self.started = time.perf_counter()
         self.route: Route | None = None
-        self.principal: Principal | None = None
-        self.era = Era.LEGACY
+        self.agent = ""
+        self.identified_by = ""
+        self.server = ""
+        self.era = LEGACY
         self.message_id: MessageId | None = None
         self.call: Call | None = None
+        self.method = ""
+        self.name = ""
+        self.canonical = False
+        self.parameters = b""
+        self.common = b""
         self.session: Session | None = None
         self.session_ref = ""
         self.endpoint: Endpoint | None = None
@@ -88,22 +109,18 @@ class Flow:
         assert self.route is not None
         return self.route.upstream
 
-    @property
-    def agent(self) -> str:
-        """The principal's name, or empty before it is known."""
-        return self.principal.name if self.principal is not None else ""
+    def directed(self, route: Route) -> None:
+        """It is known which server this is for."""
+        self.route = route
+        self.server = route.server.name
 
-    @property
-    def server(self) -> str:
-        """The server's name, or empty before it is known."""
-        return self.route.server.name if self.route is not None else ""
+    def identified(self, principal: Principal) -> None:
+        """It is known who is calling."""
+        self.agent = principal.name
+        self.identified_by = principal.method
 
-    @property
-    def method(self) -> str:
-        """The JSON-RPC method, or empty where there is none (yet)."""
-        return self.call.method if self.call is not None else ""
-
-    @property
-    def name(self) -> str:
-        """The tool, prompt or URI, or empty."""
-        return self.call.name if self.call is not None else ""
+    def asked(self, call: Call) -> None:
+        """It is known what the agent wants."""
+        self.call = call
+        self.method = call.message.method
+        self.name = call.name

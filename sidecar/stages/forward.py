@@ -15,7 +15,7 @@ from openmcp.sidecar.net.upstream import Patience, UpstreamResponse
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
-from openmcp.sidecar.types import Era, JsonObject, Request
+from openmcp.sidecar.types import LEGACY, JsonObject, Request
 
 _BOTH: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
 _STREAM: Final = b"accept: text/event-stream\r\n"
@@ -28,7 +28,8 @@ async def send_call(flow: Flow, permit: Permit, params: JsonObject) -> UpstreamR
     Raises `UpstreamFailed`, and `Refused` (404) where the session's endpoint is gone.
     """
     call = permit.call
-    body = jsonrpc.encode(_document(flow, call, params))
+    unchanged = flow.canonical and params is call.message.params
+    body = flow.exchange.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
     patience = flow.upstream.stream_patience if call.method == LISTEN else flow.upstream.call_patience
     return await send(flow, b"POST", headers, body, patience, repeatable=call.method in methods.REPEATABLE)
@@ -72,21 +73,15 @@ async def _pinned(
 
 def call_headers(flow: Flow, call: Call) -> bytes:
     """The header lines of a POST of this call."""
-    lines = [_BOTH, trace_lines(flow)]
-    given = flow.exchange.request.headers
-    if flow.era is Era.LEGACY:
-        lines.append(session_lines(flow))
-        return b"".join(lines)
-    lines.append(b"mcp-protocol-version: %b\r\n" % call.version.encode())
-    if isinstance(call.message, Request):
-        lines.append(b"mcp-method: %b\r\n" % rules.encode_value(call.method))
-        named = call.message.params.get(methods.HEADER_NAMED.get(call.method, ""))
-        if type(named) is str:
-            lines.append(b"mcp-name: %b\r\n" % rules.encode_value(named))
-        for name, value in given.items():
-            if name.startswith(rules.PARAMETER_PREFIX):
-                lines.append(b"%b: %b\r\n" % (name, value))
-    return b"".join(lines)
+    if flow.era is LEGACY:
+        return _BOTH + trace_lines(flow) + session_lines(flow)
+    lines = b"%b%bmcp-protocol-version: %b\r\n" % (_BOTH, trace_lines(flow), call.version.encode())
+    if not isinstance(call.message, Request):
+        return lines
+    method = call.message.method
+    lines += b"mcp-method: %b\r\n%b" % (rules.encode_value(method), flow.parameters)
+    named = call.message.params.get(methods.HEADER_NAMED.get(method, ""))
+    return lines + b"mcp-name: %b\r\n" % rules.encode_value(named) if type(named) is str else lines
 
 
 def session_lines(flow: Flow) -> bytes:
@@ -111,7 +106,7 @@ def stream_headers(flow: Flow) -> bytes:
     return _STREAM + trace_lines(flow) + session_lines(flow)
 
 
-def _document(flow: Flow, call: Call, params: JsonObject) -> JsonObject:
+def _document(call: Call, params: JsonObject) -> JsonObject:
     if isinstance(call.message, Request):
         return {"jsonrpc": "2.0", "id": call.message.id, "method": call.method, "params": params}
     document: JsonObject = {"jsonrpc": "2.0", "method": call.method}

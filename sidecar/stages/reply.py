@@ -19,40 +19,42 @@ from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
-from openmcp.sidecar.types import Era, Response
+from openmcp.sidecar.types import MODERN, Response
 
 _MODERN_CODES: Final = frozenset((METHOD_NOT_FOUND, INVALID_PARAMS, HEADER_MISMATCH, -32021, UNSUPPORTED_VERSION))
 """Errors by which a modern server is recognised (2026-07-28, "Backward Compatibility")."""
 _PASSED_STATUS: Final = frozenset((200, 400, 404))
 
 
-def correlated(flow: Flow, response: UpstreamResponse) -> tuple[int, Response]:
-    """The HTTP status and the response message for the flow's request.
+def correlated(flow: Flow, response: UpstreamResponse) -> tuple[int, Response, bool]:
+    """The HTTP status and the response message for the flow's request, and whether the body is in canonical form.
 
     Raises `UpstreamFailed` for what is not its answer and `Refused` where the answer is one of HTTP or of the era.
     """
     status = response.status
-    message = _message(response)
+    message, canonical = _message(response)
     if message is not None and message.id is None and message.error is not None:
+        canonical = False
         message = Response(flow.message_id, None, message.error)  # servers refuse without an id what they did not read
     _refuse_by_status(flow, response, message)
     if message is None:
         raise UpstreamFailed("protocol", f"HTTP {status} without a JSON-RPC response")
     if message.id != flow.message_id or type(message.id) is not type(flow.message_id):
         raise UpstreamFailed("protocol", "the server answered another request")
-    return status if status in _PASSED_STATUS else 200, message
+    return status if status in _PASSED_STATUS else 200, message, canonical
 
 
-def _message(response: UpstreamResponse) -> Response | None:
+def _message(response: UpstreamResponse) -> tuple[Response | None, bool]:
     if response.media_type != b"application/json" or not response.body:
-        return None
+        return None, False
     try:
-        message = jsonrpc.parse_reply(response.body)
+        document, canonical = jsonrpc.read_lenient(response.body)
+        message = jsonrpc.classify(document)
     except Malformed as error:
         if response.status == 200:
             raise UpstreamFailed("protocol", error.message) from None
-        return None
-    return message if isinstance(message, Response) else None
+        return None, False
+    return (message, canonical) if isinstance(message, Response) else (None, False)
 
 
 def _refuse_by_status(flow: Flow, response: UpstreamResponse, message: Response | None) -> None:
@@ -62,7 +64,7 @@ def _refuse_by_status(flow: Flow, response: UpstreamResponse, message: Response 
     if flow.session is not None and _session_is_dead(response):
         raise session_not_found()
     code = message.error["code"] if message is not None and message.error is not None else None
-    if flow.era is Era.MODERN and 400 <= status < 407 and status not in (401, 403) and code not in _MODERN_CODES:
+    if flow.era is MODERN and 400 <= status < 407 and status not in (401, 403) and code not in _MODERN_CODES:
         raise era.unsupported(flow.call.version if flow.call else "", era.LEGACY_VERSIONS)
     if flow.method == "initialize" and code in (INVALID_PARAMS, HEADER_MISMATCH, UNSUPPORTED_VERSION):
         raise _modern_only(message)

@@ -12,7 +12,7 @@ from openmcp.sidecar.stages import forward, tasks
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
-from openmcp.sidecar.types import Era, JsonObject
+from openmcp.sidecar.types import MODERN, JsonObject
 
 _TRACE_KEYS = frozenset(("traceparent", "tracestate", "baggage"))
 _POST = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
@@ -68,9 +68,12 @@ class Requests:
 
 
 def _traced(flow: Flow, params: JsonObject) -> JsonObject:
-    """The params with the trace context in `_meta`, where this revision has it or the agent put it there."""
+    """The params with the trace context in `_meta`, where the agent has put it there or in a header of this revision.
+
+    A trace that begins here goes to the server in its header alone: the message stays as the agent wrote it.
+    """
     meta = meta_of(params)
-    if flow.era is not Era.MODERN and _TRACE_KEYS.isdisjoint(meta):
+    if _TRACE_KEYS.isdisjoint(meta) and not (flow.era is MODERN and flow.traced):
         return params
     kept = {key: value for key, value in meta.items() if key not in _TRACE_KEYS}  # baggage goes no further
     kept["traceparent"] = flow.trace.format()

@@ -13,7 +13,7 @@ from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Owner, Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
-from openmcp.sidecar.types import Era, JsonObject, Kind
+from openmcp.sidecar.types import MODERN, JsonObject, Kind
 
 LIST_TTL: Final = 60_000
 """Milliseconds for which a client may go on showing a list after the policy changed."""
@@ -30,10 +30,13 @@ class Results:
         self._now = now
 
     def edit(self, flow: Flow, result: JsonObject) -> JsonObject:
-        """The result as the agent may see it. Raises `UpstreamFailed` (protocol) for one that is not valid."""
+        """The result as the agent may see it: the same object where nothing had to change, else another.
+
+        Raises `UpstreamFailed` (protocol) for a result that is not valid.
+        """
         method = flow.method
-        if flow.era is Era.MODERN:
-            self._check_type(flow, result)
+        if flow.era is MODERN:
+            result = self._typed(flow, result)
         if method in methods.LISTS:
             return self._list(flow, result)
         if method == "server/discover":
@@ -45,17 +48,20 @@ class Results:
             return self._own_tasks(flow, result)
         return result
 
-    def _check_type(self, flow: Flow, result: JsonObject) -> None:
+    def _typed(self, flow: Flow, result: JsonObject) -> JsonObject:
         """An absent resultType is "complete" (servers of the legacy era omit it); an unknown one is invalid."""
-        kind = result.setdefault("resultType", "complete")
+        kind = result.get("resultType")
         if kind == "complete":
-            return
+            return result
+        if kind is None:
+            return result | {"resultType": "complete"}
         if kind == "input_required" and flow.method in methods.INPUT_REQUIRED:
-            self._seal_input_required(flow, result)
-        elif not (kind == "task" and TASKS_EXTENSION in _extensions(flow)):
-            raise UpstreamFailed("protocol", f"the server's resultType {str(kind)[:40]!r} is not valid here")
+            return self._seal_input_required(flow, result)
+        if kind == "task" and TASKS_EXTENSION in _extensions(flow):
+            return result
+        raise UpstreamFailed("protocol", f"the server's resultType {str(kind)[:40]!r} is not valid here")
 
-    def _seal_input_required(self, flow: Flow, result: JsonObject) -> None:
+    def _seal_input_required(self, flow: Flow, result: JsonObject) -> JsonObject:
         asked = result.get("inputRequests", {})
         if type(asked) is not dict or not all(_may_ask(flow, key, value) for key, value in asked.items()):
             raise UpstreamFailed("protocol", "the server asks for input that the client did not offer")
@@ -67,9 +73,8 @@ class Results:
         assert flow.call is not None
         assert flow.endpoint is not None
         named = digest(flow.method, flow.call.message.params)
-        result["requestState"] = self._tokens.seal_state(
-            flow.agent, flow.server, flow.endpoint.key, named, state, self._now()
-        )
+        sealed = self._tokens.seal_state(flow.agent, flow.server, flow.endpoint.key, named, state, self._now())
+        return result | {"requestState": sealed}
 
     def _list(self, flow: Flow, result: JsonObject) -> JsonObject:
         member, kind, key = methods.LISTS[flow.method]
@@ -77,37 +82,39 @@ class Results:
         if type(entries) is not list:
             raise UpstreamFailed("protocol", f"the server's {flow.method} result has no list {member}")
         rules = flow.snapshot.policies.rules_for(flow.agent, flow.server)
-        result[member] = [
+        changes: JsonObject = self._bound_cursor(flow, result)
+        changes[member] = [
             entry
             for entry in entries
             if type(entry) is dict and _shown(kind, entry.get(key), lambda subject: rules.decide(subject).allowed)
         ]
-        self._bind_cursor(flow, result)
-        if flow.era is Era.MODERN:
-            result["cacheScope"] = "private"
+        if flow.era is MODERN:
             lifetime = result.get("ttlMs")
-            result["ttlMs"] = min(lifetime, LIST_TTL) if type(lifetime) is int and lifetime >= 0 else 0
-        return result
+            changes["cacheScope"] = "private"
+            changes["ttlMs"] = min(lifetime, LIST_TTL) if type(lifetime) is int and lifetime >= 0 else 0
+        return result | changes
 
-    def _bind_cursor(self, flow: Flow, result: JsonObject) -> None:
+    def _bound_cursor(self, flow: Flow, result: JsonObject) -> JsonObject:
+        """The change that a cursor needs, if there is one."""
         cursor = result.get("nextCursor")
         if cursor is None:
-            return
+            return {}
         if type(cursor) is not str or flow.endpoint is None:
             raise UpstreamFailed("protocol", "the server's nextCursor is not a string")
-        result["nextCursor"] = self._tokens.seal_cursor(flow.agent, flow.server, flow.method, flow.endpoint.key, cursor)
+        sealed = self._tokens.seal_cursor(flow.agent, flow.server, flow.method, flow.endpoint.key, cursor)
+        return {"nextCursor": sealed}
 
     def _own_tasks(self, flow: Flow, result: JsonObject) -> JsonObject:
         entries = result.get("tasks")
         if type(entries) is not list:
             raise UpstreamFailed("protocol", "the server's tasks/list result has no list tasks")
-        result["tasks"] = [
+        changes = self._bound_cursor(flow, result)
+        changes["tasks"] = [
             entry
             for entry in entries
             if type(entry) is dict and self._tasks.owned(flow.server, flow.agent, entry.get("taskId"))
         ]
-        self._bind_cursor(flow, result)
-        return result
+        return result | changes
 
 
 def _shown(kind: Kind, name: Any, allowed: Callable[[Any], bool]) -> bool:
@@ -125,8 +132,7 @@ def _discovered(result: JsonObject) -> JsonObject:
     versions = result.get("supportedVersions")
     if type(versions) is not list:
         raise UpstreamFailed("protocol", "the server's discover result has no supportedVersions")
-    result["supportedVersions"] = [version for version in versions if version in era.SUPPORTED_VERSIONS]
-    return result
+    return result | {"supportedVersions": [version for version in versions if version in era.SUPPORTED_VERSIONS]}
 
 
 def client_capabilities(flow: Flow) -> JsonObject:

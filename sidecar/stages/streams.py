@@ -15,7 +15,7 @@ from openmcp.sidecar.stages.forward import LISTEN
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions
-from openmcp.sidecar.types import Era, JsonObject, Kind, Message, Notification, Request, Response
+from openmcp.sidecar.types import MODERN, RESOURCE, JsonObject, Message, Notification, Request, Response
 
 HEADERS: Final = (
     b"content-type: text/event-stream\r\ncache-control: no-cache, no-transform\r\nx-accel-buffering: no\r\n"
@@ -120,7 +120,8 @@ class Relay:
     def _close_open_request(self) -> None:
         if self._stopping and self._listens is not None:
             result = {"resultType": "complete", "_meta": {era.META_SUBSCRIPTION: self.flow.message_id}}
-            self._write_response(Response(self.flow.message_id, result, None))
+            document = jsonrpc.response_document(Response(self.flow.message_id, result, None))
+            self._write(sse.encode_message(jsonrpc.encode(document)))
         elif not self._resumable:  # the client of a resumable stream comes back for the rest (2025-11-25)
             self._break(UpstreamFailed("closed", "the stream ended without a response"))
 
@@ -167,32 +168,35 @@ class Relay:
         if event.name != b"message":
             raise Dropped("unknown SSE event")
         try:
-            message = jsonrpc.parse_reply(event.data)
+            document, canonical = jsonrpc.read_lenient(event.data)
+            message = jsonrpc.classify(document)
         except Malformed as error:
             raise Dropped(f"malformed: {error.message}") from None
         if isinstance(message, Response):
-            return self._response_data(message)
-        if isinstance(message, Request):
-            data = jsonrpc.encode(jsonrpc.request_document(self._server_request(message)))
+            judged: Message = self._answer(message)
+        elif isinstance(message, Request):
+            judged = self._server_request(message)
         else:
-            data = jsonrpc.encode(jsonrpc.notification_document(self._notification(message)))
-        self._note(message, len(data))
+            judged = self._notification(message)
+        unchanged = canonical and judged is message
+        data = event.data if unchanged else jsonrpc.encode(jsonrpc.document_of(judged))
+        self.flow.bytes_out += len(data)
+        if not isinstance(message, Response):
+            self._recorder.streamed(self.flow, message, len(data))
         return data
 
-    def _note(self, message: Message, size: int) -> None:
-        self.flow.bytes_out += size
-        self._recorder.streamed(self.flow, message, size)
-
-    def _response_data(self, message: Response) -> bytes:
+    def _answer(self, message: Response) -> Response:
         expected = self.flow.message_id
         if not self._expects or message.id != expected or type(message.id) is not type(expected):
             raise Dropped("a response to no request of this stream")
         if message.result is not None:
-            message = self._edited(message.result)
+            message = self._edited(message, message.result)
         self._answered = True
-        return self._response_bytes(message)
+        if message.error is not None and self.flow.outcome == "ok":
+            self.flow.outcome = "rpc_error"
+        return message
 
-    def _edited(self, result: JsonObject) -> Response:
+    def _edited(self, message: Response, result: JsonObject) -> Response:
         try:
             edited = self._results.edit(self.flow, result)
         except UpstreamFailed as failure:
@@ -201,23 +205,12 @@ class Relay:
             return Response(self.flow.message_id, None, error)
         if edited.get("isError") is True:
             self.flow.outcome = "tool_error"
-        return Response(self.flow.message_id, edited, None)
-
-    def _response_bytes(self, message: Response) -> bytes:
-        if message.error is not None and self.flow.outcome == "ok":
-            self.flow.outcome = "rpc_error"
-        data = jsonrpc.encode(jsonrpc.response_document(message))
-        self.flow.bytes_out += len(data)
-        return data
-
-    def _write_response(self, message: Response) -> None:
-        self._answered = True
-        self._write(sse.encode_message(self._response_bytes(message)))
+        return message if edited is result else Response(message.id, edited, None)
 
     def _server_request(self, message: Request) -> Request:
         """A server's question to the client: legacy sessions alone, and only what the client offered to answer."""
         flow, session = self.flow, self.flow.session
-        if flow.era is Era.MODERN or session is None:
+        if flow.era is MODERN or session is None:
             raise Dropped("a server request outside a legacy session")
         capability = methods.SERVER_REQUESTS.get(message.method)
         if capability is None or (capability and capability not in session.capabilities):
@@ -263,7 +256,7 @@ class Relay:
         if type(uri) is not str:
             raise Dropped("an update without a URI")
         try:
-            subjects = subjects_of(Kind.RESOURCE, uri)
+            subjects = subjects_of(RESOURCE, uri)
         except Refused:
             raise Dropped("an update of something that is not a URI") from None
         if not self.flow.snapshot.policies.decide(self.flow.agent, self.flow.server, subjects).allowed:
@@ -272,7 +265,7 @@ class Relay:
     def _cancelled(self, message: Notification) -> Notification:
         """A server takes back its own request, which the client knows under our id."""
         session, identifier = self.flow.session, message.params.get("requestId")
-        if self.flow.era is Era.MODERN:
+        if self.flow.era is MODERN:
             if self._listens is None or identifier != self.flow.message_id:
                 raise Dropped("a cancellation of another request")
             return message
