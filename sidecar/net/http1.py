@@ -7,13 +7,12 @@ folded headers (llhttp refuses these), a Transfer-Encoding other than `chunked`.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
 from enum import Enum, auto
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
 
+from openmcp.sidecar.net.exchange import HttpExchange, status_line
 from openmcp.sidecar.ports import HttpRequest
 
 if TYPE_CHECKING:
@@ -28,19 +27,12 @@ HEAD_TIMEOUT: Final = 10.0
 BODY_TIMEOUT: Final = 60.0
 IDLE_TIMEOUT: Final = 120.0
 LINGER_TIMEOUT: Final = 2.0
-KEEP_ALIVE_AFTER: Final = 15.0
-"""Seconds of silence after which a stream gets a keep-alive."""
 STALL_TIMEOUT: Final = 300.0
 """Seconds in which a client must read something of what is waiting for it."""
 WRITE_BUFFER: Final = 64 * 1024
 
-_STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus
-}
 _FRAMING: Final = frozenset((b"transfer-encoding", b"content-length", b"host"))
 _log = logging.getLogger("openmcp.net")
-
-Handler = Callable[["HttpExchange"], Awaitable[None]]
 
 
 class State(Enum):
@@ -55,67 +47,6 @@ class State(Enum):
 
 _IDLE, _HEAD, _BODY, _BUSY, _CLOSING = State  # looking a member up in its class costs 0.12 us
 _NOTHING: Final[frozenset[bytes]] = frozenset()
-
-
-class HttpExchange:
-    """The answering side of one request on a connection (see `ports.Exchange`)."""
-
-    __slots__ = ("_chunked", "_connection", "_out", "keep_alive", "last_write", "request", "started")
-
-    def __init__(self, connection: "Connection", request: HttpRequest, *, chunked: bool) -> None:
-        self.request = request
-        self.started = False
-        self.keep_alive = b""
-        self.last_write = 0.0
-        self._connection = connection
-        self._chunked = chunked
-        self._out: list[bytes] = []
-
-    def respond(self, status: int, headers: bytes, body: bytes) -> None:
-        self.started = True
-        connection = self._connection
-        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (_status_line(status), connection.common(), headers, len(body))
-        connection.send(head + body)
-        connection.done(self)
-
-    def start_stream(self, headers: bytes, keep_alive: bytes) -> None:
-        self.started = True
-        self.keep_alive = keep_alive
-        self.last_write = self._connection.now()
-        if not self._chunked:
-            self._connection.close_after()
-        framing = b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n"
-        self._out.append(b"%b%b%b%b" % (_status_line(200), self._connection.common(), headers, framing))
-
-    def write(self, data: bytes) -> None:
-        if data:
-            self._out.append(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-
-    async def drain(self) -> None:
-        self.flush()
-        await self._connection.writable()
-
-    def finish(self) -> None:
-        if self._chunked:
-            self._out.append(b"0\r\n\r\n")
-        self.flush()
-        self._connection.done(self)
-
-    def abort(self) -> None:
-        self._connection.abort()
-
-    def sweep(self, now: float) -> None:
-        """Send the keep-alive of a silent stream; called by the connection's sweep."""
-        if self.keep_alive and now - self.last_write >= KEEP_ALIVE_AFTER and self._connection.can_write:
-            self.write(self.keep_alive)
-            self.flush()
-
-    def flush(self) -> None:
-        """See `ports.Exchange`."""
-        if self._out:
-            self._connection.send(b"".join(self._out))
-            self._out.clear()
-            self.last_write = self._connection.now()
 
 
 class Connection(asyncio.Protocol):
@@ -339,7 +270,7 @@ class Connection(asyncio.Protocol):
         if waiting:  # the answer before it is not out yet: no order could be kept
             self.abort()
             return
-        head = b"%b%bcontent-length: 0\r\n\r\n" % (_status_line(status), self._listener.date_and_close)
+        head = b"%b%bcontent-length: 0\r\n\r\n" % (status_line(status), self._listener.date_and_close)
         self.send(head)
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -410,7 +341,3 @@ class Connection(asyncio.Protocol):
             self._state, self._deadline = (
                 (_BODY, self.now() + BODY_TIMEOUT) if self._in_message else (_IDLE, self.now() + IDLE_TIMEOUT)
             )
-
-
-def _status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status

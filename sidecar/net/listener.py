@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Final
 
-from openmcp.sidecar.net.http1 import Connection, HttpExchange
+from openmcp.sidecar.net.exchange import HttpExchange
+from openmcp.sidecar.net.http1 import Connection
 from openmcp.sidecar.net.sweep import Sweeper
 
 MAX_CONNECTIONS: Final = 10_000

@@ -1,0 +1,140 @@
+"""What the demo is played in: keys, ports and a gateway.yaml, in a folder that ends with it."""
+
+import hashlib
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Final
+
+SERVER: Final = "tickets"
+AGENT: Final = "support-bot"
+OLD_AGENT: Final = "night-bot"
+
+CONFIGURATION: Final = Template("""\
+apiVersion: openmcp.dev/v1alpha1
+
+listen:
+  mcp: 127.0.0.1:$mcp         # agents call http://127.0.0.1:$mcp/tickets
+  admin: 127.0.0.1:$admin       # /healthz /readyz /metrics
+
+identity:
+  agents:
+    - type: apiKey            # only the digests of the keys are kept here
+      keys:
+        - name: support-bot
+          sha256: $agent_digest
+        - name: night-bot
+          sha256: $old_agent_digest
+
+servers:
+  - name: tickets
+    endpoints: ["http://127.0.0.1:$server/mcp"]
+
+# Deny wins; what no rule allows is denied and does not show in lists.
+policies:
+  - name: everybody           # no `agents`: holds for every agent
+    servers: [tickets]
+    requests:
+      - name: no-deleting
+        tools: ["delete_*"]
+        action: deny
+        message: deleting tickets is left to people
+
+  - name: support
+    agents: ["key:support-bot"]
+    servers: [tickets]
+    requests:
+      - name: daily-work
+        tools: ["search_*", "get_*", "export_*", "delete_*"]
+        action: allow
+
+  - name: night-shift
+    agents: ["key:night-bot"]
+    servers: [tickets]
+    requests:
+      - name: look-up
+        tools: ["search_*"]
+        action: allow
+
+telemetry:
+  audit: {output: {file: audit.jsonl}}
+""")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where everything is. `keys` are the API keys of the two agents by name."""
+
+    folder: Path
+    server_port: int
+    mcp_port: int
+    admin_port: int
+    keys: dict[str, str]
+
+    @property
+    def configuration(self) -> Path:
+        """The gateway.yaml."""
+        return self.folder / "gateway.yaml"
+
+    @property
+    def record(self) -> Path:
+        """The record that the sidecar writes."""
+        return self.folder / "audit.jsonl"
+
+    @property
+    def server_url(self) -> str:
+        """The MCP server itself."""
+        return f"http://127.0.0.1:{self.server_port}/mcp"
+
+    @property
+    def url(self) -> str:
+        """The same server behind the sidecar: what agents are given."""
+        return f"http://127.0.0.1:{self.mcp_port}/{SERVER}"
+
+    @property
+    def admin(self) -> str:
+        """The sidecar's own endpoints."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+
+def prepare(folder: Path, port: int | None) -> Setting:
+    """Choose keys and free ports (`port` for the agents, where it is given) and write the gateway.yaml.
+
+    Raises OSError where the folder cannot be written to.
+    """
+    server, mcp, admin = free_ports(3)
+    keys = {name: f"{name}-{secrets.token_hex(6)}" for name in (AGENT, OLD_AGENT)}
+    made = Setting(folder, server, port or mcp, admin, keys)
+    made.configuration.write_text(
+        CONFIGURATION.substitute(
+            mcp=made.mcp_port,
+            admin=made.admin_port,
+            server=made.server_port,
+            agent_digest=_digest(keys[AGENT]),
+            old_agent_digest=_digest(keys[OLD_AGENT]),
+        ),
+        encoding="utf-8",
+    )
+    return made
+
+
+def shown(text: str) -> str:
+    """The configuration as it is shown: with its digests shortened."""
+    return re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1...", text)
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on right now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [int(each.getsockname()[1]) for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
