@@ -114,3 +114,19 @@ def run(path: Path) -> None:
     from openmcp.sidecar import app  # the other commands do not pay for the network
 
     sys.exit(app.run(path))
+
+
+@main.command()
+@click.option("--wait/--no-wait", default=None, help="Stay up afterwards, or end. Default: stay up on a terminal.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where agents call the sidecar. Default: a free port.")
+def demo(wait: bool | None, port: int | None) -> None:
+    """Show the whole story on this machine.
+
+    Starts a sample MCP server, the sidecar and agents that are allowed and denied, and shows the record.
+    """
+    from openmcp.sidecar import demo as story  # the other commands do not pay for it
+
+    if missing := story.missing():
+        click.echo(missing, err=True)
+        sys.exit(OUTSIDE)
+    sys.exit(story.run(wait=sys.stdout.isatty() if wait is None else wait, port=port))

@@ -135,6 +135,21 @@ def test_run_hands_the_file_on_and_ends_as_the_gateway_ends(folder, monkeypatch,
     assert given == [Path("x.yaml")]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "given"),
+    [((), (False, None)), (("--wait",), (True, None)), (("--no-wait", "--port", "8080"), (False, 8080))],
+)
+def test_demo_stays_up_where_asked(monkeypatch, arguments, given):
+    monkeypatch.setattr("openmcp.sidecar.demo.missing", lambda: None)
+    monkeypatch.setattr("openmcp.sidecar.demo.run", lambda *, wait, port: 0 if (wait, port) == given else 99)
+    assert openmcp("demo", *arguments) == (0, "", "")
+
+
+def test_demo_says_what_it_lacks(monkeypatch):
+    monkeypatch.setattr("openmcp.sidecar.demo.missing", lambda: "the demo needs x")
+    assert openmcp("demo") == (3, "", "the demo needs x\n")
+
+
 @pytest.mark.parametrize("name", ["openmcp", "gateway"])
 def test_both_names_are_installed(folder, name):
     command = Path(sys.executable).with_name(name)
@@ -150,7 +165,7 @@ def test_validating_does_not_load_the_network(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["", "init", "validate", "run"])
+@pytest.mark.parametrize("command", ["", "init", "validate", "run", "demo"])
 def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")
