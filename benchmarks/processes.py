@@ -94,6 +94,10 @@ class Server:
             raise BenchmarkError(f"{self.process.args!r} ended during the run:\n{self.tail()}")
         return Usage(sum(map(_cpu_us, pids)), sum(map(_rss, pids)))
 
+    def descriptors(self) -> int:
+        """Open file descriptors of the process and its descendants."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in descendants(self.process.pid))
+
     def stop(self) -> None:
         """SIGTERM, ten seconds, SIGKILL."""
         if self.process.poll() is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from benchmarks.bench import Bench
+from benchmarks.processes import Server
 from benchmarks.results import Samples, Section
 from benchmarks.targets import DIRECT, SIDECAR, Target
 from benchmarks.wire import watch_call
@@ -43,13 +46,21 @@ def _flood(bench: Bench, target: Target, samples: Samples) -> None:
 
 
 def _idle(bench: Bench, target: Target, samples: Samples) -> None:
-    """Twice: the first time fills what the process keeps anyway, the second is what streams cost."""
+    """Twice: what the second time adds was not given back (or not used again) after the first."""
+    assert target.server
     for turn in ("first", "second"):
-        before = target.usage().rss
+        before, open_before = target.usage().rss, target.server.descriptors()
         with bench.load.held_streams(target.port, watch_call(0), bench.scale.idle_streams):
             held = target.usage().rss
         samples.add(f"idle {turn}", target.name, (held - before) / bench.scale.idle_streams)
-        samples.add(f"grown {turn}", target.name, held - before)
+        _wait_closed(target.server, open_before)
+
+
+def _wait_closed(server: Server, before: int) -> None:
+    """Until the proxy has closed what its clients closed: as many descriptors as before, or five seconds."""
+    end = time.monotonic() + 5
+    while server.descriptors() > before and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 def _events(samples: Samples, names: list[str]) -> Section:
