@@ -11,6 +11,7 @@ from typing import Any
 
 from mcp import types
 from mcp.client.client import Client, ConnectMode
+from mcp.shared.exceptions import MCPError
 
 from tests.interop.plans import Step, Upstream
 from tests.real_parts import install
@@ -42,7 +43,11 @@ class PythonClient:
             name = client.server_info.name if client.server_info else None
             report: list[Step] = [{"connected": {"server": name, "version": client.protocol_version}}]
             for step in upstream.plan:
-                report.append({step["do"]: await self._step(client, step, asked)})
+                try:
+                    came: Any = await self._step(client, step, asked)
+                except MCPError as error:
+                    came = {"refused": error.error.code, "because": error.error.message}
+                report.append({step["do"]: came})
         return report
 
     async def _step(self, client: Client, step: Step, asked: list[str]) -> Any:

@@ -1,7 +1,8 @@
 """The interoperability matrix: the servers, what a client does with each, and what must come of it.
 
 A plan is a list of steps, ``{"do": KIND, ...}``; a client makes them in order and reports, for each,
-one object ``{KIND: what came of it}``. The report is the same for every client and both eras.
+one object ``{KIND: what came of it}``, where an error response is ``{"refused": CODE, "because": TEXT}``.
+The report is the same for every client and both eras.
 """
 
 from __future__ import annotations

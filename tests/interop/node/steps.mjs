@@ -1,5 +1,10 @@
 // What both TypeScript clients do: connect, make the steps of the plan in order, and print what came
 // of each as one JSON line. A plan is a list of {do, ...}; see ../plans.py.
+const refused = (error) => {
+  if (typeof error.code !== "number") throw error; // a broken transport, not an answer
+  return { refused: error.code, because: error.message.replace(/^MCP error -?\d+: /, "") };
+};
+
 export async function play(client, transport, plan, { asked, toolResult, version }) {
   const say = (value) => console.log(JSON.stringify(value));
   await client.connect(transport);
@@ -20,7 +25,7 @@ export async function play(client, transport, plan, { asked, toolResult, version
     read: async ({ uri }) => (await client.readResource({ uri })).contents,
     prompt: async ({ name, arguments: given }) => (await client.getPrompt({ name, arguments: given })).messages,
   };
-  for (const step of plan) say({ [step.do]: await steps[step.do](step) });
+  for (const step of plan) say({ [step.do]: await steps[step.do](step).catch(refused) });
   await transport.terminateSession?.();
   await client.close();
 }
