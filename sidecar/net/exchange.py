@@ -38,7 +38,7 @@ class HttpExchange:
         self.started = True
         connection = self._connection
         head = b"%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), connection.common(), headers, len(body))
-        connection.send(head + body)
+        connection.send(head if self.request.method == "HEAD" else head + body)
         connection.done(self)
 
     def start_stream(self, headers: bytes, keep_alive: bytes) -> None:

@@ -32,6 +32,7 @@ STALL_TIMEOUT: Final = 300.0
 WRITE_BUFFER: Final = 64 * 1024
 
 _FRAMING: Final = frozenset((b"transfer-encoding", b"content-length", b"host"))
+_OFFER: Final = frozenset((b"upgrade", b"connection", b"http2-settings"))
 _log = logging.getLogger("openmcp.net")
 
 
@@ -107,17 +108,25 @@ class Connection(asyncio.Protocol):
             return  # what a refused client still sends is read and thrown away, so that it can see the answer
         if self._state is _IDLE:
             self._state, self._deadline = _HEAD, self.now() + HEAD_TIMEOUT
-        in_head = self._in_head
+        before = (self._in_message, self._in_head, self._body_bytes)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self.refuse(400)
-        if in_head and self._in_head:  # llhttp shows a header only when it is complete
-            self._head_bytes += len(data)
+        if self._in_message:
+            self._count(before, len(data))
+
+    def _count(self, before: tuple[bool, bool, int], size: int) -> None:
+        """Bound a head or trailer section that comes in pieces: llhttp keeps a header until it is complete."""
+        now = (True, self._in_head, self._body_bytes)
+        if before == now:
+            self._head_bytes += size
             if self._head_bytes > MAX_HEAD:
                 self.refuse(431)
+        elif not self._in_head:
+            self._head_bytes = 0
 
     # httptools callbacks
 
@@ -134,8 +143,12 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         self._url += url
         self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD:
+            self.refuse(431)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:
+            return  # a trailer: never a header (RFC 9110, 6.5.1), since it was not there when the head was judged
         name = name.lower()
         self._head_bytes += len(name) + len(value)
         if name in self._headers:
@@ -177,6 +190,8 @@ class Connection(asyncio.Protocol):
             self.refuse(413)
 
     def on_message_complete(self) -> None:
+        if b"upgrade" in self._headers and self._parser.should_upgrade():
+            return  # llhttp takes the body for the other protocol: see `_ignore_upgrade`
         self._in_message = False
         if self._state is _CLOSING:
             return
@@ -188,8 +203,7 @@ class Connection(asyncio.Protocol):
             self._body[0] if len(self._body) == 1 else b"".join(self._body),
             self._received,
         )
-        keep = self._parser.should_keep_alive() or b"upgrade" in self._headers
-        item = (request, keep, self._version == "1.1")
+        item = (request, self._parser.should_keep_alive(), self._version == "1.1")
         if self._state is _BUSY:
             self._pending.append(item)
             if len(self._pending) >= MAX_PIPELINED:
@@ -264,6 +278,8 @@ class Connection(asyncio.Protocol):
 
     def refuse(self, status: int) -> None:
         """Answer a request that cannot be read and close; the reason is the status alone."""
+        if self._state is _CLOSING:
+            return
         waiting = self._state is _BUSY
         self._state, self._deadline = _CLOSING, self.now() + LINGER_TIMEOUT
         self._listener.refused(status)
@@ -276,13 +292,19 @@ class Connection(asyncio.Protocol):
             self._transport.write_eof()
 
     def _ignore_upgrade(self, rest: bytes) -> None:
-        """An offer to upgrade (h2c) is not taken: go on in HTTP/1.1 with what follows (RFC 9110, 7.8)."""
-        if self._parser.get_method() == b"CONNECT":
-            self.refuse(405)
+        """An offer to upgrade (h2c) is not taken (RFC 9110, 7.8): the request is read again without it.
+
+        llhttp ends such a message at its head. Were the rest read as the next request, a body would become one.
+        """
+        if self._state is _CLOSING:
             return
+        keep = b"keep-alive" if self._parser.should_keep_alive() else b"close"
+        fields = [field for field in self._headers.items() if field[0] not in _OFFER]
+        fields += [field for field in fields if field[0] in self._repeated]  # still refused, where they decide
+        lines = b"".join(b"%b: %b\r\n" % field for field in (*fields, (b"connection", keep)))
+        first = b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, self._version.encode())
         self._parser = httptools.HttpRequestParser(self)
-        if rest:
-            self.data_received(rest)
+        self.data_received(first + lines + b"\r\n" + rest)
 
     def _well_framed(self) -> bool:
         headers = self._headers

@@ -73,14 +73,8 @@ async def test_escapes_in_keys_are_the_same_key(agent: Connection, server: Hosti
     assert answer.json["result"]["content"] == [{"type": "text", "text": "done"}]
     assert b"\\u" not in server.requests[0].body
     assert server.requests[0].json == {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "allowed"}}
-    await refused_after(
-        agent, server, b'{"jsonrpc":"2.0","id":1,"method":"ping","\\u006dethod":"tools/call","params":{}}'
-    )
-
-
-async def refused_after(agent: Connection, server: Hostile, body: bytes) -> None:
     server.requests.clear()
-    await refused(agent, server, body, -32600)
+    await refused(agent, server, b'{"jsonrpc":"2.0","id":1,"method":"ping","\\u006dethod":"tools/call"}', -32600)
 
 
 @pytest.mark.parametrize(
@@ -162,11 +156,8 @@ async def test_a_name_that_is_no_name(agent: Connection, server: Hostile, name: 
 
 @pytest.mark.parametrize("depth", [70, 500, 1_000, 100_000])
 async def test_deep_json(agent: Connection, server: Hostile, depth: int) -> None:
-    body = (
-        json.dumps(call())
-        .encode()
-        .replace(b'"arguments": {}', b'"arguments": ' + b'{"a":' * depth + b"1" + b"}" * depth)
-    )
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"allowed","arguments":%b}}' % deep
     await refused(agent, server, body, -32700 if depth > 1_000 else -32600)
 
 
@@ -195,9 +186,8 @@ async def test_a_compressed_body(agent: Connection, server: Hostile, coding: str
 
 
 async def test_proto_keys_are_data(agent: Connection, server: Hostile) -> None:
-    body = (
-        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"allowed","arguments":{"__proto__":{"x":1}}}}'
-    )
+    params = b'{"name":"allowed","arguments":{"__proto__":{"x":1}}}'
+    body = b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":%b}' % params
     assert (await agent.ask(body)).status == 200
     assert server.requests[0].body == body
 
@@ -206,12 +196,9 @@ async def test_what_is_forwarded_is_our_own_serialisation(agent: Connection, ser
     body = json.dumps(call("allowed", 7, big=2**70, text="\u2028é"), indent=3).encode()
     assert (await agent.ask(body)).status == 200
     sent = server.requests[0]
-    assert sent.body == json.dumps(
-        call("allowed", 7, big=2**70, text="\u2028é"), separators=(",", ":"), ensure_ascii=False
-    ).replace(
-        '"jsonrpc":"2.0","method":"tools/call","params":{"name":"allowed","arguments":{"big":', '"jsonrpc":"2.0",X'
-    ).encode() or sent.json == call("allowed", 7, big=2**70, text="\u2028é")
+    assert sent.json == call("allowed", 7, big=2**70, text="\u2028é")
     assert b"\n" not in sent.body
+    assert b" " not in sent.body
 
 
 async def test_log_injection(agent: Connection, sidecar: Gate) -> None:
