@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,8 +46,9 @@ class Request:
 class Reply:
     """The answering side of one connection."""
 
-    def __init__(self, request: Request, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.request = request
+        self.reader = reader
         self.writer = writer
         self.gone = asyncio.Event()
 
@@ -94,6 +96,12 @@ class Reply:
         """Close the connection."""
         self.writer.close()
 
+    async def left(self) -> None:
+        """Wait until the sidecar closes this connection."""
+        async with asyncio.timeout(PATIENCE):
+            with suppress(ConnectionError):
+                assert await self.reader.read(1) == b"", "the sidecar sent something instead"
+
 
 Handler = Callable[[Request, Reply], Awaitable[None]]
 
@@ -127,12 +135,12 @@ class Hostile:
             while True:
                 request = await read_request(reader)
                 if request.is_health_check:
-                    await Reply(request, writer).respond(status=405)
+                    await Reply(request, reader, writer).respond(status=405)
                     continue
                 async with self._changed:
                     self.requests.append(request)
                     self._changed.notify_all()
-                await self.handler(request, Reply(request, writer))
+                await self.handler(request, Reply(request, reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         except asyncio.CancelledError:
@@ -197,7 +205,7 @@ def tool(name: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def hostile(handler: Handler = friendly) -> AsyncIterator[Hostile]:
+async def hostile(handler: Handler = friendly, tls: ssl.SSLContext | None = None) -> AsyncIterator[Hostile]:
     """Run a server on a free loopback port."""
     server = Hostile(handler)
     tasks: set[asyncio.Task[None]] = set()
@@ -209,8 +217,8 @@ async def hostile(handler: Handler = friendly) -> AsyncIterator[Hostile]:
         task.add_done_callback(tasks.discard)
         await server.serve(reader, writer)
 
-    listener = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**26)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp"
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**26, ssl=tls)
+    server.url = f"http{'s' if tls else ''}://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp"
     try:
         yield server
     finally:
