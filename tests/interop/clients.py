@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mcp import types
@@ -90,7 +91,7 @@ class NodeClient:
         """Run the script with the plan; its standard output is the report, one object per line."""
         script = ROOT / "tests" / "interop" / "node" / self.script
         given = [url, self.mode, json.dumps(upstream.plan), json.dumps(upstream.answer)]
-        printed = _run(node(script, *given), sdk_environment())
+        printed = run_node(script, *given)
         return [json.loads(line) for line in printed.splitlines()]
 
 
@@ -108,6 +109,14 @@ class Inspector:
             command = node(entry / "clients" / "launcher" / "build" / "index.js", *options)
             printed = _run([*command, "--format", "json", "--quiet", *arguments], {"HOME": home})
         return json.loads(printed)["result"]
+
+
+def run_node(script: Path, *arguments: str) -> str:
+    """Run one of our scripts on the TypeScript SDKs and return what it printed.
+
+    :raises ClientFailed: it ended with an error.
+    """
+    return _run(node(script, *arguments), sdk_environment())
 
 
 def _run(command: Sequence[Any], env: dict[str, str]) -> str:

@@ -37,7 +37,7 @@ class Upstream:
     """A server of the matrix: how it is started, what is done with it and what must come of it.
 
     ``parts`` are the real parts it is made of, ``modern`` whether it speaks 2026-07-28 (all speak
-    2025-11-25), ``answer`` what the user says to any elicitation.
+    2025-11-25), ``answer`` what the user says to any elicitation, ``options`` the Python server's own.
     """
 
     name: str
@@ -46,13 +46,17 @@ class Upstream:
     plan: Sequence[Step]
     report: Callable[[], Sequence[Step]]
     answer: Step
+    options: tuple[str, ...] = ()
 
     def command(self) -> Sequence[str | Path]:
         """Return the command that starts it; the first line it prints is ``listening on URL``."""
         if self.name == "interop-python":
-            return python_server("tests.fixtures.interop_server")
+            return python_server("tests.fixtures.interop_server", *self.options)
         entry = _NODE_ENTRIES[self.name]()
         return node("--import", NODE_FIXTURES / "loopback.mjs", *entry)
+
+
+Routes = tuple[Upstream, str, str]
 
 
 def _everything() -> Path:

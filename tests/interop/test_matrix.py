@@ -7,7 +7,6 @@ server, and reports what it would report without a sidecar between them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,9 +14,8 @@ from mcp.client.client import Client
 from mcp.shared.exceptions import MCPError
 
 from tests.interop.clients import ClientFailed, Inspector, NodeClient, PythonClient
-from tests.interop.plans import EVERYTHING, PYTHON, TYPESCRIPT_1, TYPESCRIPT_2, Upstream
-from tests.support.parts import require, sdk_environment
-from tests.support.process import allow_all, mcp_server, sidecar
+from tests.interop.plans import EVERYTHING, PYTHON, TYPESCRIPT_1, TYPESCRIPT_2, Routes, Upstream
+from tests.support.parts import require
 
 LEGACY, MODERN = "2025-11-25", "2026-07-28"
 
@@ -25,21 +23,6 @@ ALL = (PYTHON, TYPESCRIPT_1, TYPESCRIPT_2, EVERYTHING)
 UPSTREAMS = [pytest.param(each, id=each.name, marks=[pytest.mark.real] if each.parts else []) for each in ALL]
 MODERN_UPSTREAMS = [param for param, each in zip(UPSTREAMS, ALL, strict=True) if each.modern]
 LEGACY_UPSTREAMS = [param for param, each in zip(UPSTREAMS, ALL, strict=True) if not each.modern]
-
-Routes = tuple[Upstream, str, str]
-
-
-@pytest.fixture(scope="module")
-def routes(request: pytest.FixtureRequest) -> Iterator[Routes]:
-    """A running server: what it is, its URL, and its URL through a sidecar that allows everything."""
-    upstream: Upstream = request.param
-    require(*upstream.parts)
-    environment = sdk_environment() if upstream.parts else {}
-    with (
-        mcp_server(upstream.name, upstream.command(), environment) as url,
-        sidecar(allow_all(upstream=url)) as gateway,
-    ):
-        yield upstream, url, f"{gateway.url}/upstream"
 
 
 def expected(upstream: Upstream, version: str) -> list[dict[str, Any]]:
