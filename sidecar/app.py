@@ -253,7 +253,7 @@ async def _main(source: FileSource, loaded: Loaded) -> None:
     # What lives now lives to the end: the collector need not look at it again, and calls make little garbage.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(10_000, 10, 5)
     await ended.wait()
     _log.info("draining")
     reloads.cancel()

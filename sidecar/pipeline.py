@@ -79,10 +79,9 @@ class Pipeline:
         given = exchange.request.headers
         parent = given.get(b"traceparent")
         context = trace.parse(parent.decode("latin-1")) if parent is not None else None
-        flow_id = f"{self._random64():016x}"
         if context is None:
-            return Flow(flow_id, exchange, self.snapshot, trace.new(self._random64))
-        flow = Flow(flow_id, exchange, self.snapshot, context.child(self._random64))
+            return Flow(exchange, self.snapshot, trace.new(self._random64))
+        flow = Flow(exchange, self.snapshot, context.child(self._random64))
         flow.traced = True
         state = given.get(b"tracestate")
         if state is not None:
@@ -147,8 +146,10 @@ class Pipeline:
         flow.upstream.begin(stream=stream)
         asked = time.perf_counter()
         try:
-            response = await forward.send_call(flow, permit, params)
-            flow.upstream_seconds = time.perf_counter() - asked
+            try:
+                response = await forward.send_call(flow, permit, params)
+            finally:
+                flow.upstream_seconds = time.perf_counter() - asked
             if response.streaming and isinstance(permit.call.message, Request):
                 await self._relay(flow, response)
             else:
@@ -230,7 +231,7 @@ class Pipeline:
     async def _session_request(self, flow: Flow) -> None:
         """GET opens the session's notification stream or resumes one, DELETE ends the session; legacy alone."""
         request = flow.exchange.request
-        declared = headers.decode_value(request.headers.get(b"mcp-protocol-version"))
+        declared = headers.protocol_version(request.headers)
         if declared in era.MODERN_VERSIONS:
             raise Refused(405, INVALID_REQUEST, "this revision has POST alone", reason="method")
         era.legacy_version(declared)

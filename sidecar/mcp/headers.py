@@ -94,7 +94,7 @@ def check_mirrored(message: Request | Notification, headers: Headers) -> None:
     """Require that `Mcp-Method` and `Mcp-Name` say what the body of a modern request says: 400 otherwise."""
     if isinstance(message, Notification):
         return
-    if decode_value(headers.get(b"mcp-method")) != message.method:
+    if _plain(headers.get(b"mcp-method")) != message.method:
         raise _mismatch("Mcp-Method", "method")
     member = HEADER_NAMED.get(message.method)
     if member is None:
@@ -105,6 +105,16 @@ def check_mirrored(message: Request | Notification, headers: Headers) -> None:
         return
     if value is not None and decode_value(name) != value:
         raise _mismatch("Mcp-Name", member)
+
+
+def protocol_version(headers: Headers) -> str | None:
+    """What `MCP-Protocol-Version` says, None where it is absent alone: a malformed one is no version that exists."""
+    return _plain(headers.get(b"mcp-protocol-version"))
+
+
+def _plain(value: bytes | None) -> str | None:
+    """A header that has no encoded form (all but `Mcp-Name` and `Mcp-Param-*`)."""
+    return value.decode("latin-1") if value is not None else None
 
 
 def decode_value(value: bytes | None) -> str | None:

@@ -155,8 +155,8 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _refuse_depth(body: bytes, document: Any) -> None:
-    # Brackets in strings only make this count too high, never too low.
-    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+    # Brackets in strings only make this count too high, never too low; nesting costs two bytes a level.
+    if len(body) <= 2 * MAX_DEPTH or body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
         return
     level = [document]
     for _ in range(MAX_DEPTH):

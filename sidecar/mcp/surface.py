@@ -15,7 +15,10 @@ from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, Era, JsonObject, Kin
 
 _ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_REFERENCES = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
+_ENCODED_SLASH: Final = re.compile("/|%2F|%5C")
+_SLASHES: Final = re.compile("/{2,}")
+_DOTS: Final = frozenset((".", ".."))
+_REFERENCES: Final = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -75,7 +78,12 @@ def canonical_uri(uri: str) -> str:
     if not parts.scheme:
         return uri
     path = _without_dots(_normalised_escapes(parts.path))
-    return parts._replace(netloc=parts.netloc.lower(), path=path).geturl()
+    if not _DOTS.isdisjoint(_ENCODED_SLASH.split(path)):
+        raise _invalid("the resource URI hides dot segments behind encoded slashes")
+    netloc = parts.netloc.lower()
+    if parts.scheme == "file":  # one file, many names: RFC 8089, and POSIX for slashes
+        path, netloc = _SLASHES.sub("/", path), "" if netloc == "localhost" else netloc
+    return parts._replace(netloc=netloc, path=path).geturl()
 
 
 def _normalised_escapes(path: str) -> str:
@@ -96,7 +104,7 @@ def _without_dots(path: str) -> str:
     segments = path.split("/")
     for segment in segments:
         if segment == "..":
-            if len(kept) > 1:
+            if len(kept) > 1 or kept[:1] > [""]:  # never above the root; a path without one just gets shorter
                 kept.pop()
         elif segment != ".":
             kept.append(segment)
@@ -107,20 +115,29 @@ def _without_dots(path: str) -> str:
 
 def _reference(params: JsonObject) -> tuple[Kind, str]:
     reference = params.get("ref")
-    if type(reference) is not dict or reference.get("type") not in _REFERENCES:
+    if type(reference) is not dict or _exactly(reference, "type") not in tuple(_REFERENCES):
         raise _invalid("params.ref must be a ref/prompt or a ref/resource")
     kind, member = _REFERENCES[reference["type"]]
+    _exactly(reference, member)
     return kind, _text(reference, member)
 
 
 def _listened(params: JsonObject) -> list[str]:
-    wanted = params.get("notifications", {})
+    wanted = _exactly(params, "notifications", {})
     if type(wanted) is not dict:
         raise _invalid("params.notifications must be an object")
-    uris = wanted.get("resourceSubscriptions", [])
+    uris = _exactly(wanted, "resourceSubscriptions", [])
     if type(uris) is not list or not all(type(uri) is str for uri in uris):
         raise _invalid("params.notifications.resourceSubscriptions must be a list of URIs")
     return uris
+
+
+def _exactly(mapping: JsonObject, member: str, absent: object = None) -> Any:
+    """A member that decides something; a key that differs in letter case alone is one to servers that ignore case."""
+    folded = member.casefold()
+    if any(key != member and key.casefold() == folded for key in mapping):
+        raise _invalid(f"a key differs from {member} in letter case alone")
+    return mapping.get(member, absent)
 
 
 def _text(params: JsonObject, member: str) -> str:

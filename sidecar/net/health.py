@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.pool import Endpoint, Upstream
+from openmcp.sidecar.net.pool import Endpoint, Outgoing, Upstream
 from openmcp.sidecar.net.upstream import Patience
 
-_HEADERS: Final = b"accept: application/json\r\n"
-_MAX_ANSWER: Final = 64 * 1024
+_CHECK: Final = Outgoing(b"GET", b"accept: application/json\r\n", b"", 64 * 1024, repeatable=True)
 _log = logging.getLogger("openmcp.net")
 
 
@@ -23,7 +22,7 @@ async def check(endpoint: Endpoint, patience: float) -> str | None:
     """Ask one endpoint for a sign of life within `patience` seconds; None, or what is wrong."""
     try:
         async with asyncio.timeout(patience):
-            response = await endpoint.send(b"GET", _HEADERS, b"", _MAX_ANSWER, Patience(patience, patience, patience))
+            response = await endpoint.send(_CHECK, Patience(patience, patience, patience))
     except TimeoutError:
         return f"no answer in {patience:g} s"
     except UpstreamFailed as failure:

@@ -93,6 +93,9 @@ class Connection(asyncio.Protocol):
         if self._task is not None:
             self._task.cancel()
         self.resume_writing()
+        # The parser holds our methods and we hold the parser: left alone, only the collector would free them.
+        self._task = self._exchange = None
+        del self._parser
 
     def pause_writing(self) -> None:
         self._drained = self._loop.create_future()

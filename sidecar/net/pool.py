@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from openmcp.config import secrets
 from openmcp.config.model import Server
 from openmcp.sidecar.errors import UpstreamFailed
@@ -24,6 +26,19 @@ USER_AGENT: Final = b"openmcp"
 _log = logging.getLogger("openmcp.net")
 
 
+class Outgoing(msgspec.Struct, frozen=True):
+    """One request: `headers` are ready lines, `limit` the bytes allowed for the body of an answer that is no stream.
+
+    `repeatable`: sending it twice has no other effect than sending it once.
+    """
+
+    method: bytes
+    headers: bytes
+    body: bytes
+    limit: int
+    repeatable: bool
+
+
 class Endpoint:
     """One address of an MCP server with its pool of connections."""
 
@@ -33,7 +48,7 @@ class Endpoint:
         self.key = endpoint_key(url)
         self.healthy = True
         self.failures = 0
-        self.active = 0
+        self._connecting = 0
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = tls
@@ -43,6 +58,7 @@ class Endpoint:
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._retired = False
+        self._now = asyncio.get_running_loop().time
         target = (parts.path or "/").encode()
         self._tail = b" %b HTTP/1.1\r\nhost: %b\r\nuser-agent: %b\r\n" % (target, parts.netloc.encode(), USER_AGENT)
 
@@ -51,21 +67,26 @@ class Endpoint:
         """Pooled connections without a request."""
         return len(self._idle)
 
-    async def send(
-        self, method: bytes, headers: bytes, body: bytes, limit: int, patience: Patience
-    ) -> UpstreamResponse:
-        """Send one request; `headers` are ready lines. Raises `UpstreamFailed`; `sent` False: nothing was sent.
+    @property
+    def active(self) -> int:
+        """Requests under way; one that is answered by a stream as long as that lasts."""
+        return self._connecting + len(self._all) - len(self._idle)
+
+    async def send(self, request: Outgoing, patience: Patience) -> UpstreamResponse:
+        """Send one request. Raises `UpstreamFailed`; `sent` False: nothing was sent.
 
         A stream that comes back has to be closed by the caller.
         """
-        self.active += 1
-        try:
-            connection = self._pooled() or await self._connect()
-            head = b"%b%b%bcontent-length: %d\r\n\r\n" % (method, self._tail, headers, len(body))
-            pieces = (head + body,) if len(body) < 65536 else (head, body)
-            return await connection.request(pieces, limit, patience)
-        finally:
-            self.active -= 1
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.method, self._tail, request.headers, len(request.body))
+        pieces = (head + request.body,) if len(request.body) < 65536 else (head, request.body)
+        pooled = self._pooled()
+        if pooled is not None:
+            try:
+                return await pooled.request(pieces, request.limit, patience)
+            except UpstreamFailed as failure:
+                if not (request.repeatable and failure.kind == "closed" and pooled.silent):
+                    raise  # else the server closed it just as it was used again: a new one tells more
+        return await (await self._connect()).request(pieces, request.limit, patience)
 
     def retire(self) -> None:
         """Close what is idle now and everything else when its request is done."""
@@ -87,7 +108,7 @@ class Endpoint:
                 connection.abort()
 
     def _pooled(self) -> UpstreamConnection | None:
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         while self._idle:
             connection = self._idle.pop()
             if not connection.closed and now - connection.idle_since < KEEP_IDLE:
@@ -97,6 +118,7 @@ class Endpoint:
 
     async def _connect(self) -> UpstreamConnection:
         loop = asyncio.get_running_loop()
+        self._connecting += 1
         try:
             async with asyncio.timeout(self._connect_timeout):
                 transport, connection = await loop.create_connection(
@@ -111,10 +133,13 @@ class Endpoint:
             raise UpstreamFailed("connect", f"no connection in {self._connect_timeout:g} s", sent=False) from None
         except ssl.SSLError as error:
             self._on_connect("tls")
-            raise UpstreamFailed("connect", f"TLS: {error.reason or 'handshake failed'}", sent=False) from None
+            why = getattr(error, "verify_message", None) or error.reason or "handshake failed"
+            raise UpstreamFailed("connect", f"TLS: {why}", sent=False) from None
         except OSError as error:
             self._on_connect("refused")
             raise UpstreamFailed("connect", error.strerror or "cannot connect", sent=False) from None
+        finally:
+            self._connecting -= 1
         self._on_connect("ok")
         self._all.add(connection)
         _keep_alive(transport)
@@ -142,6 +167,8 @@ class Upstream:
             Endpoint(url, server, tls, lambda result, url=url: on_connect(server.name, url, result))  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
             for url in server.endpoints
         )
+        self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
+        self._turn = -1
         self._by_key = {endpoint.key: endpoint for endpoint in self.endpoints}
         self.in_flight = 0
         self.streams = 0
@@ -151,7 +178,11 @@ class Upstream:
 
     def choose(self, tried: Iterable[Endpoint] = ()) -> Endpoint | None:
         """The least loaded healthy endpoint not tried yet; an unhealthy one where there is no healthy one."""
-        candidates = [endpoint for endpoint in self.endpoints if endpoint not in tried]
+        if self._only is not None and not tried:
+            return self._only
+        self._turn = (self._turn + 1) % len(self.endpoints)  # equals take turns
+        endpoints = self.endpoints[self._turn :] + self.endpoints[: self._turn]
+        candidates = [endpoint for endpoint in endpoints if endpoint not in tried]
         if not candidates:
             return None
         return min(candidates, key=lambda endpoint: (not endpoint.healthy, endpoint.active))

@@ -151,6 +151,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._keep = False
         self._in_body = False
+        self._over = False
+        self._named_bytes = 0
         self.closed = False
         self.idle_since = 0.0
         self._last_byte = 0.0
@@ -167,6 +169,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._response = UpstreamResponse(self)
         self._head = self._loop.create_future()
         self._body, self._body_bytes, self._body_limit, self._head_bytes = [], 0, body_limit, 0
+        self._over, self._named_bytes = False, 0
         self._last_byte = self._started = self._loop.time()
         self._patience = patience
         for piece in data:
@@ -176,6 +179,11 @@ class UpstreamConnection(asyncio.Protocol):
         except asyncio.CancelledError:
             self.abort()
             raise
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has come in answer to the last request."""
+        return self._head_bytes == 0
 
     def release(self, response: UpstreamResponse, *, complete: bool) -> None:
         """The response is done with; a connection in the middle of one cannot be used again."""
@@ -234,6 +242,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.closed:
             self.closed = True
             self._on_closed(self)
+        del self._parser  # it holds our methods: only the collector would free the two
         if self._response is None:
             return
         if self._in_body and exc is None and self._until_close():
@@ -254,9 +263,14 @@ class UpstreamConnection(asyncio.Protocol):
             self.fail(UpstreamFailed("protocol", "the server's answer is not valid HTTP/1.1"))
             return
         if not self._in_body and self._head is not None and self._head_bytes > MAX_HEAD:
-            self.fail(UpstreamFailed("protocol", f"the head of the server's answer exceeds {MAX_HEAD} bytes"))
+            self._fail_head()
 
     # httptools callbacks
+
+    def on_message_begin(self) -> None:
+        if self._over:  # a second answer to one request: neither it nor anything behind it is used
+            self._response = None
+            self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._response is None:
@@ -265,6 +279,9 @@ class UpstreamConnection(asyncio.Protocol):
         if name in headers and name in (b"content-length", b"transfer-encoding", b"content-type", b"mcp-session-id"):
             value = headers[name] + b"," + value  # ambiguous: refused where it is read
         headers[name] = value
+        self._named_bytes += len(name) + len(value)
+        if self._named_bytes > MAX_HEAD:
+            self._fail_head()
 
     def on_headers_complete(self) -> None:
         response = self._response
@@ -305,7 +322,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _complete(self) -> None:
         response = self._response
-        self._in_body = False
+        self._in_body, self._over = False, True
         if response is None:
             return
         if response.streaming:
@@ -316,6 +333,9 @@ class UpstreamConnection(asyncio.Protocol):
         response.end(None)
         self._deliver(response)
         response.close()
+
+    def _fail_head(self) -> None:
+        self.fail(UpstreamFailed("protocol", f"the head of the server's answer exceeds {MAX_HEAD} bytes"))
 
     def _deliver(self, response: UpstreamResponse) -> None:
         head, self._head = self._head, None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from openmcp.identity.principal import ANONYMOUS, Principal
-from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, NOT_IDENTIFIED, Refused
+from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, NOT_IDENTIFIED, Malformed, Refused
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc, methods
 from openmcp.sidecar.mcp.surface import Call, call_of
 from openmcp.sidecar.ports import HttpRequest
@@ -43,9 +43,14 @@ def read(flow: Flow) -> Call | Response:
     if not headers.accepts(request.headers, b"application/json", b"text/event-stream"):
         raise Refused(406, INVALID_REQUEST, "Accept must cover application/json and text/event-stream", reason="accept")
     document, flow.canonical = jsonrpc.read(request.body)
-    flow.message_id = jsonrpc.message_id(document)
-    message = jsonrpc.classify(document)
-    declared = headers.decode_value(request.headers.get(b"mcp-protocol-version"))
+    try:
+        message = jsonrpc.classify(document)
+    except Malformed:
+        flow.message_id = jsonrpc.message_id(document)
+        raise
+    if isinstance(message, Request):
+        flow.message_id = message.id
+    declared = headers.protocol_version(request.headers)
     if isinstance(message, Response):
         return _client_response(message, declared)
     return _client_call(flow, message, declared)

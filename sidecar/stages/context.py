@@ -38,7 +38,8 @@ class Flow:
     """One HTTP exchange on its way through the stages. Each stage fills in what it finds out; the record reads it.
 
     `agent` is the principal's name, `server` the server's, `method` and `name` what is called: empty until known.
-    `traced`: the agent's own trace is followed. `canonical`: the request's body is what we would write ourselves.
+    `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed.
+    `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
@@ -73,8 +74,8 @@ class Flow:
         "upstream_seconds",
     )
 
-    def __init__(self, flow_id: str, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
-        self.id = flow_id
+    def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
+        self.id = trace.span_id
         self.exchange = exchange
         self.snapshot = snapshot
         self.trace = trace

@@ -3,6 +3,7 @@
 Nothing of the agent's own headers goes on but the ones named here; its credential never does.
 """
 
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -10,7 +11,7 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import headers as rules
 from openmcp.sidecar.mcp import jsonrpc, methods
 from openmcp.sidecar.mcp.surface import Call
-from openmcp.sidecar.net.pool import Endpoint
+from openmcp.sidecar.net.pool import Endpoint, Outgoing
 from openmcp.sidecar.net.upstream import Patience, UpstreamResponse
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow
@@ -19,6 +20,8 @@ from openmcp.sidecar.types import LEGACY, JsonObject, Request
 
 _BOTH: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
 _STREAM: Final = b"accept: text/event-stream\r\n"
+_REMEMBERED: Final = 256
+"""Characters of a name up to which its header lines are kept."""
 LISTEN: Final = "subscriptions/listen"
 
 
@@ -43,8 +46,9 @@ async def send(
     Another endpoint is tried only where the first one got nothing, or where sending twice has no effect.
     """
     limit = flow.upstream.server.limits.response_bytes
+    request = Outgoing(method, headers, body, limit, repeatable)
     if flow.endpoint is not None:
-        return await _pinned(flow, flow.endpoint, lambda one: one.send(method, headers, body, limit, patience))
+        return await _pinned(flow, flow.endpoint, lambda one: one.send(request, patience))
     tried: list[Endpoint] = []
     while True:
         endpoint = flow.upstream.choose(tried)
@@ -52,7 +56,7 @@ async def send(
         tried.append(endpoint)
         flow.endpoint = endpoint
         try:
-            return await endpoint.send(method, headers, body, limit, patience)
+            return await endpoint.send(request, patience)
         except UpstreamFailed as failure:
             again = not failure.sent or (repeatable and failure.kind == "closed")
             if not again or len(tried) == len(flow.upstream.endpoints):
@@ -75,13 +79,20 @@ def call_headers(flow: Flow, call: Call) -> bytes:
     """The header lines of a POST of this call."""
     if flow.era is LEGACY:
         return _BOTH + trace_lines(flow) + session_lines(flow)
-    lines = b"%b%bmcp-protocol-version: %b\r\n" % (_BOTH, trace_lines(flow), call.version.encode())
     if not isinstance(call.message, Request):
-        return lines
-    method = call.message.method
-    lines += b"mcp-method: %b\r\n%b" % (rules.encode_value(method), flow.parameters)
-    named = call.message.params.get(methods.HEADER_NAMED.get(method, ""))
-    return lines + b"mcp-name: %b\r\n" % rules.encode_value(named) if type(named) is str else lines
+        return b"%bmcp-protocol-version: %b\r\n%b" % (_BOTH, call.version.encode(), trace_lines(flow))
+    member = methods.HEADER_NAMED.get(call.message.method)
+    named = call.message.params.get(member) if member is not None else None
+    name = named if type(named) is str else ""
+    mirrored = _mirrored if len(name) <= _REMEMBERED else _mirrored.__wrapped__
+    return mirrored(call.version, call.message.method, name) + trace_lines(flow) + flow.parameters
+
+
+@functools.lru_cache(maxsize=1024)
+def _mirrored(version: str, method: str, name: str) -> bytes:
+    """What is the same for all modern calls of one tool (or prompt, or resource)."""
+    lines = b"%bmcp-protocol-version: %b\r\nmcp-method: %b\r\n" % (_BOTH, version.encode(), rules.encode_value(method))
+    return lines + b"mcp-name: %b\r\n" % rules.encode_value(name) if name else lines
 
 
 def session_lines(flow: Flow) -> bytes:
@@ -97,8 +108,8 @@ def session_lines(flow: Flow) -> bytes:
 
 def trace_lines(flow: Flow) -> bytes:
     """The header lines of the trace context."""
-    line = b"traceparent: %b\r\n" % flow.trace.format().encode()
-    return line + b"tracestate: %b\r\n" % flow.tracestate.encode() if flow.tracestate else line
+    line = f"traceparent: {flow.trace.format()}\r\n".encode()
+    return line + f"tracestate: {flow.tracestate}\r\n".encode() if flow.tracestate else line
 
 
 def stream_headers(flow: Flow) -> bytes:

@@ -1,5 +1,6 @@
 """What is written down: one line per message, in the fields of docs/record.md, and the metrics beside it."""
 
+import functools
 import time
 from typing import Final
 
@@ -12,6 +13,8 @@ from openmcp.sidecar.types import Message, Notification, Request
 
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
+_REMEMBERED: Final = 256
+"""Characters of a name up to which its encoded form is kept."""
 
 
 class Recorder:
@@ -32,33 +35,22 @@ class Recorder:
         flow.common = _common(flow)
         call = flow.call
         assert call is not None
-        own: dict[str, object] = {
-            "identified_by": flow.identified_by,
-            "era": flow.era,
-            "protocol_version": call.version,
-            "decision": decision.word,
-            "policy": decision.policy,
-            "rule": decision.rule,
-            "bytes_in": flow.bytes_in,
-        }
-        if decision.reason:
-            own["reason"] = clip(decision.reason)
-        self._write(event, TO_SERVER, flow.common, encode(own))
+        decided = _decided(flow.identified_by, flow.era.value, call.version, decision)
+        self._write(event, TO_SERVER, flow.common, decided, b'"bytes_in":%d' % flow.bytes_in)
 
     def answer(self, flow: Flow, event: str = "response") -> None:
         """How the exchange ended, with sizes and times."""
         total = time.perf_counter() - flow.started
         upstream = int(flow.upstream_seconds * 1e6)
         whole = int(total * 1e6)
-        own: dict[str, object] = {
-            "status": flow.status,
-            "outcome": flow.outcome,
-            "bytes_out": flow.bytes_out,
-            "latency": {"total_us": whole, "upstream_us": upstream, "own_us": whole - upstream},
-        }
-        if flow.endpoint is not None:
-            own["endpoint"] = flow.endpoint.url
-        self._write(event, TO_AGENT, flow.common or _common(flow), encode(own))
+        ended = _ended(flow.endpoint.url if flow.endpoint is not None else "", flow.outcome, flow.status)
+        sizes = b'"bytes_out":%d,"latency":{"total_us":%d,"upstream_us":%d,"own_us":%d}' % (
+            flow.bytes_out,
+            whole,
+            upstream,
+            whole - upstream,
+        )
+        self._write(event, TO_AGENT, flow.common or _common(flow), ended, sizes)
         decision = flow.decision.word if flow.decision is not None else "refused"
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
@@ -73,7 +65,7 @@ class Recorder:
         if isinstance(message, Request):
             line["id"] = message.id
         line["bytes_out"] = size
-        self._write(event, TO_AGENT, encode(line))
+        self._write(event, TO_AGENT, _members(line))
         self.metrics.stream_event(flow.server, event)
 
     def dropped(self, flow: Flow, reason: str, method: str = "") -> None:
@@ -81,49 +73,91 @@ class Recorder:
         line = _fields(flow)
         line["method"] = clip(method)
         line["reason"] = clip(reason)
-        self._write("dropped", TO_AGENT, encode(line))
+        self._write("dropped", TO_AGENT, _members(line))
         self.metrics.stream_event(flow.server, "dropped")
 
     def client_response(self, flow: Flow) -> None:
         """The agent's answer to a request of the server."""
         line = _fields(flow)
         line["bytes_in"] = flow.bytes_in
-        self._write("client_response", TO_SERVER, encode(line))
+        self._write("client_response", TO_SERVER, _members(line))
 
     def unreadable(self, status: int) -> None:
         """An HTTP request that could not even be read."""
-        self._write("refused", TO_SERVER, encode({"status": status, "reason": "http"}))
+        self._write("refused", TO_SERVER, _members({"status": status, "reason": "http"}))
         self.metrics.error("", "", "http")
 
     def reload(self, result: str, detail: str) -> None:
         """A new configuration that was taken (`ok`) or refused (`error`)."""
-        self._write("reload", "", encode({"outcome": result, "reason": clip(detail)}))
+        self._write("reload", "", _members({"outcome": result, "reason": clip(detail)}))
         self.metrics.reload(result)
 
-    def _write(self, event: str, direction: str, *objects: bytes) -> None:
-        """One line: time, event and direction, then the members of these encoded objects."""
+    def _write(self, event: str, direction: str, *members: bytes) -> None:
+        """One line: time, event and direction, then these members."""
         head = f'{{"time":"{timestamp(time.time_ns())}","event":"{event}","direction":"{direction}",'
-        self._audit.write(head.encode() + b",".join([encoded[1:-1] for encoded in objects]) + b"}")
+        self._audit.write(head.encode() + b",".join(members) + b"}")
+
+
+def _members(fields: dict[str, object]) -> bytes:
+    """Some fields as they stand inside a line."""
+    return encode(fields)[1:-1]
 
 
 def _common(flow: Flow) -> bytes:
-    """The fields that the lines of a flow share, encoded once."""
-    return encode(_fields(flow))
+    """The fields that all lines of a flow share, encoded once."""
+    names = (flow.agent, flow.server, flow.method, flow.session_ref, flow.name)
+    shape = (_shape if len(flow.name) <= _REMEMBERED and len(flow.agent) <= _REMEMBERED else _shape.__wrapped__)(*names)
+    head = f'"call":"{flow.id}","trace":"{flow.trace.trace_id}","span":"{flow.trace.span_id}",'.encode() + shape
+    identifier = flow.message_id
+    if identifier is None:
+        return head
+    return head + (b',"id":%d' % identifier if type(identifier) is int else b"," + _members({"id": identifier}))
 
 
 def _fields(flow: Flow) -> dict[str, object]:
-    line: dict[str, object] = {
-        "call": flow.id,
-        "trace": flow.trace.trace_id,
-        "span": flow.trace.span_id,
-        "agent": flow.agent,
-        "server": flow.server,
-        "method": flow.method,
-    }
-    if flow.session_ref:
-        line["session"] = flow.session_ref
-    if flow.name:
-        line["name"] = clip(flow.name)
+    """The same, for lines in which some of them differ."""
+    fields: dict[str, object] = {"call": flow.id, "trace": flow.trace.trace_id, "span": flow.trace.span_id}
+    fields |= _named(flow.agent, flow.server, flow.method, flow.session_ref, flow.name)
     if flow.message_id is not None:
-        line["id"] = flow.message_id
-    return line
+        fields["id"] = flow.message_id
+    return fields
+
+
+def _named(agent: str, server: str, method: str, session: str, name: str) -> dict[str, object]:
+    fields: dict[str, object] = {"agent": agent, "server": server, "method": method}
+    if session:
+        fields["session"] = session
+    if name:
+        fields["name"] = clip(name)
+    return fields
+
+
+# Agents make the same few calls again and again: what does not differ from one to the next is encoded once.
+
+
+@functools.lru_cache(maxsize=1024)
+def _shape(agent: str, server: str, method: str, session: str, name: str) -> bytes:
+    return _members(_named(agent, server, method, session, name))
+
+
+@functools.lru_cache(maxsize=1024)
+def _decided(identified_by: str, era: str, version: str, decision: Decision) -> bytes:
+    fields: dict[str, object] = {
+        "identified_by": identified_by,
+        "era": era,
+        "protocol_version": version,
+        "decision": decision.word,
+        "policy": decision.policy,
+        "rule": decision.rule,
+    }
+    if decision.reason:
+        fields["reason"] = clip(decision.reason)
+    return _members(fields)
+
+
+@functools.lru_cache(maxsize=1024)
+def _ended(endpoint: str, outcome: str, status: int) -> bytes:
+    fields: dict[str, object] = {"status": status, "outcome": outcome}
+    if endpoint:
+        fields["endpoint"] = endpoint
+    return _members(fields)
