@@ -41,7 +41,18 @@ def _section(samples: Samples, names: list[str]) -> Section:
     section = Section(
         "Throughput, closed loop (wrk)",
         "Requests a second; CPU is user and system time of the proxy process for each call.",
-        ("target", "rps, 16", "to Envoy", "CPU µs", "rps, 64", "kept at 64", "CPU µs, 64", "legacy rps, 16", "CPU µs"),
+        (
+            "target",
+            "rps, 16",
+            "to Envoy",
+            "CPU µs",
+            "to Envoy's",
+            "rps, 64",
+            "kept at 64",
+            "CPU µs, 64",
+            "legacy rps, 16",
+            "CPU µs",
+        ),
         samples=samples.plain(),
     )
     envoy = ENVOY in names
@@ -49,8 +60,9 @@ def _section(samples: Samples, names: list[str]) -> Section:
         cpu = [f"{samples.median(f'cpu {v}', name):.1f}" if name != DIRECT else "" for v in VARIANTS]
         rps = [f"{samples.median(f'rps {v}', name):,.0f}" for v in VARIANTS]
         to_envoy = f"{samples.ratio('rps 16', name, ENVOY):.2f}" if envoy else ""
+        cpu_to_envoy = f"{samples.ratio('cpu 16', name, ENVOY):.2f}" if envoy and name != DIRECT else ""
         kept = f"{_kept(samples, name):.2f}"
-        section.rows.append((name, rps[0], to_envoy, cpu[0], rps[1], kept, cpu[1], rps[2], cpu[2]))
+        section.rows.append((name, rps[0], to_envoy, cpu[0], cpu_to_envoy, rps[1], kept, cpu[1], rps[2], cpu[2]))
     section.figures = {"cpu": samples.median("cpu 16", SIDECAR), "scaling": _kept(samples, SIDECAR)}
     if envoy:
         section.figures["throughput"] = samples.ratio("rps 16", SIDECAR, ENVOY)
