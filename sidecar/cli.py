@@ -129,4 +129,9 @@ def demo(wait: bool | None, port: int | None) -> None:
     if missing := story.missing():
         click.echo(missing, err=True)
         sys.exit(OUTSIDE)
-    sys.exit(story.run(wait=sys.stdout.isatty() if wait is None else wait, port=port))
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    sys.exit(story.run(wait=terminal if wait is None else wait, port=port))
+
+
+if __name__ == "__main__":
+    main()

@@ -28,6 +28,6 @@ def run(*, wait: bool, port: int | None = None) -> int:
 
     Returns the exit code: 0 all came out as told, 1 something did not, 3 something could not start or was stopped.
     """
-    from openmcp.sidecar.demo import stage  # after missing(): it imports the extra
+    from openmcp.sidecar.demo.stage import perform  # after missing(): it imports the extra
 
-    return stage.run(wait=wait, port=port)
+    return perform(wait=wait, port=port)

@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
+import socket
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -68,7 +68,7 @@ class Child:
 async def child(name: str, module: str, arguments: Sequence[str], folder: Path) -> AsyncIterator[Child]:
     """Run a Python module in `folder`, and end it with the block.
 
-    Its process group is its own, since Ctrl-C in a terminal goes to a whole group: who is ended, and when, is said here.
+    Its process group is its own: Ctrl-C in a terminal goes to a whole group, and who ends when is decided here.
     """
     log = folder / f"{name}.log"
     with log.open("wb") as output:
@@ -90,13 +90,19 @@ async def child(name: str, module: str, arguments: Sequence[str], folder: Path) 
         await running.stop()
 
 
-def answers(url: str, status: int) -> bool:
-    """Whether a GET of `url` is answered with this status."""
+def listening(port: int) -> bool:
+    """Whether a loopback port takes connections."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310  # an URL of our own, on loopback
-            return bool(answer.status == status)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code == status
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:
+        return False
+    return True
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` gives 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310  # an URL of our own, on loopback
+            return bool(answer.status == 200)
+    except OSError:  # also of a status beyond 399
         return False

@@ -15,7 +15,7 @@ TICKETS: Final = {
 PAGE_SECONDS: Final = 0.15
 """What a page of the export takes, so that one can see that progress arrives while the call is under way."""
 
-server = MCPServer("tickets", instructions="Tickets of a support desk.")
+server = MCPServer("tickets", instructions="Tickets of a support desk.", log_level="WARNING")
 
 
 @server.tool()

@@ -1,6 +1,7 @@
 """What the demo is played in: keys, ports and a gateway.yaml, in a folder that ends with it."""
 
 import hashlib
+import os
 import re
 import secrets
 import socket
@@ -8,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Final
+
+from openmcp.sidecar.demo.children import Failed
 
 SERVER: Final = "tickets"
 AGENT: Final = "support-bot"
@@ -22,7 +25,7 @@ listen:
 
 identity:
   agents:
-    - type: apiKey            # only the digests of the keys are kept here
+    - type: apiKey             # only the digests of the keys are kept here
       keys:
         - name: support-bot
           sha256: $agent_digest
@@ -35,7 +38,7 @@ servers:
 
 # Deny wins; what no rule allows is denied and does not show in lists.
 policies:
-  - name: everybody           # no `agents`: holds for every agent
+  - name: everybody            # no `agents`: holds for every agent
     servers: [tickets]
     requests:
       - name: no-deleting
@@ -103,21 +106,19 @@ class Setting:
 def prepare(folder: Path, port: int | None) -> Setting:
     """Choose keys and free ports (`port` for the agents, where it is given) and write the gateway.yaml.
 
-    Raises OSError where the folder cannot be written to.
+    Raises Failed where that port is not to be had.
     """
-    server, mcp, admin = free_ports(3)
+    mcp, admin, server = _ports(port)
     keys = {name: f"{name}-{secrets.token_hex(6)}" for name in (AGENT, OLD_AGENT)}
-    made = Setting(folder, server, port or mcp, admin, keys)
-    made.configuration.write_text(
-        CONFIGURATION.substitute(
-            mcp=made.mcp_port,
-            admin=made.admin_port,
-            server=made.server_port,
-            agent_digest=_digest(keys[AGENT]),
-            old_agent_digest=_digest(keys[OLD_AGENT]),
-        ),
-        encoding="utf-8",
+    made = Setting(folder, server, mcp, admin, keys)
+    text = CONFIGURATION.substitute(
+        mcp=made.mcp_port,
+        admin=made.admin_port,
+        server=made.server_port,
+        agent_digest=_digest(keys[AGENT]),
+        old_agent_digest=_digest(keys[OLD_AGENT]),
     )
+    made.configuration.write_text(text, encoding="utf-8")
     return made
 
 
@@ -126,11 +127,17 @@ def shown(text: str) -> str:
     return re.sub(r"\b([0-9a-f]{16})[0-9a-f]{48}\b", r"\1...", text)
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+def _ports(wanted: int | None) -> list[int]:
+    """Three loopback ports that nobody listens on right now; the first is the one that is wanted."""
+    sockets: list[socket.socket] = []
     try:
+        for port in (wanted or 0, 0, 0):
+            sockets.append(socket.create_server(("127.0.0.1", port)))
         return [int(each.getsockname()[1]) for each in sockets]
+    except OSError as error:
+        raise Failed(
+            f"port {wanted or 0} of 127.0.0.1 cannot be had: {os.strerror(error.errno or 0)} (--port takes another)"
+        ) from None
     finally:
         for each in sockets:
             each.close()
