@@ -32,6 +32,8 @@ from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Request, Response,
 
 _JSON: Final = b"content-type: application/json\r\n"
 _CHALLENGE: Final = b'www-authenticate: Bearer realm="openmcp"\r\n'
+_ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
+"""What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -328,7 +330,7 @@ class Pipeline:
             self._respond(flow, 202, b"", b"")
             return
         status = refusal.status
-        if refusal.reason == "unknown_method" and flow.era is LEGACY:
+        if refusal.reason in _ANSWERED and flow.era is LEGACY:
             status = 200
         lines = _JSON + _CHALLENGE if status == 401 else _JSON
         self._send(flow, status, answers.refused(flow.message_id, refusal), lines)

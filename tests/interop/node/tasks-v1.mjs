@@ -17,6 +17,7 @@ for await (const message of tasks.callToolStream(call, CallToolResultSchema, { t
   else seen.push(`${message.type} ${message.task?.status ?? message.error?.message}`);
 }
 const listed = (await tasks.listTasks()).tasks.map((task) => task.status);
-console.log(JSON.stringify({ first: seen.at(0), last: seen.at(-1), result, listed }));
+const unknown = await tasks.getTask("no-such-task").catch((error) => error.code);
+console.log(JSON.stringify({ first: seen.at(0), last: seen.at(-1), result, listed, unknown }));
 await transport.terminateSession();
 await client.close();
