@@ -22,6 +22,9 @@ MAX_AGENTS: Final = 1024
 MAX_SUBJECTS: Final = 4096
 """Decisions kept per agent and server: a hostile agent inventing names must not grow memory."""
 
+MAX_NAME: Final = 256
+"""Characters of a name up to which a decision on it is kept, for the same reason."""
+
 DEFAULT_REASON: Final = "no policy allows this"
 
 
@@ -117,7 +120,10 @@ class AgentRules:
     def decide(self, subject: Subject) -> Decision:
         """The decision on one subject."""
         known = self._known.entries.get(subject)
-        return known if known is not None else self._known.add(subject, self._judge(subject))
+        if known is not None:
+            return known
+        decision = self._judge(subject)
+        return self._known.add(subject, decision) if len(subject.name) <= MAX_NAME else decision
 
     def _judge(self, subject: Subject) -> Decision:
         if not self._allows:
