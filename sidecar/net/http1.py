@@ -22,7 +22,8 @@ MAX_HEAD: Final = 32 * 1024
 """Bytes of request line and headers; more is answered 431."""
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
-"""Requests waiting on one connection before it is read no further."""
+MAX_AHEAD: Final = 256 * 1024
+"""Requests, and bytes of their bodies, that wait on one connection before it is read no further."""
 HEAD_TIMEOUT: Final = 10.0
 BODY_TIMEOUT: Final = 60.0
 IDLE_TIMEOUT: Final = 120.0
@@ -31,6 +32,7 @@ STALL_TIMEOUT: Final = 300.0
 """Seconds in which a client must read something of what is waiting for it."""
 WRITE_BUFFER: Final = 64 * 1024
 
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _FRAMING: Final = frozenset((b"transfer-encoding", b"content-length", b"host"))
 _OFFER: Final = frozenset((b"upgrade", b"connection", b"http2-settings"))
 _log = logging.getLogger("openmcp.net")
@@ -73,7 +75,9 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._in_head = False
         self._in_message = False
+        self._begun = self._unread = self._ahead = 0
         self._stalled = 0.0
+        self._owes_continue = False
         self._limit = 0
         self._received = 0.0
         self._body: list[bytes] = []
@@ -111,19 +115,19 @@ class Connection(asyncio.Protocol):
             return  # what a refused client still sends is read and thrown away, so that it can see the answer
         if self._state is _IDLE:
             self._state, self._deadline = _HEAD, self.now() + HEAD_TIMEOUT
-        before = (self._in_message, self._in_head, self._body_bytes)
+        before = (self._begun, self._in_head, self._body_bytes)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
+            self._ignore_upgrades(memoryview(data), upgrade.args[0])
         except httptools.HttpParserError:
             self.refuse(400)
         if self._in_message:
             self._count(before, len(data))
 
-    def _count(self, before: tuple[bool, bool, int], size: int) -> None:
+    def _count(self, before: tuple[int, bool, int], size: int) -> None:
         """Bound a head or trailer section that comes in pieces: llhttp keeps a header until it is complete."""
-        now = (True, self._in_head, self._body_bytes)
+        now = (self._begun, self._in_head, self._body_bytes)
         if before == now:
             self._head_bytes += size
             if self._head_bytes > MAX_HEAD:
@@ -134,6 +138,7 @@ class Connection(asyncio.Protocol):
     # httptools callbacks
 
     def on_message_begin(self) -> None:
+        self._begun += 1
         self._in_head = True
         self._in_message = True
         self._head_bytes = 0
@@ -142,6 +147,7 @@ class Connection(asyncio.Protocol):
         self._repeated = _NOTHING
         self._body = []
         self._body_bytes = 0
+        self._owes_continue = False
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -191,6 +197,8 @@ class Connection(asyncio.Protocol):
         self._body_bytes += len(body)
         if self._body_bytes > self._limit:
             self.refuse(413)
+        elif self._state is _BUSY and self._ahead + self._body_bytes > MAX_AHEAD:
+            self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
         if b"upgrade" in self._headers and self._parser.should_upgrade():
@@ -209,6 +217,7 @@ class Connection(asyncio.Protocol):
         item = (request, self._parser.should_keep_alive(), self._version == "1.1")
         if self._state is _BUSY:
             self._pending.append(item)
+            self._ahead += len(request.body)
             if len(self._pending) >= MAX_PIPELINED:
                 self._transport.pause_reading()
         else:
@@ -268,7 +277,7 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> None:
         """Enforce the deadlines of reading, and keep streams alive."""
-        if self._drained is not None and now - self._stalled > STALL_TIMEOUT:
+        if self._drained is not None and self._stands_still(now):
             self.abort()
         elif self._state is _BUSY:
             if self._exchange is not None:
@@ -282,7 +291,7 @@ class Connection(asyncio.Protocol):
     def refuse(self, status: int) -> None:
         """Answer a request that cannot be read and close; the reason is the status alone."""
         if self._state is _CLOSING:
-            return
+            return  # one answer is enough, whatever else is wrong with the request
         waiting = self._state is _BUSY
         self._state, self._deadline = _CLOSING, self.now() + LINGER_TIMEOUT
         self._listener.refused(status)
@@ -294,27 +303,44 @@ class Connection(asyncio.Protocol):
         if self._transport.can_write_eof():
             self._transport.write_eof()
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """An offer to upgrade (h2c) is not taken (RFC 9110, 7.8): the request is read again without it.
+    def _ignore_upgrades(self, data: memoryview, offset: int) -> None:
+        """Offers to upgrade (h2c) are not taken (RFC 9110, 7.8): such a request is read again without it.
 
-        llhttp ends such a message at its head. Were the rest read as the next request, a body would become one.
+        llhttp ends it at its head. Were the rest, from `offset`, read as the next request, a body would become one.
         """
-        if self._state is _CLOSING:
-            return
+        while self._state is not _CLOSING:
+            head, data = self._head_without_offer(), data[offset:]
+            self._parser = httptools.HttpRequestParser(self)
+            try:
+                self._parser.feed_data(head)
+                self._parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                offset = upgrade.args[0]
+            except httptools.HttpParserError:
+                self.refuse(400)
+            else:
+                return
+
+    def _head_without_offer(self) -> bytes:
         keep = b"keep-alive" if self._parser.should_keep_alive() else b"close"
         fields = [field for field in self._headers.items() if field[0] not in _OFFER]
         fields += [field for field in fields if field[0] in self._repeated]  # still refused, where they decide
         lines = b"".join(b"%b: %b\r\n" % field for field in (*fields, (b"connection", keep)))
-        first = b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, self._version.encode())
-        self._parser = httptools.HttpRequestParser(self)
-        self.data_received(first + lines + b"\r\n" + rest)
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self._parser.get_method(), self._url, self._version.encode(), lines)
+
+    def _stands_still(self, now: float) -> bool:
+        """Whether the client read nothing of what is waiting for it, for too long."""
+        before, self._unread = self._unread, self._transport.get_write_buffer_size()
+        if self._unread != before:
+            self._stalled = now
+        return now - self._stalled > STALL_TIMEOUT
 
     def _well_framed(self) -> bool:
         headers = self._headers
         if not _FRAMING.isdisjoint(self._repeated) or not self._url.startswith(b"/"):
             return False
         version = self._version
-        if version == "1.1" and b"host" not in headers:
+        if version == "1.1" and b"host" not in headers or self._parser.get_method() == b"CONNECT":
             return False
         coding = headers.get(b"transfer-encoding")
         if coding is None:
@@ -325,8 +351,10 @@ class Connection(asyncio.Protocol):
         if self._headers[b"expect"].lower() != b"100-continue":
             self.refuse(417)
             return False
-        if self._state is not _BUSY:
-            self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if self._state is _BUSY:
+            self._owes_continue = True
+        else:
+            self.send(_CONTINUE)
         return True
 
     def _handle(self, item: tuple[HttpRequest, bool, bool]) -> None:
@@ -357,12 +385,16 @@ class Connection(asyncio.Protocol):
             return
         if self._exchange is not None:  # a handler that returned without an answer
             self.abort()
-        elif self._pending:
+            return
+        if not self._transport.is_reading():
+            self._transport.resume_reading()
+        if self._pending:
             item = self._pending.popleft()
-            if not self._transport.is_reading():
-                self._transport.resume_reading()
+            self._ahead -= len(item[0].body)
             self._handle(item)
+        elif self._in_message:
+            self._state, self._deadline = _BODY, self.now() + BODY_TIMEOUT
+            if self._owes_continue:
+                self.send(_CONTINUE)
         else:
-            self._state, self._deadline = (
-                (_BODY, self.now() + BODY_TIMEOUT) if self._in_message else (_IDLE, self.now() + IDLE_TIMEOUT)
-            )
+            self._state, self._deadline = _IDLE, self.now() + IDLE_TIMEOUT

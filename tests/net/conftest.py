@@ -1,0 +1,56 @@
+"""A scripted server and a sidecar in front of it, with a fast clock and without health checks in between."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from openmcp.sidecar.net import health, sweep
+from openmcp.sidecar.net.pool import Upstream
+from tests.support.gate import Gate, configuration, gate
+from tests.support.hostile import Hostile, hostile
+from tests.support.raw import Connection
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the product runs on, and the one it falls back to: their transports are not the same."""
+    return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Enforce time limits to a hundredth of a second, so that tests can use short ones."""
+    monkeypatch.setattr(sweep, "INTERVAL", 0.01)
+
+
+@pytest.fixture(autouse=True)
+def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no health check mix with the requests that a test counts."""
+
+    async def never(upstream: Upstream) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(health, "watch", never)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Hostile]:
+    """A server that behaves until the test gives it another handler."""
+    async with hostile() as running:
+        yield running
+
+
+@pytest.fixture
+async def sidecar(server: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
+    """A sidecar in front of the server."""
+    async with gate(tmp_path, configuration(server.url)) as running:
+        yield running
+
+
+@pytest.fixture
+async def agent(sidecar: Gate) -> AsyncIterator[Connection]:
+    """A connection of alice's."""
+    async with sidecar.connect() as connection:
+        yield connection
