@@ -25,13 +25,14 @@ from openmcp.sidecar.stages.context import Flow, Snapshot
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests, backward
 from openmcp.sidecar.stages.results import Results
-from openmcp.sidecar.stages.sessions import Sessions, declared_capabilities, session_not_found
+from openmcp.sidecar.stages.sessions import Sessions, checked_upstream_id, declared_capabilities, session_not_found
 from openmcp.sidecar.stages.streams import Relay
 from openmcp.sidecar.telemetry import trace
-from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Request, Response, Session
+from openmcp.sidecar.types import LEGACY, METHOD, MODERN, JsonObject, Request, Response, Session, Subject
 
 _JSON: Final = b"content-type: application/json\r\n"
 _CHALLENGE: Final = b'www-authenticate: Bearer realm="openmcp"\r\n'
+_CONNECTING: Final = (Subject(METHOD, "initialize"),)
 _ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
 """What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
 _log = logging.getLogger("openmcp.pipeline")
@@ -73,6 +74,9 @@ class Pipeline:
         except Exception:
             _log.exception("call %s failed inside the sidecar", flow.id)
             flow.outcome = "internal_error"
+            if flow.status:  # a stream has begun: cut off, it cannot be taken for complete
+                exchange.abort()
+                return
             self._send(flow, 500, answers.error(flow.message_id, INTERNAL_ERROR, "Internal error"))
         finally:
             self._recorder.answer(flow)
@@ -135,13 +139,15 @@ class Pipeline:
 
     def _adopt_trace(self, flow: Flow, call: Call) -> None:
         """Where no header named a parent, the trace context in `_meta` does (basic/index, "OpenTelemetry")."""
-        parent = era.meta_of(call.message.params).get("traceparent")
+        meta = era.meta_of(call.message.params)
+        parent, state = meta.get("traceparent"), meta.get("tracestate")
         if type(parent) is not str or b"traceparent" in flow.exchange.request.headers:
             return
         context = trace.parse(parent)
         if context is not None:
             flow.trace = context.child(self._random64)
             flow.traced = True
+            flow.tracestate = trace.tracestate(state) if type(state) is str else None
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:
         stream = permit.call.method == forward.LISTEN
@@ -183,7 +189,7 @@ class Pipeline:
         self._send(flow, status, document, lines)
 
     def _accepted(self, flow: Flow, response: UpstreamResponse) -> None:
-        if flow.session is not None and response.status == 404:
+        if flow.session is not None and reply.session_is_dead(response):
             raise session_not_found()
         if response.status >= 300:
             raise UpstreamFailed("status", f"HTTP {response.status}")
@@ -198,7 +204,7 @@ class Pipeline:
             flow.agent,
             flow.server,
             flow.endpoint.key,
-            upstream_id.decode("latin-1"),
+            checked_upstream_id(upstream_id),
             version,
             declared_capabilities(call.message.params),
             self._sessions.expiry(time.time()),
@@ -213,7 +219,11 @@ class Pipeline:
         call = flow.call
         if call is not None and call.method == "initialize":
             version = call.message.params.get("protocolVersion")
-            lines = self._open_session(flow, call, response, str(version))
+            try:
+                lines = self._open_session(flow, call, response, str(version))
+            except UpstreamFailed:
+                response.close()
+                raise
         relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
         self.relays.add(relay)
         try:
@@ -225,6 +235,8 @@ class Pipeline:
         """The agent answers a request of the server: only one that was put to it, on its session, once."""
         if flow.session is None:
             raise Refused(400, INVALID_REQUEST, "a response needs a session", reason="forged_response")
+        if not _may_connect(flow):
+            raise session_not_found()
         identifier = self._sessions.answered_id(flow.session, message.id)
         self._recorder.client_response(flow)
         document = jsonrpc.response_document(Response(identifier, message.result, message.error))
@@ -238,7 +250,7 @@ class Pipeline:
             raise Refused(405, INVALID_REQUEST, "this revision has POST alone", reason="method")
         era.legacy_version(declared)
         self._attach_session(flow)
-        if not flow.snapshot.policies.rules_for(flow.agent, flow.server).usable:
+        if not _may_connect(flow):
             raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
         if request.method == "GET":
             await self._open_stream(flow)
@@ -352,3 +364,8 @@ class Pipeline:
         flow.status = status
         flow.bytes_out = len(body)
         flow.exchange.respond(status, lines, body)
+
+
+def _may_connect(flow: Flow) -> bool:
+    """Whether policy would let the agent begin a session now: what a session carries by itself depends on that."""
+    return flow.snapshot.policies.decide(flow.agent, flow.server, _CONNECTING).allowed

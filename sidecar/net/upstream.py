@@ -32,7 +32,7 @@ class Patience(msgspec.Struct, frozen=True):
 
 
 class UpstreamResponse:
-    """The answer to one request: `body` is complete unless `streaming`, then `chunk` gives it piece by piece."""
+    """The answer to one request: `body` is complete unless it is `streaming` (SSE), then `chunk` gives it in pieces."""
 
     __slots__ = (
         "_buffered",
@@ -46,10 +46,12 @@ class UpstreamResponse:
         "body",
         "headers",
         "status",
+        "streaming",
     )
 
     def __init__(self, connection: "UpstreamConnection") -> None:
         self.status = 0
+        self.streaming = False
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
         self._connection = connection
@@ -69,12 +71,10 @@ class UpstreamResponse:
     @property
     def media_type(self) -> bytes:
         """The media type without parameters, in lower case."""
-        return self.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-
-    @property
-    def streaming(self) -> bool:
-        """Whether the answer is an SSE stream."""
-        return self.media_type == EVENT_STREAM and self.status == 200
+        value = self.headers.get(b"content-type", b"")
+        if value == b"application/json":
+            return value
+        return value.partition(b";")[0].strip().lower()
 
     async def chunk(self) -> bytes:
         """The next bytes of the stream; empty at its proper end. Raises `UpstreamFailed` where it broke off."""
@@ -277,7 +277,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         headers, name = self._response.headers, name.lower()
         if name in headers and name in (b"content-length", b"transfer-encoding", b"content-type", b"mcp-session-id"):
-            value = headers[name] + b"," + value  # ambiguous: refused where it is read
+            value = headers[name] + b", " + value  # ambiguous: refused where it is read
         headers[name] = value
         self._named_bytes += len(name) + len(value)
         if self._named_bytes > MAX_HEAD:
@@ -291,6 +291,7 @@ class UpstreamConnection(asyncio.Protocol):
         if response.status < 200:
             return
         self._in_body = True
+        response.streaming = response.status == 200 and response.media_type == EVENT_STREAM
         self._keep = self._parser.should_keep_alive()
         if response.headers.get(b"content-encoding", b"identity").lower() != b"identity":
             self.fail(UpstreamFailed("protocol", "the server compressed its answer although nobody offered that"))

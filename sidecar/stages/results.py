@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from openmcp.sidecar.errors import Refused, UpstreamFailed
-from openmcp.sidecar.mcp import era, methods
+from openmcp.sidecar.mcp import capabilities, era, methods
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Owner, Tasks
@@ -151,5 +151,6 @@ def _may_ask(flow: Flow, key: str, request: Any) -> bool:
     """Whether a server may put this input request: known, declared by the client, and not under a key of ours."""
     if key.startswith(OWN_PREFIX) or type(request) is not dict:
         return False
-    capability = methods.SERVER_REQUESTS.get(request.get("method", ""))
-    return bool(capability) and capability in client_capabilities(flow)
+    params = request.get("params", {})
+    capability = capabilities.needed(request.get("method"), params) if type(params) is dict else None
+    return bool(capability) and capability in capabilities.declared(client_capabilities(flow))

@@ -3,10 +3,11 @@
 Nothing is stored. Another principal, another server, a changed byte and an expired id are all the same: 404.
 """
 
+import hashlib
 from typing import Final
 
-from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, Refused
-from openmcp.sidecar.mcp.methods import SERVER_REQUESTS
+from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, Refused, UpstreamFailed
+from openmcp.sidecar.mcp import capabilities
 from openmcp.sidecar.sealing import Sealer
 from openmcp.sidecar.telemetry.records import fingerprint
 from openmcp.sidecar.types import JsonObject, MessageId, Session
@@ -18,7 +19,8 @@ MAX_TOKEN: Final = 4096
 MAX_REMEMBERED: Final = 4096
 """Opened sessions kept, and answered server requests: each a bounded memory that costs only time when it is lost."""
 
-CAPABILITIES: Final = frozenset(capability for capability in SERVER_REQUESTS.values() if capability)
+MAX_UPSTREAM_ID: Final = 2048
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 
 
 class Sessions:
@@ -68,7 +70,7 @@ class Sessions:
 
     def resume(self, session: Session, token: str) -> tuple[str, JsonObject]:
         """The server's event id and the stream of a `Last-Event-ID`; raises `Refused` (404) for a foreign one."""
-        opened = self._sealer.open(_EVENT, token, tuple[str, str, JsonObject]) if len(token) <= MAX_TOKEN else None
+        opened = self._sealer.open(_EVENT, token, tuple[bytes, str, JsonObject]) if len(token) <= MAX_TOKEN else None
         if opened is None or opened[0] != pin(session):
             raise session_not_found()
         return opened[1], opened[2]
@@ -82,7 +84,7 @@ class Sessions:
         session and not answered before."""
         opened = None
         if type(token) is str and len(token) <= MAX_TOKEN and token not in self._answered:
-            opened = self._sealer.open(_SERVER_REQUEST, token, tuple[str, str | int])
+            opened = self._sealer.open(_SERVER_REQUEST, token, tuple[bytes, str | int])
         if opened is None or opened[0] != pin(session):
             raise Refused(400, INVALID_REQUEST, "no request of the server has this id", reason="forged_response")
         if len(self._answered) >= MAX_REMEMBERED:
@@ -91,15 +93,25 @@ class Sessions:
         return opened[1]
 
 
-def pin(session: Session) -> str:
-    """What identifies a session among all of a server's: the endpoint and its own id, and whose it is."""
-    return f"{session.principal}\0{session.server}\0{session.endpoint}\0{session.upstream_id}"
+def pin(session: Session) -> bytes:
+    """What identifies a session among all of a server's: the endpoint and its own id, and whose it is.
+
+    16 bytes, however long these are: the ids that carry it have to stay within what a client may send back.
+    """
+    named = (session.principal, session.server, session.endpoint, session.upstream_id)
+    return hashlib.blake2b("\0".join(named).encode(), digest_size=16).digest()
 
 
 def declared_capabilities(params: JsonObject) -> tuple[str, ...]:
     """What an initialize request says the client can be asked for."""
-    declared = params.get("capabilities")
-    return tuple(sorted(CAPABILITIES & declared.keys())) if type(declared) is dict else ()
+    return capabilities.declared(params.get("capabilities"))
+
+
+def checked_upstream_id(value: bytes) -> str:
+    """The id that a server gave its session; raises `UpstreamFailed` unless it is visible ASCII (each revision)."""
+    if len(value) > MAX_UPSTREAM_ID or value.translate(None, _VISIBLE):
+        raise UpstreamFailed("protocol", "the server's session id is too long or not visible ASCII")
+    return value.decode("ascii")
 
 
 def session_not_found() -> Refused:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
-from openmcp.sidecar.mcp import answers, era, jsonrpc, methods, sse
+from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, sse
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
@@ -25,6 +25,7 @@ _LISTED: Final = {
     "notifications/prompts/list_changed": "promptsListChanged",
     "notifications/resources/list_changed": "resourcesListChanged",
     "notifications/resources/updated": "resourceSubscriptions",
+    "notifications/tasks": "taskIds",
 }
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 
@@ -34,6 +35,11 @@ Reject = Callable[[Flow, Request, int, str], None]
 
 class Dropped(Exception):
     """A message that is not passed on; the text says why, for the record."""
+
+
+def _same(given: object, expected: object) -> bool:
+    """Equal in type and value: neither "1" nor 1.0 nor true is 1."""
+    return type(given) is type(expected) and given == expected
 
 
 class Relay:
@@ -52,7 +58,8 @@ class Relay:
         call = flow.call
         self._expects = call is not None and isinstance(call.message, Request)
         params = call.message.params if call is not None else {}
-        self._token = era.meta_of(params).get("progressToken")
+        token = era.meta_of(params).get("progressToken")
+        self._token = token if jsonrpc.valid_id(token) else None  # "a string or integer value"
         self._progress: float | None = None
         self._listens = params.get("notifications", {}) if flow.method == LISTEN else None
         self._acknowledged = False
@@ -97,7 +104,7 @@ class Relay:
     def announce_lists(self) -> None:
         """Tell the agent that its lists may have changed, since the policy has."""
         for method, wanted in _LISTED.items():
-            if wanted == "resourceSubscriptions":
+            if not method.endswith("/list_changed"):
                 continue
             if self._listens is not None and not (self._acknowledged and self._listens.get(wanted)):
                 continue
@@ -160,6 +167,8 @@ class Relay:
             return {}
         named = methods.NAMED.get(call.method)
         params: JsonObject = {named[1]: call.name} if named is not None else {}
+        if "ref" in call.message.params:  # completion/complete is judged by it
+            params["ref"] = call.message.params["ref"]
         if self._token is not None:
             params["_meta"] = {"progressToken": self._token}
         return {"id": call.message.id, "method": call.method, "params": params}
@@ -186,8 +195,7 @@ class Relay:
         return data
 
     def _answer(self, message: Response) -> Response:
-        expected = self.flow.message_id
-        if not self._expects or message.id != expected or type(message.id) is not type(expected):
+        if not self._expects or not _same(message.id, self.flow.message_id):
             raise Dropped("a response to no request of this stream")
         if message.result is not None:
             message = self._edited(message, message.result)
@@ -212,14 +220,15 @@ class Relay:
         flow, session = self.flow, self.flow.session
         if flow.era is MODERN or session is None:
             raise Dropped("a server request outside a legacy session")
-        capability = methods.SERVER_REQUESTS.get(message.method)
+        capability = capabilities.needed(message.method, message.params)
         if capability is None or (capability and capability not in session.capabilities):
             self._reject(flow, message, -32601, "Method not found")
             raise Dropped("a server request that the client did not offer to answer")
         return Request(self._sessions.request_id(session, message.id), message.method, message.params)
 
     def _notification(self, message: Notification) -> Notification:
-        if message.method not in methods.SERVER_NOTIFICATIONS[self.flow.era]:
+        known = methods.SERVER_NOTIFICATIONS[self.flow.era]
+        if message.method not in (known if self._listens is None else methods.SUBSCRIBED_NOTIFICATIONS):
             raise Dropped("unknown notification")
         if self._listens is not None:
             self._check_subscription(message, self._listens)
@@ -233,7 +242,7 @@ class Relay:
 
     def _check_subscription(self, message: Notification, listens: JsonObject) -> None:
         """A subscription carries its own id, an acknowledgement first, and nothing that was not asked for."""
-        if era.meta_of(message.params).get(era.META_SUBSCRIPTION) != self.flow.message_id:
+        if not _same(era.meta_of(message.params).get(era.META_SUBSCRIPTION), self.flow.message_id):
             raise Dropped("a notification of another subscription")
         if message.method == _ACKNOWLEDGED:
             self._acknowledged = True
@@ -246,9 +255,9 @@ class Relay:
         if not self._expects:
             return  # older servers report progress on the session's stream, whose requests are not known here
         token, value = params.get("progressToken"), params.get("progress")
-        if token != self._token or type(token) is not type(self._token) or self._token is None:
+        if self._token is None or not _same(token, self._token):
             raise Dropped("progress for a token that was not given")
-        if not isinstance(value, int | float) or (self._progress is not None and value <= self._progress):
+        if type(value) not in (int, float) or (self._progress is not None and value <= self._progress):
             raise Dropped("progress that does not increase")
         self._progress = value
 
@@ -266,7 +275,7 @@ class Relay:
         """A server takes back its own request, which the client knows under our id."""
         session, identifier = self.flow.session, message.params.get("requestId")
         if self.flow.era is MODERN:
-            if self._listens is None or identifier != self.flow.message_id:
+            if not _same(identifier, self.flow.message_id):
                 raise Dropped("a cancellation of another request")
             return message
         if session is None or not isinstance(identifier, str | int):
