@@ -73,7 +73,7 @@ class Record:
             return _shown(line, what=f"HTTP {line['status']}", rule=line.get("outcome", UNNAMED))
         elif event == "reload":
             refused = line.get("reason", UNNAMED) if line["outcome"] != "ok" else UNNAMED
-            return _shown(line, what=f"reload {refused[:CLIP]}".strip(), rule=line["outcome"])
+            return _shown({**line, "decision": line["outcome"]}, what=f"reload {refused[:CLIP]}".strip(), rule=UNNAMED)
         return None
 
 
