@@ -55,12 +55,14 @@ def unsupported(requested: str, supported: tuple[str, ...] = SUPPORTED_VERSIONS)
 
 
 def _modern_version(message: Request | Notification, meta: JsonObject, header: str | None) -> str:
+    version, capabilities = meta.get(META_VERSION), meta.get(META_CAPABILITIES)
+    if header in MODERN_VERSIONS and header == version and type(capabilities) is dict:
+        return header
     if isinstance(message, Notification) and META_VERSION not in meta:
         return header or MODERN_VERSIONS[0]  # the revision defines no metadata for notifications
     for key in (META_VERSION, META_CAPABILITIES):
         if key not in meta:
             raise Refused(400, INVALID_PARAMS, f"params._meta lacks the required key {key}", reason="malformed")
-    version, capabilities = meta[META_VERSION], meta[META_CAPABILITIES]
     if type(version) is not str or type(capabilities) is not dict:
         raise Refused(400, INVALID_PARAMS, "params._meta has a protocol field of the wrong type", reason="malformed")
     if header != version:

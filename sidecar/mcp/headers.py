@@ -94,7 +94,7 @@ def check_mirrored(message: Request | Notification, headers: Headers) -> None:
     """Require that `Mcp-Method` and `Mcp-Name` say what the body of a modern request says: 400 otherwise."""
     if isinstance(message, Notification):
         return
-    if _plain(headers.get(b"mcp-method")) != message.method:
+    if headers.get(b"mcp-method") != message.method.encode():
         raise _mismatch("Mcp-Method", "method")
     member = HEADER_NAMED.get(message.method)
     if member is None:
@@ -149,6 +149,8 @@ def parameter_lines(headers: Headers) -> bytes:
     Raises `Refused` for a value that claims to be base64 and is not.
     """
     lines = b""
+    if PARAMETER_PREFIX not in b"\n".join(headers):
+        return lines
     for name, value in headers.items():
         if not name.startswith(PARAMETER_PREFIX):
             continue

@@ -54,12 +54,11 @@ def read_lenient(body: bytes) -> tuple[Any, bool]:
     """As `decode_lenient`, and whether `body` is byte for byte what `encode` makes of the document."""
     document = _loads(body)
     _refuse_depth(body, document)
+    canonical = orjson.dumps(document) == body
     # orjson turns an integer beyond 64 bits into a float, which comes out different.
-    if orjson.dumps(document) == body:
-        return document, True
-    if _LONG_NUMBER in body.translate(_AS_ZEROS):
+    if not canonical and _LONG_NUMBER in body.translate(_AS_ZEROS):
         document = _decode_exactly(body, unique=False)
-    return document, False
+    return document, canonical
 
 
 def parse(body: bytes) -> Message:
@@ -90,7 +89,7 @@ def message_id(document: Any) -> MessageId | None:
     if type(document) is not dict:
         return None
     value = document.get("id")
-    return value if _valid_id(value) else None
+    return value if valid_id(value) else None
 
 
 def request_document(request: Request) -> JsonObject:
@@ -191,7 +190,7 @@ def _classify_call(document: JsonObject) -> Request | Notification:
         _refuse_lookalikes(meta, "params._meta")
     if "id" not in document:
         return Notification(method, params)
-    if not _valid_id(document["id"]):
+    if not valid_id(document["id"]):
         raise Malformed(INVALID_REQUEST, 'member "id" must be a string or a safe integer')
     return Request(document["id"], method, params)
 
@@ -208,12 +207,13 @@ def _classify_response(document: JsonObject) -> Response:
             return Response(None, None, error)
     elif type(result) is not dict:
         raise Malformed(INVALID_REQUEST, 'member "result" must be an object')
-    if not _valid_id(identifier):
+    if not valid_id(identifier):
         raise Malformed(INVALID_REQUEST, 'member "id" must be a string or a safe integer')
     return Response(identifier, result, error)
 
 
-def _valid_id(value: Any) -> bool:
+def valid_id(value: Any) -> bool:
+    """Whether this can be an id or a progress token: a string of bounded length or a safe integer."""
     if type(value) is int:  # not bool
         return -SAFE_INTEGER <= value <= SAFE_INTEGER
     return type(value) is str and len(value) <= MAX_ID_LENGTH

@@ -43,66 +43,37 @@ class Flow:
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
-    __slots__ = (
-        "agent",
-        "bytes_in",
-        "bytes_out",
-        "call",
-        "canonical",
-        "common",
-        "decision",
-        "endpoint",
-        "era",
-        "exchange",
-        "id",
-        "identified_by",
-        "message_id",
-        "method",
-        "name",
-        "outcome",
-        "parameters",
-        "route",
-        "server",
-        "session",
-        "session_ref",
-        "snapshot",
-        "started",
-        "status",
-        "trace",
-        "traced",
-        "tracestate",
-        "upstream_seconds",
-    )
+    # What most flows never set are defaults of the class: cheaper than storing them in each flow.
+    route: Route | None = None
+    agent = ""
+    identified_by = ""
+    server = ""
+    era = LEGACY
+    message_id: MessageId | None = None
+    call: Call | None = None
+    method = ""
+    name = ""
+    canonical = False
+    parameters = b""
+    common = b""
+    session: Session | None = None
+    session_ref = ""
+    endpoint: Endpoint | None = None
+    decision: Decision | None = None
+    traced = False
+    tracestate: str | None = None
+    bytes_out = 0
+    status = 0
+    outcome = "ok"
+    upstream_seconds = 0.0
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id
         self.exchange = exchange
         self.snapshot = snapshot
         self.trace = trace
-        self.traced = False
-        self.tracestate: str | None = None
         self.started = time.perf_counter()
-        self.route: Route | None = None
-        self.agent = ""
-        self.identified_by = ""
-        self.server = ""
-        self.era = LEGACY
-        self.message_id: MessageId | None = None
-        self.call: Call | None = None
-        self.method = ""
-        self.name = ""
-        self.canonical = False
-        self.parameters = b""
-        self.common = b""
-        self.session: Session | None = None
-        self.session_ref = ""
-        self.endpoint: Endpoint | None = None
-        self.decision: Decision | None = None
         self.bytes_in = len(exchange.request.body)
-        self.bytes_out = 0
-        self.status = 0
-        self.outcome = "ok"
-        self.upstream_seconds = 0.0
 
     @property
     def upstream(self) -> Upstream:

@@ -4,7 +4,7 @@ Nothing of the agent's own headers goes on but the ones named here; its credenti
 """
 
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
@@ -25,7 +25,7 @@ _REMEMBERED: Final = 256
 LISTEN: Final = "subscriptions/listen"
 
 
-async def send_call(flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None, None, UpstreamResponse]:
     """Send a permitted call; `params` are its own, or as the stages have unsealed them.
 
     Raises `UpstreamFailed`, and `Refused` (404) where the session's endpoint is gone.
@@ -35,7 +35,7 @@ async def send_call(flow: Flow, permit: Permit, params: JsonObject) -> UpstreamR
     body = flow.exchange.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
     patience = flow.upstream.stream_patience if call.method == LISTEN else flow.upstream.call_patience
-    return await send(flow, b"POST", headers, body, patience, repeatable=call.method in methods.REPEATABLE)
+    return send(flow, b"POST", headers, body, patience, repeatable=call.method in methods.REPEATABLE)
 
 
 async def send(
