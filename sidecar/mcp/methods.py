@@ -69,21 +69,22 @@ SERVER_NOTIFICATIONS: Final = {
             "notifications/tasks/status",
         )
     ),
-    MODERN: frozenset(
-        (
-            "notifications/message",
-            "notifications/progress",
-            "notifications/cancelled",
-            "notifications/resources/updated",
-            "notifications/resources/list_changed",
-            "notifications/tools/list_changed",
-            "notifications/prompts/list_changed",
-            "notifications/subscriptions/acknowledged",
-            "notifications/elicitation/complete",
-            "notifications/tasks/status",
-        )
-    ),
+    MODERN: frozenset(("notifications/message", "notifications/progress")),
 }
+"""What may come on the stream of a request, and of a legacy session."""
+
+SUBSCRIBED_NOTIFICATIONS: Final = frozenset(
+    (
+        "notifications/subscriptions/acknowledged",
+        "notifications/cancelled",
+        "notifications/resources/updated",
+        "notifications/resources/list_changed",
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/tasks",
+    )
+)
+"""What may come on the stream of subscriptions/listen (2026-07-28 basic/patterns/subscriptions; tasks extension)."""
 
 NAMED: Final = {
     "tools/call": (TOOL, "name"),

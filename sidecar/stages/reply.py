@@ -61,7 +61,7 @@ def _refuse_by_status(flow: Flow, response: UpstreamResponse, message: Response 
     status = response.status
     if status == 200:
         return
-    if flow.session is not None and _session_is_dead(response):
+    if flow.session is not None and session_is_dead(response):
         raise session_not_found()
     code = message.error["code"] if message is not None and message.error is not None else None
     if flow.era is MODERN and 400 <= status < 407 and status not in (401, 403) and code not in _MODERN_CODES:
@@ -72,7 +72,7 @@ def _refuse_by_status(flow: Flow, response: UpstreamResponse, message: Response 
         raise UpstreamFailed("status", f"HTTP {status}")
 
 
-def _session_is_dead(response: UpstreamResponse) -> bool:
+def session_is_dead(response: UpstreamResponse) -> bool:
     """404 by the specification; some servers say 400 and name the session in their text."""
     return response.status == 404 or (response.status == 400 and b"session" in response.body[:1024].lower())
 

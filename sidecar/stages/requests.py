@@ -36,10 +36,20 @@ class Requests:
             params = self._cursor(flow, call, params)
         elif "requestState" in params:
             params = self._state(flow, call, params)
+        elif call.method == forward.LISTEN:
+            self._listened_tasks(flow, params)
         elif call.method in tasks.METHODS:
             owner = self._tasks.owner(flow.server, flow.agent, params)
             self._pin(flow, owner.endpoint)
         return _traced(flow, params)
+
+    def _listened_tasks(self, flow: Flow, params: JsonObject) -> None:
+        """Who listens to tasks listens to its own (extension tasks, "taskIds")."""
+        wanted = params.get("notifications", {}).get("taskIds", [])
+        if type(wanted) is not list:
+            raise Refused(400, INVALID_PARAMS, "params.notifications.taskIds must be a list", reason="malformed")
+        for identifier in wanted:
+            self._pin(flow, self._tasks.owner(flow.server, flow.agent, {"taskId": identifier}).endpoint)
 
     def _cursor(self, flow: Flow, call: Call, params: JsonObject) -> JsonObject:
         token = params["cursor"]

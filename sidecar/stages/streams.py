@@ -76,6 +76,8 @@ class Relay:
     async def run(self, response: UpstreamResponse, headers: bytes = b"") -> None:
         """Relay until the response was passed on or the stream ends; an open request always gets an answer."""
         self._response = response
+        if self._stopping:
+            response.stop()
         exchange = self.flow.exchange
         exchange.start_stream(HEADERS + headers, sse.KEEP_ALIVE)
         self.flow.status = 200
@@ -254,7 +256,7 @@ class Relay:
     def _check_progress(self, params: JsonObject) -> None:
         if not self._expects:
             return  # older servers report progress on the session's stream, whose requests are not known here
-        token, value = params.get("progressToken"), params.get("progress")
+        token, value = params.get("progressToken"), params.get("progress", "")
         if self._token is None or not _same(token, self._token):
             raise Dropped("progress for a token that was not given")
         if type(value) not in (int, float) or (self._progress is not None and value <= self._progress):

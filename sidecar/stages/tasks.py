@@ -13,6 +13,8 @@ from openmcp.sidecar.types import JsonObject
 
 MAX_TASKS: Final = 10_000
 """Tasks remembered; beyond that the oldest is forgotten, and then unknown."""
+MAX_TASK_ID: Final = 1024
+"""Characters of a task id; a longer one is not remembered, and so unknown."""
 METHODS: Final = frozenset(("tasks/get", "tasks/result", "tasks/cancel", "tasks/update"))
 
 
@@ -58,4 +60,4 @@ def _announced(result: JsonObject) -> str | None:
     task = result.get("task")
     holder = task if type(task) is dict else result if result.get("resultType") == "task" else {}
     identifier = holder.get("taskId")
-    return identifier if type(identifier) is str else None
+    return identifier if type(identifier) is str and len(identifier) <= MAX_TASK_ID else None
