@@ -17,7 +17,7 @@ from openmcp.sidecar.errors import UpstreamFailed
 STREAM_BUFFER: Final = 128 * 1024
 """Bytes of a stream that wait for us before the server is no longer read."""
 UNWANTED_TIMEOUT: Final = 1.0
-"""Seconds of silence for which a stream that was answered may stay open."""
+"""Seconds for which a stream that was answered may stay open."""
 MAX_HEAD: Final = 64 * 1024
 EVENT_STREAM: Final = b"text/event-stream"
 
@@ -102,7 +102,7 @@ class UpstreamResponse:
             self.close()
         else:
             self._unwanted = True
-            self._connection.resume()
+            self._connection.expect_end()
 
     def stop(self) -> None:
         """Make `chunk` return as if the stream had ended; called from another task than the reader's."""
@@ -204,12 +204,17 @@ class UpstreamConnection(asyncio.Protocol):
             if now - self._started > self._patience.head:
                 self.fail(UpstreamFailed("timeout", f"no answer in {self._patience.head:g} s"))
         elif self._response.unwanted:
-            if now - self._last_byte > UNWANTED_TIMEOUT:
+            if now - self._started > UNWANTED_TIMEOUT:
                 self.abort()
         elif now - self._started > self._patience.total:
             self.fail(UpstreamFailed("timeout", f"the stream lasted longer than {self._patience.total:g} s"))
         elif self._transport.is_reading() and now - self._last_byte > self._patience.idle:
             self.fail(UpstreamFailed("timeout", f"the stream was silent for {self._patience.idle:g} s"))
+
+    def expect_end(self) -> None:
+        """Read on for as long as a stream may take to end that nobody wants any more."""
+        self._started = self._loop.time()
+        self.resume()
 
     def resume(self) -> None:
         """Read on after back-pressure."""
