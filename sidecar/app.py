@@ -19,7 +19,7 @@ import msgspec
 
 from openmcp.config import ConfigurationError, Loaded
 from openmcp.config.filesource import FileSource
-from openmcp.config.model import Configuration, Server
+from openmcp.config.model import Configuration
 from openmcp.config.secrets import SecretError, read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
@@ -29,6 +29,7 @@ from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
+from openmcp.sidecar.stages import admit
 from openmcp.sidecar.stages.context import Snapshot
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
@@ -81,6 +82,7 @@ class App:
         admin = Admin(self._readiness, self.metrics.exposition)
         self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper)
         self._watchers: dict[Upstream, asyncio.Task[None]] = {}
+        self._retired: set[Upstream] = set()
         self._loaded_at = time.time()
         self._last_error = ""
         self._draining = False
@@ -111,13 +113,11 @@ class App:
             self._sealer.rekey(key)
             self._sessions.forget()
         self._pipeline.snapshot = after
-        self._swap_upstreams(known, build.upstreams(after))
+        self._sessions.lifetime = configuration.sessions.lifetime
+        self._swap_upstreams(set(known.values()), set(build.upstreams(after).values()))
         self._loaded_at, self._last_error = time.time(), ""
         _warn_of_restart(before.configuration, configuration)
-        if configuration.policies != before.configuration.policies:
-            for relay in tuple(self._pipeline.relays):
-                if relay.idle:
-                    relay.announce_lists()
+        self._review_streams(after, changed=configuration.policies != before.configuration.policies)
 
     def refused_reload(self, error: str) -> None:
         """A new configuration was not taken: the last good one stays, and everybody can see that."""
@@ -132,11 +132,11 @@ class App:
 
     async def stop(self, patience: float = DRAIN) -> None:
         """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed."""
-        self._draining = True
+        self._draining = self._pipeline.draining = True
         await self._listener.drain(patience, self._end_streams)
         for watcher in self._watchers.values():
             watcher.cancel()
-        for upstream in build.upstreams(self.snapshot).values():
+        for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
         await self._admin.drain(0.2, lambda: None)
         self._sweeper.stop()
@@ -152,15 +152,30 @@ class App:
         route = self._pipeline.snapshot.routes.get(path)
         return route.server.limits.request_bytes if route is not None else MIN_BODY
 
-    def _swap_upstreams(self, before: dict[Server, Upstream], after: dict[Server, Upstream]) -> None:
-        for server, upstream in before.items():
-            if server not in after:
-                upstream.retire()
-                self._sweeper.remove(upstream.sweep)
-                self._watchers.pop(upstream).cancel()
-        for server, upstream in after.items():
-            if server not in before:
-                self._watch(upstream)
+    def _review_streams(self, after: Snapshot, *, changed: bool) -> None:
+        """Streams that do not end by themselves go on under the new configuration, where their agent may have them;
+        and where policies have `changed`, it hears that its lists may have."""
+        for relay in tuple(self._pipeline.relays):
+            if not relay.idle:
+                continue
+            if not admit.remains(after, relay.flow):
+                relay.stop()
+                continue
+            relay.flow.snapshot = after
+            if changed:
+                relay.announce_lists()
+
+    def _swap_upstreams(self, before: set[Upstream], after: set[Upstream]) -> None:
+        for upstream in before - after:
+            upstream.retire()
+            self._watchers.pop(upstream).cancel()
+        for upstream in after - before:
+            self._watch(upstream)
+        # What is under way there keeps its time limits: such a server is swept until nothing is.
+        retired = self._retired | (before - after)
+        self._retired = {upstream for upstream in retired if upstream.in_use}
+        for upstream in retired - self._retired:
+            self._sweeper.remove(upstream.sweep)
 
     def _watch(self, upstream: Upstream) -> None:
         self._sweeper.add(upstream.sweep)

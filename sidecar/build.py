@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from openmcp.config.model import ApiKeyAgents, Configuration, Identity, Listen, Server
 from openmcp.config.secrets import SecretError
 from openmcp.identity.agents import Anyone, ApiKeys, Identifier, build
-from openmcp.sidecar.net.pool import Upstream
+from openmcp.sidecar.net.pool import Upstream, authority
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.context import Route, Snapshot
 
@@ -24,8 +24,7 @@ def snapshot(
 ) -> Snapshot:
     """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
     routes = {
-        server.path: Route(server, known.get(server) or _upstream(server, on_connect))
-        for server in configuration.servers
+        server.path: Route(server, _upstream(server, known.get(server), on_connect)) for server in configuration.servers
     }
     return Snapshot(
         configuration,
@@ -58,8 +57,10 @@ def hosts(listen: Listen) -> frozenset[str]:
     return frozenset(own | LOOPBACK | {host.lower() for host in listen.allowed_hosts})
 
 
-def _upstream(server: Server, on_connect: Callable[[str, str, str], None]) -> Upstream:
+def _upstream(server: Server, known: Upstream | None, on_connect: Callable[[str, str, str], None]) -> Upstream:
     try:
+        if known is not None and known.authority == authority(server):
+            return known
         return Upstream(server, on_connect)
     except (SecretError, ssl.SSLError, OSError, UnicodeDecodeError) as error:
         raise BuildError(f"servers: {server.name}: tls.ca cannot be used: {error}") from error

@@ -6,6 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -162,6 +163,7 @@ class Upstream:
 
     def __init__(self, server: Server, on_connect: Callable[[str, str, str], None]) -> None:
         self.server = server
+        self.authority = authority(server)
         tls = _tls_context(server)
         self.endpoints = tuple(
             Endpoint(url, server, tls, lambda result, url=url: on_connect(server.name, url, result))  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
@@ -209,6 +211,11 @@ class Upstream:
         else:
             self.in_flight -= 1
 
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is under way."""
+        return self.in_flight + self.streams + sum(endpoint.active for endpoint in self.endpoints) > 0
+
     def sweep(self, now: float) -> None:
         """See `Endpoint.sweep`."""
         for endpoint in self.endpoints:
@@ -230,17 +237,25 @@ def endpoint_key(url: str) -> str:
     return hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
 
 
+def authority(server: Server) -> bytes | None:
+    """What `tls.ca` holds now; raises OSError or `SecretError` where it cannot be read."""
+    source = server.tls.ca
+    if source is None:
+        return None
+    return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
+
+
 def _tls_context(server: Server) -> ssl.SSLContext | None:
     """The web PKI context for https endpoints; raises OSError or ssl.SSLError where `tls.ca` cannot be read."""
     if not server.endpoints[0].startswith("https:"):
         return None
-    authority = server.tls.ca
-    if authority is None:
+    source = server.tls.ca
+    if source is None:
         context = ssl.create_default_context()
-    elif authority.file is not None:
-        context = ssl.create_default_context(cafile=authority.file)
+    elif source.file is not None:
+        context = ssl.create_default_context(cafile=source.file)
     else:
-        context = ssl.create_default_context(cadata=secrets.read(authority).decode("ascii"))
+        context = ssl.create_default_context(cadata=secrets.read(source).decode("ascii"))
     context.set_alpn_protocols(["http/1.1"])
     return context
 
