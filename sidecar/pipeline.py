@@ -52,6 +52,7 @@ class Pipeline:
     ) -> None:
         self.snapshot = snapshot
         self.relays: set[Relay] = set()
+        self.draining = False
         self._sessions = sessions
         self._requests = requests
         self._results = results
@@ -69,7 +70,7 @@ class Pipeline:
         except UpstreamFailed as failure:
             self._fail(flow, failure)
         except asyncio.CancelledError:
-            flow.outcome = "client_gone"
+            flow.outcome = "drained" if self.draining else "client_gone"
             raise
         except Exception:
             _log.exception("call %s failed inside the sidecar", flow.id)
@@ -226,6 +227,8 @@ class Pipeline:
                 raise
         relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
         self.relays.add(relay)
+        if self.draining and relay.idle:
+            relay.stop()
         try:
             await relay.run(response, lines)
         finally:

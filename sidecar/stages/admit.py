@@ -36,6 +36,20 @@ def identify(snapshot: Snapshot, route: Route, request: HttpRequest) -> Principa
     return ANONYMOUS
 
 
+def remains(snapshot: Snapshot, flow: Flow) -> bool:
+    """Whether the agent of a stream would still get it under another configuration, from the same server."""
+    request = flow.exchange.request
+    route = snapshot.routes.get(request.path)
+    if route is None or route.upstream is not flow.upstream:
+        return False
+    try:
+        principal = identify(snapshot, route, request)
+    except Refused:
+        return False
+    same = principal.name == flow.agent
+    return same and snapshot.policies.rules_for(flow.agent, flow.server).usable
+
+
 def read(flow: Flow) -> Call | Response:
     """Parse the body of a POST and decide what it is; raises `Refused` for everything that is not one message."""
     request = flow.exchange.request

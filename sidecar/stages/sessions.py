@@ -28,7 +28,7 @@ class Sessions:
 
     def __init__(self, sealer: Sealer, lifetime: float) -> None:
         self._sealer = sealer
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self._opened: dict[str, tuple[Session, str]] = {}
         self._answered: dict[str, None] = {}
 
@@ -38,7 +38,7 @@ class Sessions:
 
     def expiry(self, now: float) -> int:
         """When a session that is made now ends, in Unix seconds."""
-        return int(now + self._lifetime)
+        return int(now + self.lifetime)
 
     def open(self, token: str, principal: str, server: str, now: float) -> tuple[Session, str]:
         """The session of an id, and its short name for the record; raises `Refused` (404) where it is another's."""
