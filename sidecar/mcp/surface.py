@@ -81,9 +81,13 @@ def canonical_uri(uri: str) -> str:
     if not _DOTS.isdisjoint(_ENCODED_SLASH.split(path)):
         raise _invalid("the resource URI hides dot segments behind encoded slashes")
     netloc = parts.netloc.lower()
+    # Not geturl(): it drops the `//` of an empty authority, and `note:///x` would be judged as `note:/x` as well.
+    slashes = "//" if uri.partition(":")[2].startswith("//") or path.startswith("//") else ""
     if parts.scheme == "file":  # one file, many names: RFC 8089, and POSIX for slashes
-        path, netloc = _SLASHES.sub("/", path), "" if netloc == "localhost" else netloc
-    return parts._replace(netloc=netloc, path=path).geturl()
+        path, netloc, slashes = _SLASHES.sub("/", f"/{path}"), "" if netloc == "localhost" else netloc, "//"
+    query = f"?{parts.query}" if parts.query else ""
+    fragment = f"#{parts.fragment}" if parts.fragment else ""
+    return f"{parts.scheme}:{slashes}{netloc}{path}{query}{fragment}"
 
 
 def _normalised_escapes(path: str) -> str:
