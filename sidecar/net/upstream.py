@@ -260,14 +260,13 @@ class UpstreamConnection(asyncio.Protocol):
         if self._response is None:
             self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
             return
-        if not self._in_body:
-            self._head_bytes += len(data)
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.fail(UpstreamFailed("protocol", "the server's answer is not valid HTTP/1.1"))
             return
-        if not self._in_body and self._head is not None and self._head_bytes > MAX_HEAD:
+        if self._head_bytes > MAX_HEAD and self._response is not None:
             self._fail_head()
 
     # httptools callbacks
@@ -278,8 +277,8 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._response is None:
-            return
+        if self._response is None or self._in_body:
+            return  # a trailer changes nothing of how an answer is read (RFC 9110, 6.5.1)
         headers, name = self._response.headers, name.lower()
         if name in headers and name in (b"content-length", b"transfer-encoding", b"content-type", b"mcp-session-id"):
             value = headers[name] + b", " + value  # ambiguous: refused where it is read
@@ -296,6 +295,7 @@ class UpstreamConnection(asyncio.Protocol):
         if response.status < 200:
             return
         self._in_body = True
+        self._head_bytes = 0
         response.streaming = response.status == 200 and response.media_type == EVENT_STREAM
         self._keep = self._parser.should_keep_alive()
         if response.headers.get(b"content-encoding", b"identity").lower() != b"identity":
@@ -306,6 +306,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._deliver(response)
 
     def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
         response = self._response
         if response is None:
             return
@@ -341,7 +342,7 @@ class UpstreamConnection(asyncio.Protocol):
         response.close()
 
     def _fail_head(self) -> None:
-        self.fail(UpstreamFailed("protocol", f"the head of the server's answer exceeds {MAX_HEAD} bytes"))
+        self.fail(UpstreamFailed("protocol", f"head or trailers of the server's answer exceed {MAX_HEAD} bytes"))
 
     def _deliver(self, response: UpstreamResponse) -> None:
         head, self._head = self._head, None
