@@ -38,12 +38,12 @@ async def work(key: str, url: str) -> None:
     ):
         tools = [tool.name for tool in (await client.list_tools()).tools]
         print(f"tools: {', '.join(tools) or 'none'}")
-        await read(client, "note:///work/monday")
+        await read(client, "note:///team/monday")
         await read(client, "note:///private/diary")
         if "write_note" in tools:
-            await call(client, "write_note", path="work/wednesday", text="Water the plants.")
-        if not await call(client, "delete_note", path="work/tuesday") and "archive_note" in tools:
-            await call(client, "archive_note", path="work/tuesday")
+            await call(client, "write_note", path="team/wednesday", text="Water the plants.")
+        if not await call(client, "delete_note", path="team/tuesday") and "archive_note" in tools:
+            await call(client, "archive_note", path="team/tuesday")
 
 
 if __name__ == "__main__":

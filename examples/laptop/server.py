@@ -5,8 +5,8 @@ import sys
 from mcp.server import MCPServer
 
 NOTES = {
-    "work/monday": "Call the printer's shop.",
-    "work/tuesday": "Write the minutes.",
+    "team/monday": "Call the printer's shop.",
+    "team/tuesday": "Write the minutes.",
     "private/diary": "Nobody's business.",
 }
 ARCHIVE: dict[str, str] = {}
