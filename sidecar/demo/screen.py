@@ -38,7 +38,7 @@ class Screen:
         made.width = min(made.width, WIDEST)
         self._console = made
         ascii_only = made.options.ascii_only
-        self._good, self._bad = ("ok ", "NOT") if ascii_only else ("✓", "✗")
+        self._good, self._bad = ("ok", "NOT") if ascii_only else ("✓", "✗")
         self._line = "-" if ascii_only else "─"
         self._act = 0
 
@@ -69,8 +69,8 @@ class Screen:
 
     def checked(self, told: str, *, good: bool) -> None:
         """Whether something came out as told."""
-        mark = Text(f"{self._good} " if good else f"{self._bad} ", style="bold green" if good else "bold red")
-        self._console.print(mark + Text(printable(told)))
+        mark, style = (self._good, "bold green") if good else (self._bad, "bold red")
+        self._console.print(Text.assemble((mark, style), " ", printable(told)))
 
     def yaml(self, text: str) -> None:
         """A file."""
