@@ -213,7 +213,7 @@ async def test_log_injection(agent: Connection, sidecar: Gate) -> None:
 async def test_log_injection_by_length(agent: Connection, sidecar: Gate) -> None:
     """A name of a megabyte does not fill the disk with every call."""
     await agent.ask(call("x" * 1_000_000))
-    await sidecar.recorded(event="response")
+    await sidecar.recorded(ends=True)
     assert sidecar.record.stat().st_size < 5_000
 
 
@@ -233,4 +233,4 @@ async def test_unknown_notification_is_dropped_and_recorded(agent: Connection, s
     answer = await agent.ask(message("notifications/evil", None))
     assert (answer.status, answer.body) == (202, b"")
     assert server.requests == []
-    assert (await sidecar.recorded(event="response"))["outcome"] == "unknown_notification"
+    assert (await sidecar.recorded(ends=True))["outcome"] == "unknown_notification"

@@ -407,7 +407,7 @@ async def test_an_agent_that_goes_away_is_noticed(agent: Connection, server: Hos
     agent.reset()
     async with asyncio.timeout(5):
         await seen.wait()
-    assert (await sidecar.recorded(event="response"))["outcome"] == "client_gone"
+    assert (await sidecar.recorded(ends=True))["outcome"] == "client_gone"
 
 
 async def test_stream_headers(agent: Connection, server: Hostile) -> None:
@@ -454,7 +454,7 @@ async def test_messages_of_the_server_are_recorded(agent: Connection, server: Ho
     await agent.ask(call())
     await sidecar.recorded(event="notification")
     await sidecar.recorded(event="dropped")
-    line = await sidecar.recorded(event="response")
+    line = await sidecar.recorded(ends=True)
     assert (line["outcome"], line["status"]) == ("ok", 200)
 
 

@@ -289,7 +289,7 @@ async def test_an_error_text_of_the_network_is_not_shown(agent: Connection, serv
     answer = await agent.ask(call())
     assert b"secret" not in answer.body
     assert b"127.0.0.1" not in answer.body
-    line = await sidecar.recorded(event="response")
+    line = await sidecar.recorded(ends=True)
     assert (line["outcome"], line["status"]) == ("status", 200)
 
 

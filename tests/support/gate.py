@@ -72,11 +72,15 @@ class Gate:
         assert await asyncio.to_thread(self.app.audit.flush, PATIENCE)
         return [json.loads(line) for line in self.record.read_text().splitlines()]
 
-    async def recorded(self, **fields: Any) -> dict[str, Any]:
-        """Return the only record that has these fields; waits for it, as the answer goes out before its record."""
+    async def recorded(self, *, ends: bool = False, **fields: Any) -> dict[str, Any]:
+        """Return the only record that has these fields; waits for it, as the answer goes out before its record.
+
+        `ends`: one that ends an exchange, whatever its event.
+        """
         async with asyncio.timeout(PATIENCE):
             while True:
-                found = [line for line in await self.records() if fields.items() <= line.items()]
+                lines = [line for line in await self.records() if not ends or "latency" in line]
+                found = [line for line in lines if fields.items() <= line.items()]
                 if found:
                     assert len(found) == 1, found
                     return found[0]
