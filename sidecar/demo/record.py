@@ -60,20 +60,23 @@ class Record:
                 yield ended
 
     def _take(self, line: dict[str, Any]) -> Row | None:
-        call, event = line.get("call", UNNAMED), line["event"]
-        if event == "notification" and call in self._open:
-            self._open[call].notifications.append(line["method"])
-        elif event in ("request", "notification"):
-            self._open[call] = _row(line)
-        elif event == "response" and call in self._open:
-            row = self._open.pop(call)
-            row.total_ms = _total_ms(line)
-            return row
-        elif event == "response" and line.get("status", 0) >= CLIENT_ERROR:
-            return _shown(line, what=f"HTTP {line['status']}", rule=line.get("outcome", UNNAMED))
-        elif event == "reload":
+        """The last line of an exchange is the one that says how long it took."""
+        if line["event"] == "reload":
             refused = line.get("reason", UNNAMED) if line["outcome"] != "ok" else UNNAMED
             return _shown({**line, "decision": line["outcome"]}, what=f"reload {refused[:CLIP]}".strip(), rule=UNNAMED)
+        row = self._open.get(line.get("call", UNNAMED))
+        if row is None:
+            return self._begin(line)
+        if line["event"] == "notification":
+            row.notifications.append(line["method"])
+        row.total_ms = _total_ms(line)
+        return self._open.pop(line["call"]) if row.total_ms is not None else None
+
+    def _begin(self, line: dict[str, Any]) -> Row | None:
+        if "decision" in line:
+            self._open[line["call"]] = _row(line)
+        elif line.get("status", 0) >= CLIENT_ERROR:
+            return _shown(line, what=f"HTTP {line['status']}", rule=line.get("outcome", UNNAMED))
         return None
 
 

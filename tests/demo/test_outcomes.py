@@ -93,6 +93,9 @@ CALL = {
 }  # fmt: skip
 PROGRESS = {**TIME, "event": "notification", "call": "c", "method": "notifications/progress"}
 ANSWER = {**TIME, "event": "response", "call": "c", "status": 200, "latency": {"total_us": 1500}}
+STREAMED = {**CALL, "call": "s", "decision": "allow", "rule": "r"}
+PART = {**TIME, "event": "response", "call": "s", "stream": "post", "outcome": "ok"}
+END = {**TIME, "event": "stream-end", "call": "s", "status": 200, "latency": {"total_us": 2500}}
 REFUSED = {**TIME, "event": "response", "call": "d", "agent": "", "method": "", "status": 401, "outcome": "bad_key"}
 TAKEN = {**TIME, "event": "reload", "outcome": "ok", "reason": "0123456789abcdef"}
 KEPT = {**TIME, "event": "reload", "outcome": "error", "reason": "line 1: bad"}
@@ -102,19 +105,22 @@ def test_the_record_is_read_as_it_grows(tmp_path):
     file = tmp_path / "audit.jsonl"
     record = Record(file)
     assert list(record.more()) == []  # there is none yet
-    whole = "".join(json.dumps(line) + "\n" for line in (CALL, PROGRESS, ANSWER, REFUSED, TAKEN, KEPT))
+    whole = "".join(
+        json.dumps(line) + "\n" for line in (CALL, PROGRESS, ANSWER, STREAMED, PART, END, REFUSED, TAKEN, KEPT)
+    )
     middle = whole.index("latency")
     file.write_text(whole[:middle])
     assert list(record.more()) == []
     file.write_text(whole)
     assert list(record.more()) == [
         Row(BEGAN, "a", "modern", "tools/call t", "deny", "(no rule)", 1.5, ["notifications/progress"]),
+        Row(BEGAN, "a", "modern", "tools/call t", "allow", "r", 2.5),
         Row(BEGAN, "", "", "HTTP 401", "", "bad_key"),
         Row(BEGAN, "", "", "reload", "ok", ""),
         Row(BEGAN, "", "", "reload line 1: bad", "error", ""),
     ]
     assert list(record.more()) == []
-    assert len(record.lines) == 6
+    assert len(record.lines) == 9
 
 
 def test_names_in_the_record_cannot_act_on_the_terminal():
