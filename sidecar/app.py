@@ -131,7 +131,11 @@ class App:
         _log.info("the configuration was reloaded: %s", _summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
-        """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed."""
+        """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed.
+
+        A second call does nothing."""
+        if self._draining:
+            return
         self._draining = self._pipeline.draining = True
         await self._listener.drain(patience, self._end_streams)
         for watcher in self._watchers.values():

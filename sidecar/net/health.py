@@ -1,8 +1,9 @@
 """Active health checks that every plain MCP server answers without an effect.
 
-The check is a GET that asks for no stream: a modern server answers 405, a legacy one 400, 404, 405 or 406, and none of
-them makes a session, runs a method or opens a stream for it. Any answer below 500 is a sign of life. (A `ping` would
-not do: it is no method of 2026-07-28, and would have to look like an agent's request in either era.)
+The check is a GET that asks for no stream, under a session id that no server has (without one, the Python SDK makes
+a session just to refuse it): a modern server answers 405, a legacy one 400, 404, 405 or 406, and none of them makes a
+session, runs a method or opens a stream for it. Any answer below 500 is a sign of life. (A `ping` would not do: it is
+no method of 2026-07-28, and would have to look like an agent's request in either era.)
 """
 
 import asyncio
@@ -14,7 +15,8 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.pool import Endpoint, Outgoing, Upstream
 from openmcp.sidecar.net.upstream import Patience
 
-_CHECK: Final = Outgoing(b"GET", b"accept: application/json\r\n", b"", 64 * 1024, repeatable=True)
+_HEADERS: Final = b"accept: application/json\r\nmcp-session-id: openmcp-health-check\r\n"
+_CHECK: Final = Outgoing(b"GET", _HEADERS, b"", 64 * 1024, repeatable=True)
 _log = logging.getLogger("openmcp.net")
 
 

@@ -92,9 +92,11 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _CLOSING
-        self._listener.left(self)
         self._pending.clear()
-        if self._task is not None:
+        if self._task is None:
+            self._listener.left(self)
+        else:  # the drain waits for what its handler has to tidy up and to record
+            self._task.add_done_callback(lambda _: self._listener.left(self))
             self._task.cancel()
         self.resume_writing()
         # The parser holds our methods and we hold the parser: left alone, only the collector would free them.
@@ -263,11 +265,6 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     # for the listener
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being handled."""
-        return self._state is _BUSY
 
     def close_when_idle(self) -> None:
         """Drain: close now if no request is under way or waiting, else when it is answered."""

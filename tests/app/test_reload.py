@@ -13,6 +13,7 @@ import trustme
 from openmcp.config.filesource import FileSource
 from openmcp.sidecar.app import _follow
 from openmcp.sidecar.build import BuildError
+from tests.net.test_upstream import ended
 from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.raw import Connection
@@ -148,7 +149,7 @@ async def test_a_removed_server_keeps_its_time_limits(server: Hostile, tmp_path:
             sidecar.reload(configuration("http://127.0.0.1:1/mcp"))
             async with asyncio.timeout(2):
                 assert (await calling).code == -32603
-        assert (await sidecar.recorded(event="response", id=1))["outcome"] == "timeout"
+        assert (await ended(sidecar))["outcome"] == "timeout"
 
 
 # Streams

@@ -5,6 +5,7 @@ import json
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,6 +44,16 @@ def failed(answer: Answer, why: str) -> None:
     """Expect the answer of a call whose server failed."""
     assert answer.status == 200
     assert answer.json == {"jsonrpc": "2.0", "id": 1, "error": {"code": -32603, "message": why}}
+
+
+async def ended(sidecar: Gate, identifier: int = 1) -> dict[str, Any]:
+    """The line of the record that says how the exchange of this id ended."""
+    async with asyncio.timeout(5):
+        while True:
+            found = [line for line in await sidecar.records() if line.get("id") == identifier and "outcome" in line]
+            if found:
+                return found[0]
+            await asyncio.sleep(0.01)
 
 
 BODY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
@@ -88,7 +99,7 @@ async def test_a_bad_answer_is_an_error_and_a_record(
             failed(await agent.ask(call()), why)
             server.handler = friendly
             assert (await agent.ask(call(identifier=2))).json["result"] == DONE
-        line = await sidecar.recorded(event="response", id=1)
+        line = await ended(sidecar)
         assert (line["outcome"], line["status"], line["server"]) == (kind, 200, "server")
         assert len(server.calls("tools/call")) == 2
 
@@ -132,7 +143,7 @@ async def test_a_stream_that_breaks_ends_in_an_error(
             assert answer.events == [{"jsonrpc": "2.0", "id": 1, "error": {"code": -32603, "message": why}}]
             server.handler = friendly
             assert (await agent.ask(call(identifier=2))).json["result"] == DONE
-        assert (await sidecar.recorded(event="response", id=1))["outcome"] == kind
+        assert (await ended(sidecar))["outcome"] == kind
 
 
 async def test_a_second_answer_is_not_the_next_ones(agent: Connection, server: Hostile) -> None:
@@ -259,7 +270,7 @@ async def test_a_server_that_hangs_is_given_up(server: Hostile, tmp_path: Path) 
     async with gate(tmp_path, configuration(server.url, timeouts={"request": "100ms"})) as sidecar:
         async with sidecar.connect() as agent:
             failed(await agent.ask(call()), TIMEOUT)
-        line = await sidecar.recorded(event="response", id=1)
+        line = await ended(sidecar)
         assert line["outcome"] == "timeout"
         assert line["latency"]["upstream_us"] >= 100_000
         assert line["latency"]["own_us"] < 50_000
@@ -282,7 +293,7 @@ async def test_a_stream_that_does_not_end_is_given_up(
             *notes, end = (await agent.ask(call())).events
             assert notes == [note]
             assert end == {"jsonrpc": "2.0", "id": 1, "error": {"code": -32603, "message": TIMEOUT}}
-        assert (await sidecar.recorded(event="response", id=1))["outcome"] == "timeout"
+        assert (await ended(sidecar))["outcome"] == "timeout"
 
 
 async def test_a_host_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
@@ -299,7 +310,7 @@ async def test_a_host_that_does_not_answer_is_given_up(tmp_path: Path) -> None:
             async with gate(tmp_path, configuration(url, timeouts={"connect": "100ms"})) as sidecar:
                 async with sidecar.connect() as agent:
                     failed(await agent.ask(call()), CONNECT)
-                assert (await sidecar.recorded(event="response", id=1))["outcome"] == "connect"
+                assert (await ended(sidecar))["outcome"] == "connect"
         finally:
             for filler in fillers:
                 filler.close()
@@ -360,5 +371,5 @@ async def test_the_server_sees_at_once_that_a_modern_client_left(sidecar: Gate, 
         agent.reset()
     async with asyncio.timeout(1):
         await saw.wait()
-    assert (await sidecar.recorded(event="response", id=1))["outcome"] == "client_gone"
+    assert (await ended(sidecar))["outcome"] == "client_gone"
     assert sidecar.app.snapshot.routes["/server"].upstream.in_flight == 0
