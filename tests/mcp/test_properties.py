@@ -13,6 +13,8 @@ from openmcp.sidecar.errors import Malformed, Refused
 from openmcp.sidecar.mcp import headers, jsonrpc, sse
 from openmcp.sidecar.mcp.surface import canonical_uri
 from openmcp.sidecar.types import Message, Notification, Request, Response
+from tests.fuzz.targets import Reference, parsed
+from tests.fuzz.targets import messages as check_message
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -50,33 +52,14 @@ def test_any_writing_of_a_message_means_the_same(message: Message, ascii_only: b
     assert jsonrpc.encode(jsonrpc.document_of(jsonrpc.parse(written))) == jsonrpc.encode(document)
 
 
-def check_body(body: bytes) -> None:
-    """Either `Malformed`, or a message that another parser reads just as we do, before and after us."""
-    try:
-        message = jsonrpc.parse(body)
-    except Malformed:
-        return
-    document = jsonrpc.document_of(message)
-    again = jsonrpc.encode(document)
-    assert jsonrpc.parse(again) == message
-    theirs = json.loads(body)
-    theirs.setdefault("params", {}) if isinstance(message, Request) else None
-    ours = json.loads(again)
-    if isinstance(message, Notification) and not message.params:
-        theirs.pop("params", None)
-    if isinstance(message, Response) and message.id is None:
-        theirs.setdefault("id", None)
-    assert ours == theirs
-
-
 @given(st.binary(max_size=200))
 def test_garbage_is_malformed(body: bytes) -> None:
-    check_body(body)
+    check_message(body)
 
 
 @given(texts)
 def test_garbage_text_is_malformed(text: str) -> None:
-    check_body(text.encode())
+    check_message(text.encode())
 
 
 @given(messages, st.integers(0, 10_000), st.integers(0, 10_000), st.binary(max_size=6))
@@ -84,19 +67,19 @@ def test_garbage_text_is_malformed(text: str) -> None:
 def test_a_damaged_message_is_malformed_or_another_message(message: Message, at: int, cut: int, put: bytes) -> None:
     body = jsonrpc.encode(jsonrpc.document_of(message))
     start = at % (len(body) + 1)
-    check_body(body[:start] + put + body[start + cut % 4 :])
+    check_message(body[:start] + put + body[start + cut % 4 :])
 
 
 @pytest.mark.parametrize(
     "number", ["1e999", "-1e999", "1e308", "123456789012345678901234567890", "-0", "1E400", "1e-400"]
 )
 def test_a_number_is_forwarded_as_it_was_judged(number: str) -> None:
-    check_body(b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"x":%b}}' % number.encode())
+    check_message(b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"x":%b}}' % number.encode())
 
 
 @given(st.recursive(values, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=3))
 def test_any_json_that_is_no_message_is_malformed(value: Any) -> None:
-    check_body(json.dumps(value).encode())
+    check_message(json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("bracket", [b"[", b'{"a":'])
@@ -106,7 +89,7 @@ def test_depth_is_bounded(bracket: bytes, depth: int) -> None:
     inner = bracket * depth + b"1" + close * depth
     body = b'{"jsonrpc":"2.0","id":1,"method":"m","params":{"x":%b}}' % inner
     if depth < jsonrpc.MAX_DEPTH - 2:
-        check_body(body)
+        check_message(body)
         jsonrpc.parse(body)
     else:
         for parse in (jsonrpc.parse, jsonrpc.parse_reply):
@@ -139,51 +122,11 @@ def test_events_survive_the_round_trip_in_any_pieces(events: list[sse.Event], da
     assert parsed == events
 
 
-class Reference:
-    """A second parser, written after the standard's text alone: the whole stream, line by line."""
-
-    def __init__(self, stream: bytes) -> None:
-        self.events: list[tuple[bytes, bytes, bytes | None, int | None]] = []
-        self._reset()
-        text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        for line in text.split(b"\n")[:-1]:
-            if line:
-                field, _, value = line.partition(b":")
-                self._field(field, value[1:] if value.startswith(b" ") else value)
-            else:
-                self._dispatch()
-
-    def _reset(self) -> None:
-        self._data: list[bytes] = []
-        self._name = b"message"
-        self._id: bytes | None = None
-        self._retry: int | None = None
-
-    def _dispatch(self) -> None:
-        if self._data or self._id is not None or self._retry is not None:
-            self.events.append((b"\n".join(self._data), self._name, self._id, self._retry))
-        self._reset()
-
-    def _field(self, field: bytes, value: bytes) -> None:
-        if field == b"data":
-            self._data.append(value)
-        elif field == b"event":
-            self._name = value or b"message"
-        elif field == b"id" and b"\0" not in value:
-            self._id = value
-        elif field == b"retry" and value and not value.strip(b"0123456789") and len(value) <= 9:
-            self._retry = int(value)
-
-
 tokens = st.sampled_from(
     [b"\n", b"\r", b"\r\n", b"data", b"data:", b"data: ", b"id:", b"event:", b"retry:", b":", b" ", b"x", b"{}", b"1"]
     + [b"\xef\xbb\xbf", b"\xef", b"\xbb\xbf", b"\0", b"\xff", b"message", b"\n\n"]
 )
 streams = st.lists(tokens | st.binary(max_size=3), max_size=25).map(b"".join)
-
-
-def as_tuples(events: list[sse.Event]) -> list[tuple[bytes, bytes, bytes | None, int | None]]:
-    return [(event.data, event.name, event.id, event.retry) for event in events]
 
 
 @given(streams)
@@ -193,12 +136,10 @@ def as_tuples(events: list[sse.Event]) -> list[tuple[bytes, bytes, bytes | None,
 @example(b"\r\n\r\n\n\r\rdata: a\r\n\n")
 def test_any_stream_is_read_as_the_standard_says_whole_and_split_at_every_byte(stream: bytes) -> None:
     expected = Reference(stream).events
-    assert as_tuples(sse.Parser(1 << 20).feed(stream)) == expected
+    assert parsed([stream]) == expected
     for cut in range(len(stream) + 1):
-        parser = sse.Parser(1 << 20)
-        assert as_tuples(parser.feed(stream[:cut]) + parser.feed(stream[cut:])) == expected, cut
-    parser = sse.Parser(1 << 20)
-    assert as_tuples([event for byte in stream for event in parser.feed(bytes([byte]))]) == expected
+        assert parsed([stream[:cut], stream[cut:]]) == expected, cut
+    assert parsed([bytes([byte]) for byte in stream]) == expected
 
 
 @given(st.lists(st.binary(max_size=30), max_size=20), st.integers(1, 50))

@@ -1,0 +1,191 @@
+"""What is fuzzed, and what must hold whatever the bytes are. A target returns, or raises: then a fault was found.
+
+Each takes bytes of which the first few say how the rest is cut into pieces.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from openmcp.sidecar.errors import Malformed
+from openmcp.sidecar.mcp import jsonrpc, sse
+from openmcp.sidecar.types import Notification, Request, Response
+from tests.fuzz import wire
+
+Event = tuple[bytes, bytes, bytes | None, int | None]
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end on one loop for all runs; an exception that only the loop saw is raised as well."""
+    global _loop
+    if _loop is None or _loop.is_closed():
+        _loop = asyncio.new_event_loop()
+    unseen: list[dict[str, Any]] = []
+    _loop.set_exception_handler(lambda _, context: unseen.append(context))
+    result = _loop.run_until_complete(coroutine)
+    assert not unseen, unseen
+    return result
+
+
+def pieces(data: bytes) -> tuple[bytes, list[bytes]]:
+    """The bytes without the first three, and the same cut at the places that those name."""
+    cuts, rest = data[:3], data[3:]
+    places = sorted({cut * (len(rest) + 1) // 256 for cut in cuts})
+    edges = [0, *places, len(rest)]
+    return rest, [rest[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+
+
+def listener(data: bytes) -> None:
+    """A listener's connection: however requests are cut into pieces, the same is understood and answered."""
+    whole, cut = pieces(data)
+    understood, refused, written = run(wire.listened([whole]))
+    again = run(wire.listened(cut))
+    assert again[0] == understood[: len(again[0])] or again[0][: len(understood)] == understood, "other requests"
+    if not (refused or again[1]):
+        assert again == (understood, refused, written)
+    assert len(refused) <= 1, "one connection was refused twice"
+    for _, path, headers, _, body in understood:
+        names = [name for name, _ in headers]
+        assert path.startswith("/")
+        assert names == [name.lower() for name in names]
+        assert len(body) <= wire.BODY_LIMIT
+        assert not any(set(value) & set(b"\r\n\0") for _, value in headers), "a line end inside of a header"
+    assert written.count(b"HTTP/1.1 ") >= len(understood)
+
+
+def upstream(data: bytes) -> None:
+    """A server's answer: an answer or a class of failure, the same for every way of cutting, and always an end."""
+    whole, cut = pieces(data)
+    one, other = run(wire.answered([whole])), run(wire.answered(cut))
+    assert len(one) == len(other), (one, other)
+    if len(one) > 1:
+        assert one[:2] == other[:2], "another head"
+        if one[3] == other[3]:
+            assert one[2] == other[2], "another body"
+
+
+class Reference:
+    """A second SSE parser, written after the standard's text alone: the whole stream, line by line."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.events: list[Event] = []
+        self._reset()
+        text = stream.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        for line in text.split(b"\n")[:-1]:
+            if line:
+                field, _, value = line.partition(b":")
+                self._field(field, value[1:] if value.startswith(b" ") else value)
+            else:
+                self._dispatch()
+
+    def _reset(self) -> None:
+        self._data: list[bytes] = []
+        self._name = b"message"
+        self._id: bytes | None = None
+        self._retry: int | None = None
+
+    def _dispatch(self) -> None:
+        if self._data or self._id is not None or self._retry is not None:
+            self.events.append((b"\n".join(self._data), self._name, self._id, self._retry))
+        self._reset()
+
+    def _field(self, field: bytes, value: bytes) -> None:
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value or b"message"
+        elif field == b"id" and b"\0" not in value:
+            self._id = value
+        elif field == b"retry" and value and not value.strip(b"0123456789") and len(value) <= 9:
+            self._retry = int(value)
+
+
+def parsed(chunks: list[bytes]) -> list[Event]:
+    """What our parser makes of a stream that comes in these chunks."""
+    parser = sse.Parser(1 << 20)
+    events = [event for chunk in chunks for event in parser.feed(chunk)]
+    return [(event.data, event.name, event.id, event.retry) for event in events]
+
+
+def events(data: bytes) -> None:
+    """An SSE stream: read as the standard says, cut anywhere; and what is written anew is read as the same."""
+    whole, cut = pieces(data)
+    expected = Reference(whole).events
+    assert parsed([whole]) == expected
+    assert parsed(cut) == expected
+    single = [sse.Event(*event) for event in expected if b"\n" not in event[0]]
+    assert parsed([b"".join(map(sse.encode, single))]) == [(one.data, one.name, one.id, one.retry) for one in single]
+
+
+def messages(data: bytes) -> None:
+    """A JSON-RPC message: malformed, or one that another parser reads just as we do, before and after us."""
+    for parse in (jsonrpc.parse, jsonrpc.parse_reply):
+        try:
+            message = parse(data)
+        except Malformed:
+            continue
+        again = jsonrpc.encode(jsonrpc.document_of(message))
+        assert parse(again) == message
+        assert b"\n" not in again
+        theirs, ours = json.loads(data), json.loads(again)
+        if isinstance(message, Request):
+            theirs.setdefault("params", {})
+        elif isinstance(message, Notification) and not message.params:
+            theirs.pop("params", None)
+        elif isinstance(message, Response) and message.id is None:
+            theirs.setdefault("id", None)
+        assert ours == theirs
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "listener": listener,
+    "upstream": upstream,
+    "events": events,
+    "messages": messages,
+}
+
+_CUTS = b"\x10\x80\xf0"
+_REQUEST = b"POST /server HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+_OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+_SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+SEEDS: dict[str, list[bytes]] = {
+    "listener": [
+        _CUTS
+        + _REQUEST
+        + b"content-length: 5\r\n\r\nhello"
+        + b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+        _CUTS + _REQUEST + b"transfer-encoding: chunked\r\n\r\n5;x=y\r\nhello\r\n0\r\nx: y\r\n\r\n",
+        _CUTS
+        + _REQUEST
+        + b"connection: upgrade\r\nupgrade: h2c\r\ncontent-length: 5\r\n\r\nhello"
+        + _REQUEST
+        + b"\r\n",
+        _CUTS + _REQUEST + b"expect: 100-continue\r\ncontent-length: 5\r\n\r\nhello",
+        _CUTS + b"HEAD / HTTP/1.0\r\n\r\n" + b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n",
+        _CUTS + b"\r\n\r\nDELETE /x?y HTTP/1.1\r\nHost: x\r\nAccept: a\r\nAccept: b\r\nX: \xff\r\n\r\n",
+        _CUTS + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    "upstream": [
+        _CUTS + _OK + b"content-length: 2\r\n\r\n{}" + _OK,
+        _CUTS + _OK + b"transfer-encoding: chunked\r\n\r\n2;x\r\n{}\r\n0\r\nx: y\r\n\r\n",
+        _CUTS + _OK + b"\r\n{}",
+        _CUTS + _SSE + b"a\r\ndata: {}\n\n\r\n0\r\n\r\n",
+        _CUTS + b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\nmcp-session-id: a\r\nmcp-session-id: b\r\n\r\n",
+        _CUTS + b"HTTP/1.0 404 X\r\nconnection: keep-alive\r\ncontent-length: 0\r\n\r\n",
+        _CUTS + b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nx",
+        _CUTS + b"HTTP/1.1 200 X\r\ncontent-encoding: gzip\r\ncontent-length: 0\r\n\r\n",
+    ],
+    "events": [
+        _CUTS + b"\xef\xbb\xbfdata: {}\r\n\r\nevent: x\rid: 1\rretry: 10\rdata\r\rdata:a\ndata: b\n\n",
+        _CUTS + b": comment\n\n\nid\n\nretry: x\nid: \0\ndata\n\n",
+    ],
+    "messages": [
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"x","arguments":{"a":[1,2.5,null,true]}}}',
+        b'{"jsonrpc":"2.0","id":"\\u00e9","result":{"x":123456789012345678901234567890}}',
+        b'{"jsonrpc":"2.0","error":{"code":-32600,"message":"x"}, "id" : null}',
+        b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"_meta":{"a":1},"progress":1e3}}',
+    ],
+}
+"""Where fuzzing starts: each seed reaches another part of the code."""
