@@ -80,7 +80,7 @@ class Pipeline:
                 return
             self._send(flow, 500, answers.error(flow.message_id, INTERNAL_ERROR, "Internal error"))
         finally:
-            self._recorder.answer(flow)
+            self._recorder.end(flow)
 
     def _begin(self, exchange: Exchange) -> Flow:
         given = exchange.request.headers
@@ -225,6 +225,7 @@ class Pipeline:
             except UpstreamFailed:
                 response.close()
                 raise
+        flow.streamed(_stream_kind(flow))
         relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
         self.relays.add(relay)
         if self.draining and relay.idle:
@@ -242,8 +243,12 @@ class Pipeline:
             raise session_not_found()
         identifier = self._sessions.answered_id(flow.session, message.id)
         self._recorder.client_response(flow)
+        flow.ending = "response"
         document = jsonrpc.response_document(Response(identifier, message.result, message.error))
-        self._accepted(flow, await backward(flow, document))
+        asked = time.perf_counter()
+        response = await backward(flow, document)
+        flow.upstream_seconds = time.perf_counter() - asked
+        self._accepted(flow, response)
 
     async def _session_request(self, flow: Flow) -> None:
         """GET opens the session's notification stream or resumes one, DELETE ends the session; legacy alone."""
@@ -308,11 +313,12 @@ class Pipeline:
         patience = flow.upstream.call_patience
         response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
         response.close()
-        self._recorder.metrics.session(flow.server, "ended")
         if response.status in (404, 405):
             raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")
         if response.status >= 300:
             raise UpstreamFailed("status", f"HTTP {response.status}")
+        flow.ending = "session-end"
+        self._recorder.metrics.session(flow.server, "ended")
         self._respond(flow, 200, b"", b"")
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
@@ -372,3 +378,10 @@ class Pipeline:
 def _may_connect(flow: Flow) -> bool:
     """Whether policy would let the agent begin a session now: what a session carries by itself depends on that."""
     return flow.snapshot.policies.decide(flow.agent, flow.server, _CONNECTING).allowed
+
+
+def _stream_kind(flow: Flow) -> str:
+    """How the record and the metrics call the stream of this exchange."""
+    if flow.exchange.request.method == "GET":
+        return "get"
+    return "listen" if flow.method == forward.LISTEN else "post"

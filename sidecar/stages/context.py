@@ -39,7 +39,7 @@ class Flow:
 
     `agent` is the principal's name, `server` the server's, `method` and `name` what is called: empty until known.
     `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed.
-    `canonical`: the request's body is what we would write ourselves.
+    `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
@@ -65,6 +65,8 @@ class Flow:
     bytes_out = 0
     status = 0
     outcome = "ok"
+    ending = "refused"
+    stream = ""
     upstream_seconds = 0.0
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
@@ -86,6 +88,11 @@ class Flow:
         self.route = route
         self.server = route.server.name
 
+    def streamed(self, kind: str) -> None:
+        """The answer is a stream: of a POST, the session's own (`get`), or a subscription (`listen`)."""
+        self.stream = kind
+        self.ending = "stream-end"
+
     def identified(self, principal: Principal) -> None:
         """It is known who is calling."""
         self.agent = principal.name
@@ -96,3 +103,4 @@ class Flow:
         self.call = call
         self.method = call.message.method
         self.name = call.name
+        self.ending = "response"

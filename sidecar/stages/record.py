@@ -9,7 +9,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.records import clip, encode, timestamp
-from openmcp.sidecar.types import Message, Notification, Request
+from openmcp.sidecar.types import Message, Request, Response
 
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
@@ -38,8 +38,8 @@ class Recorder:
         decided = _decided(flow.identified_by, flow.era.value, call.version, decision)
         self._write(event, TO_SERVER, flow.common, decided, b'"bytes_in":%d' % flow.bytes_in)
 
-    def answer(self, flow: Flow, event: str = "response") -> None:
-        """How the exchange ended, with sizes and times."""
+    def end(self, flow: Flow) -> None:
+        """How the exchange ended, with sizes and times; the event says what it was (`flow.ending`)."""
         total = time.perf_counter() - flow.started
         upstream = int(flow.upstream_seconds * 1e6)
         whole = int(total * 1e6)
@@ -50,7 +50,7 @@ class Recorder:
             upstream,
             whole - upstream,
         )
-        self._write(event, TO_AGENT, flow.common or _common(flow), ended, sizes)
+        self._write(flow.ending, TO_AGENT, flow.common or _common(flow), ended, sizes)
         decision = flow.decision.word if flow.decision is not None else "refused"
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
@@ -58,20 +58,25 @@ class Recorder:
             self.metrics.error(flow.server, flow.method, flow.outcome)
 
     def streamed(self, flow: Flow, message: Message, size: int) -> None:
-        """A message of the server that was passed on within a stream, other than the response that ends it."""
-        event = "server_request" if isinstance(message, Request) else "notification"
+        """A message of the server that was passed on within a stream."""
         line = _fields(flow)
-        line["method"] = message.method if isinstance(message, Request | Notification) else ""
+        line["stream"] = flow.stream
+        if isinstance(message, Response):
+            event = "response"
+            line["outcome"] = flow.outcome
+        else:
+            event = "server-request" if isinstance(message, Request) else "notification"
+            line["method"] = message.method
         if isinstance(message, Request):
             line["id"] = message.id
         line["bytes_out"] = size
         self._write(event, TO_AGENT, _members(line))
         self.metrics.stream_event(flow.server, event)
 
-    def dropped(self, flow: Flow, reason: str, method: str = "") -> None:
+    def dropped(self, flow: Flow, reason: str) -> None:
         """A message of the server that was not passed on, and why."""
         line = _fields(flow)
-        line["method"] = clip(method)
+        line["stream"] = flow.stream
         line["reason"] = clip(reason)
         self._write("dropped", TO_AGENT, _members(line))
         self.metrics.stream_event(flow.server, "dropped")
@@ -80,7 +85,7 @@ class Recorder:
         """The agent's answer to a request of the server."""
         line = _fields(flow)
         line["bytes_in"] = flow.bytes_in
-        self._write("client_response", TO_SERVER, _members(line))
+        self._write("client-response", TO_SERVER, _members(line))
 
     def unreadable(self, status: int) -> None:
         """An HTTP request that could not even be read."""

@@ -3,6 +3,7 @@
 Source: basic/transports of each revision, 2026-07-28 basic/patterns/subscriptions and progress.
 """
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -81,9 +82,11 @@ class Relay:
         exchange = self.flow.exchange
         exchange.start_stream(HEADERS + headers, sse.KEEP_ALIVE)
         self.flow.status = 200
+        if self.idle:
+            exchange.flush()  # the agent learns now that it is connected, not with the first event
         parser = sse.Parser(self.flow.upstream.server.limits.response_bytes)
         try:
-            while not self._answered and (chunk := await response.chunk()):
+            while not self._answered and (chunk := await self._next(response)):
                 for event in parser.feed(chunk):
                     if not self._answered:
                         self._write(self._pass(event))
@@ -96,6 +99,13 @@ class Relay:
             response.close()
             raise
         self._end(response)
+
+    async def _next(self, response: UpstreamResponse) -> bytes:
+        asked = time.perf_counter()
+        try:
+            return await response.chunk()
+        finally:
+            self.flow.upstream_seconds += time.perf_counter() - asked
 
     def stop(self) -> None:
         """End the stream in good order, because the sidecar stops or the agent may no longer have it."""
@@ -192,8 +202,7 @@ class Relay:
         unchanged = canonical and judged is message
         data = event.data if unchanged else jsonrpc.encode(jsonrpc.document_of(judged))
         self.flow.bytes_out += len(data)
-        if not isinstance(message, Response):
-            self._recorder.streamed(self.flow, message, len(data))
+        self._recorder.streamed(self.flow, message, len(data))
         return data
 
     def _answer(self, message: Response) -> Response:

@@ -30,6 +30,7 @@ from openmcp.config.model import (
 from openmcp.sidecar import build
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import era, sse
+from openmcp.sidecar.net.pool import Outgoing
 from openmcp.sidecar.net.upstream import Patience, UpstreamResponse
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.policy.engine import PolicySet
@@ -130,12 +131,12 @@ def failure(code: int, identifier: Any = 1, message: str = "m", **data: Any) -> 
     return {"jsonrpc": "2.0", "id": identifier, "error": error | ({"data": data} if data else {})}
 
 
-def notification(method: str, **params: Any) -> Json:
+def notification(method: str, /, **params: Any) -> Json:
     """A JSON-RPC notification of either side."""
     return {"jsonrpc": "2.0", "method": f"notifications/{method}", "params": params}
 
 
-def request(method: str, identifier: Any = 1, **params: Any) -> Json:
+def request(method: str, /, identifier: Any = 1, **params: Any) -> Json:
     """A JSON-RPC request of either side."""
     return {"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}
 
@@ -278,9 +279,9 @@ class Agent:
         names = frozenset(name.encode() for name in repeated)
         return Answer(HttpRequest(method, "/tools", lines, names, raw, 0.0))
 
-    async def ask(self, name: str, identifier: Any = 1, **params: Any) -> Answer:
+    async def ask(self, method: str, /, identifier: Any = 1, **params: Any) -> Answer:
         """A legacy request."""
-        return await self.send(request(name, identifier, **params))
+        return await self.send(request(method, identifier, **params))
 
     async def call(self, tool: str, identifier: Any = 1, **more: Any) -> Answer:
         """A legacy tools/call."""
@@ -295,18 +296,20 @@ class Agent:
         self.session = answer.headers.get("mcp-session-id")
         return answer
 
-    async def modern(self, name: str, identifier: Any = 1, capabilities: Json | None = None, **params: Any) -> Answer:
+    async def modern(
+        self, method: str, /, identifier: Any = 1, capabilities: Json | None = None, **params: Any
+    ) -> Answer:
         """A request of 2026-07-28 with the headers it needs."""
-        body, headers = self.modern_request(name, identifier, capabilities, **params)
+        body, headers = self.modern_request(method, identifier, capabilities, **params)
         return await self.send(body, **headers)
 
     def modern_request(
-        self, name: str, identifier: Any = 1, capabilities: Json | None = None, **params: Any
+        self, method: str, /, identifier: Any = 1, capabilities: Json | None = None, **params: Any
     ) -> tuple[Json, dict[str, str]]:
         """Body and headers of a request of 2026-07-28."""
         meta = {era.META_VERSION: MODERN, era.META_CAPABILITIES: capabilities or {}} | params.pop("_meta", {})
-        body = request(name, identifier, **params, _meta=meta)
-        headers = {"mcp_protocol_version": MODERN, "mcp_method": name}
+        body = request(method, identifier, **params, _meta=meta)
+        headers = {"mcp_protocol_version": MODERN, "mcp_method": method}
         named = params.get("name", params.get("uri", params.get("taskId")))
         return body, headers | ({"mcp_name": named} if isinstance(named, str) else {})
 
@@ -372,6 +375,11 @@ class Scene:
         return [line for line in self.audit.lines if line["event"] == event_name]
 
     @property
+    def ended(self) -> Json:
+        """The last line of the last exchange."""
+        return [line for line in self.audit.lines if "latency" in line][-1]
+
+    @property
     def dropped(self) -> list[str]:
         """Why messages of the server were not passed on."""
         return [line["reason"] for line in self.recorded("dropped")]
@@ -381,10 +389,10 @@ class Scene:
         await asyncio.gather(*self.pipeline._background)
 
     def _sender(self, url: str) -> Any:
-        async def send(method: bytes, headers: bytes, body: bytes, limit: int, patience: Patience) -> UpstreamResponse:
-            pairs = [line.split(": ", 1) for line in headers.decode("ascii").split("\r\n") if line]
+        async def send(outgoing: Outgoing, patience: Patience) -> UpstreamResponse:
+            pairs = [line.split(": ", 1) for line in outgoing.headers.decode("ascii").split("\r\n") if line]
             assert len(dict(pairs)) == len(pairs), "each header once"
-            sent = Sent(url, method.decode(), dict(pairs), body)
+            sent = Sent(url, outgoing.method.decode(), dict(pairs), outgoing.body)
             self.sent.append(sent)
             answer = self.server(sent)
             return answer if isinstance(answer, UpstreamResponse) else await answer
@@ -400,6 +408,5 @@ async def scene(*rules: RequestRule | Policy, endpoints: int = 1, in_flight: int
     it = Scene([*policies, policy(*plain, servers=["tools"])], endpoints, in_flight)
     yield it
     assert (it.upstream.in_flight, it.upstream.streams) == (0, 0), "every call is counted out"
-    assert all(
-        line["event"] != "response" or line["status"] or line["outcome"] == "client_gone" for line in it.audit.lines
-    )
+    ends = [line for line in it.audit.lines if "latency" in line]
+    assert all(line["status"] or line["outcome"] == "client_gone" for line in ends), "every exchange was answered"
