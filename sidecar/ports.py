@@ -8,8 +8,7 @@ import msgspec
 class HttpRequest(msgspec.Struct, frozen=True):
     """One HTTP request as it arrived, complete. `path` has no query; header names are lower case.
 
-    `headers` holds the first value of each name, `repeated` the names that stood more than once, `received` the
-    event loop's time (seconds) at which the head was complete.
+    `headers` holds the first value of each name, `repeated` the names that stood more than once.
     """
 
     method: str
@@ -17,7 +16,6 @@ class HttpRequest(msgspec.Struct, frozen=True):
     headers: dict[bytes, bytes]
     repeated: frozenset[bytes]
     body: bytes
-    received: float
 
 
 class Exchange(Protocol):

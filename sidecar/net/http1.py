@@ -79,7 +79,6 @@ class Connection(asyncio.Protocol):
         self._stalled = 0.0
         self._owes_continue = False
         self._limit = 0
-        self._received = 0.0
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -116,7 +115,7 @@ class Connection(asyncio.Protocol):
         if self._state is _CLOSING:
             return  # what a refused client still sends is read and thrown away, so that it can see the answer
         if self._state is _IDLE:
-            self._state, self._deadline = _HEAD, self.now() + HEAD_TIMEOUT
+            self._state, self._deadline = _HEAD, self._listener.clock + HEAD_TIMEOUT
         before = (self._begun, self._in_head, self._body_bytes)
         try:
             self._parser.feed_data(data)
@@ -175,8 +174,6 @@ class Connection(asyncio.Protocol):
         self._in_head = False
         if self._state is _CLOSING:
             return
-        now = self.now()
-        self._received = now
         self._version = self._parser.get_http_version()
         self._path = self._url.partition(b"?")[0].decode("latin-1")
         if not self._well_framed():
@@ -190,7 +187,7 @@ class Connection(asyncio.Protocol):
         if b"expect" in self._headers and not self._answer_expectation():
             return
         if self._state is _HEAD:
-            self._state, self._deadline = _BODY, now + BODY_TIMEOUT
+            self._state, self._deadline = _BODY, self._listener.clock + BODY_TIMEOUT
 
     def on_body(self, body: bytes) -> None:
         if self._state is _CLOSING:
@@ -214,7 +211,6 @@ class Connection(asyncio.Protocol):
             self._headers,
             self._repeated,
             self._body[0] if len(self._body) == 1 else b"".join(self._body),
-            self._received,
         )
         item = (request, self._parser.should_keep_alive(), self._version == "1.1")
         if self._state is _BUSY:
@@ -394,4 +390,4 @@ class Connection(asyncio.Protocol):
             if self._owes_continue:
                 self.send(_CONTINUE)
         else:
-            self._state, self._deadline = _IDLE, self.now() + IDLE_TIMEOUT
+            self._state, self._deadline = _IDLE, self._listener.clock + IDLE_TIMEOUT

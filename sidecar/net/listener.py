@@ -43,7 +43,8 @@ class Listener:
         self._date_second = 0
         self.date = b""
         self.date_and_close = b""
-        self._renew_date(self.loop.time())
+        self.clock = self.loop.time()
+        self._renew_date(self.clock)
 
     @property
     def connections(self) -> int:
@@ -96,6 +97,7 @@ class Listener:
             pass
 
     def _sweep(self, now: float) -> None:
+        self.clock = now
         self._renew_date(now)
         for connection in tuple(self._connections):
             connection.sweep(now)

@@ -13,6 +13,14 @@ from openmcp.sidecar.types import Message, Request, Response
 
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
+_KINDS: Final = {
+    (event, direction): f'","event":"{event}","direction":"{direction}",'.encode()
+    for event in (
+        *("request", "notification", "client-response", "response", "server-request", "dropped"),
+        *("stream-end", "session-end", "refused", "reload"),
+    )
+    for direction in (TO_SERVER, TO_AGENT, "")
+}
 _REMEMBERED: Final = 256
 """Characters of a name up to which its encoded form is kept."""
 
@@ -99,8 +107,8 @@ class Recorder:
 
     def _write(self, event: str, direction: str, *members: bytes) -> None:
         """One line: time, event and direction, then these members."""
-        head = f'{{"time":"{timestamp(time.time_ns())}","event":"{event}","direction":"{direction}",'
-        self._audit.write(head.encode() + b",".join(members) + b"}")
+        stamp = timestamp(time.time_ns()).encode()
+        self._audit.write(b'{"time":"' + stamp + _KINDS[event, direction] + b",".join(members) + b"}")
 
 
 def _members(fields: dict[str, object]) -> bytes:

@@ -277,7 +277,7 @@ class Agent:
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
         lines = {name.encode(): value.encode("latin-1") for name, value in given.items() if value is not None}
         names = frozenset(name.encode() for name in repeated)
-        return Answer(HttpRequest(method, "/tools", lines, names, raw, 0.0))
+        return Answer(HttpRequest(method, "/tools", lines, names, raw))
 
     async def ask(self, method: str, /, identifier: Any = 1, **params: Any) -> Answer:
         """A legacy request."""
