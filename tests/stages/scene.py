@@ -101,7 +101,7 @@ def reply(body: bytes | Json | list[Any] = b"", status: int = 200, **headers: st
 def stream(*events: Json | bytes, broken: bool = False, open_end: bool = False, **headers: str) -> UpstreamResponse:
     """An SSE answer of these messages (or raw bytes), each in a piece of its own."""
     response = reply(**headers)
-    response._ended = False
+    response.streaming, response._ended = True, False
     response.headers[b"content-type"] = b"text/event-stream"
     for one in events:
         response.take(one if isinstance(one, bytes) else b"data: " + json.dumps(one).encode() + b"\n\n")
