@@ -213,6 +213,7 @@ class Pipeline:
         token = self._sessions.issue(session)
         flow.session, flow.session_ref = self._sessions.open(token, flow.agent, flow.server, time.time())
         flow.common = b""  # from here on the records of this exchange name the session
+        flow.common = b""  # from here on its records name the session
         self._recorder.metrics.session(flow.server, "opened")
         return b"mcp-session-id: %b\r\n" % token.encode()
 
