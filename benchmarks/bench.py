@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import targets
@@ -70,6 +70,15 @@ class Bench:
         return None
 
     @contextmanager
+    def spinning(self) -> Iterator[Bench]:
+        """The same with an upstream and generators that poll instead of sleeping; with one CPU nothing can."""
+        if self.cpus.proxy == self.cpus.load:
+            yield self
+            return
+        with upstream(self.tools, self.cpus.load, spin=True) as port:
+            yield replace(self, upstream=port, load=replace(self.load, spin=True))
+
+    @contextmanager
     def everyone(self) -> Iterator[list[Target]]:
         """Direct and every proxy there is, all up at once; ended with the block."""
         found = [self.direct()]
@@ -93,9 +102,9 @@ class Bench:
 
 
 @contextmanager
-def upstream(tools: Tools, cpu: int) -> Iterator[int]:
+def upstream(tools: Tools, cpu: int, *, spin: bool = False) -> Iterator[int]:
     """The stub server; yields its port."""
-    stub = pinned([tools.stub], cpu, stdout=subprocess.PIPE)
+    stub = pinned([tools.stub, *(["-s"] if spin else [])], cpu, stdout=subprocess.PIPE)
     assert stub.stdout
     try:
         ready = stub.stdout.readline().split()

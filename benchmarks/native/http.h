@@ -15,11 +15,13 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -202,6 +204,23 @@ static inline size_t response_feed(struct response *r, const char *data, size_t 
         }
     }
     return at;
+}
+
+/* epoll_wait; with `spin` it polls and yields instead of sleeping, for up to a second.
+ *
+ * A write to a sleeping peer pays for waking it, which on a virtual machine can cost more than all the rest; a slow
+ * proxy would pay it at every call and a fast one, whose peers are always busy, never.
+ */
+static inline int wait_ready(int epoll, struct epoll_event *ready, int room, int timeout_ms, int spin)
+{
+    uint64_t until = spin ? now_ns() + 1000000000u : 0;
+    while (spin && now_ns() < until) {
+        int n = epoll_wait(epoll, ready, room, 0);
+        if (n)
+            return n;
+        sched_yield();
+    }
+    return epoll_wait(epoll, ready, room, timeout_ms);
 }
 
 static inline int compare_u64(const void *a, const void *b)

@@ -1,14 +1,14 @@
 /* Sends one ready-made HTTP request many times over keep-alive connections and times the answers.
  *
- *   openloop -p PORT -f REQUEST_FILE -e EXPECTED_BYTES -c CONNECTIONS -n COUNT [-r PER_SECOND]
+ *   openloop -p PORT -f REQUEST_FILE -e EXPECTED_BYTES -c CONNECTIONS -n COUNT [-r PER_SECOND | -d SECONDS] [-s]
  *
  * With -r it is an open loop: request k is due at start + k / rate whatever happened to the others, and
  * its latency counts from that moment, so that a stall of the proxy is seen by every request it held up.
- * Without -r it is a closed loop (each connection sends when it has its answer) that ends after COUNT.
+ * Without -r it is a closed loop (each connection sends when it has its answer) that ends after COUNT, or
+ * with -d sooner when the time is over. -s: spins, see http.h.
  * An answer counts only with status 200 and EXPECTED_BYTES in its body. Prints one JSON object.
  */
 #include "http.h"
-#include <sys/epoll.h>
 #include <sys/timerfd.h>
 
 #define BODY_KEPT 65536
@@ -25,8 +25,8 @@ struct connection {
 };
 
 static struct {
-    int port, connections, epoll, timer, idle_count;
-    double rate;
+    int port, connections, epoll, timer, idle_count, spin;
+    double rate, seconds;
     size_t count, sent, done, bad, request_size, expected_size;
     const char *expected;
     char *request, *first_bad;
@@ -151,6 +151,8 @@ static uint64_t due_at(size_t number)
 /* Sends what is due, and sets the timer for the next one. */
 static void send_due(void)
 {
+    if (B.seconds > 0 && B.sent < B.count && now_ns() - B.start > (uint64_t)(B.seconds * 1e9))
+        B.count = B.sent; /* the time is over: what is under way is all that comes */
     while (B.sent < B.count && B.idle_count) {
         uint64_t now = now_ns(), due = B.rate > 0 ? due_at(B.sent) : now;
         if (due > now) {
@@ -185,7 +187,7 @@ static void turn(void)
 {
     struct epoll_event ready[256];
     uint64_t expirations;
-    int n = epoll_wait(B.epoll, ready, 256, 500);
+    int n = wait_ready(B.epoll, ready, 256, 500, B.spin);
     if (n < 0 && errno != EINTR)
         die("epoll_wait");
     for (int i = 0; i < n; i++) {
@@ -250,7 +252,7 @@ int main(int argc, char **argv)
     int option;
     B.connections = 1;
     B.expected = "";
-    while ((option = getopt(argc, argv, "p:f:e:c:n:r:")) != -1) {
+    while ((option = getopt(argc, argv, "p:f:e:c:n:r:d:s")) != -1) {
         switch (option) {
         case 'p': B.port = atoi(optarg); break;
         case 'f': B.request = read_file(optarg, &B.request_size); break;
@@ -258,11 +260,13 @@ int main(int argc, char **argv)
         case 'c': B.connections = atoi(optarg); break;
         case 'n': B.count = strtoull(optarg, NULL, 10); break;
         case 'r': B.rate = atof(optarg); break;
+        case 'd': B.seconds = atof(optarg); break;
+        case 's': B.spin = 1; break;
         default: return 2;
         }
     }
     if (!B.request || B.port <= 0 || B.connections <= 0 || !B.count) {
-        fprintf(stderr, "usage: openloop -p PORT -f FILE -e BYTES -c CONNECTIONS -n COUNT [-r PER_SECOND]\n");
+        fprintf(stderr, "usage: openloop -p PORT -f FILE -e BYTES -c CONNECTIONS -n COUNT [-r PER_SECOND | -d SECONDS] [-s]\n");
         return 2;
     }
     B.expected_size = strlen(B.expected);

@@ -9,7 +9,6 @@
  * result and its HTTP framing ended properly.
  */
 #include "http.h"
-#include <sys/epoll.h>
 
 #define LINE_LIMIT 8192
 #define STALL_MS 10000

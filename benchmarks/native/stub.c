@@ -1,6 +1,6 @@
 /* The MCP server behind every proxy under test: answers correctly, and far faster than any of them.
  *
- *   stub -p PORT        prints "ready PORT" once it listens (0: any free port)
+ *   stub [-p PORT] [-s]     prints "ready PORT" once it listens (absent: any free port); -s: spins, see http.h
  *
  * It knows both eras as far as the load needs: initialize (mints a session id), notifications (202), ping,
  * tools/list, server/discover, and tools/call of two tools. `get_weather` answers with a constant result
@@ -10,7 +10,6 @@
  * stream. It reads JSON by looking for keys: good enough for the requests of this benchmark alone.
  */
 #include "http.h"
-#include <sys/epoll.h>
 #include <sys/timerfd.h>
 
 #define IN_LIMIT 65536
@@ -378,11 +377,13 @@ static int listen_on(int port)
 int main(int argc, char **argv)
 {
     struct epoll_event ready[512], e = {.events = EPOLLIN, .data.u64 = 0};
-    int port = 0, option, listener;
-    while ((option = getopt(argc, argv, "p:")) != -1) {
-        if (option != 'p')
-            return 2;
-        port = atoi(optarg);
+    int port = 0, spin = 0, option, listener;
+    while ((option = getopt(argc, argv, "p:s")) != -1) {
+        switch (option) {
+        case 'p': port = atoi(optarg); break;
+        case 's': spin = 1; break;
+        default: return 2;
+        }
     }
     if ((loop = epoll_create1(EPOLL_CLOEXEC)) < 0)
         die("epoll_create1");
@@ -390,7 +391,7 @@ int main(int argc, char **argv)
     if (epoll_ctl(loop, EPOLL_CTL_ADD, listener, &e))
         die("epoll_ctl");
     for (;;) {
-        int n = epoll_wait(loop, ready, 512, -1);
+        int n = wait_ready(loop, ready, 512, -1, spin);
         if (n < 0 && errno != EINTR)
             die("epoll_wait");
         for (int i = 0; i < n; i++) {

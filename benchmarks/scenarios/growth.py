@@ -17,6 +17,11 @@ CHUNK = 100_000
 
 def rules(bench: Bench) -> list[Section]:
     """Two sidecars that differ in the number of their rules, in interleaved rounds."""
+    with bench.spinning() as spinning:
+        return [_rules(spinning)]
+
+
+def _rules(bench: Bench) -> Section:
     samples = Samples()
     sidecars: list[Target] = []
     calls = max(2000, int(bench.scale.seconds * 5000))
@@ -35,7 +40,7 @@ def rules(bench: Bench) -> list[Section]:
     section.rows = [(name, f"{samples.median('cpu', name):.1f}") for name in (few, many)]
     section.samples = samples.plain()
     section.figures = {"rules": samples.ratio("cpu", many, few)}
-    return [section]
+    return section
 
 
 def memory(bench: Bench) -> list[Section]:
