@@ -289,7 +289,7 @@ async def test_an_update_is_of_a_resource_that_the_agent_may_read(params: Json, 
 async def test_the_sessions_stream_carries_what_belongs_to_no_request() -> None:
     async with scene(allow()) as it:
         await it.agent.initialize()
-        changed = notification("tools/list_changed")
+        changed = notification("tools/list_changed", _meta={"k": 1})
         it.server = always(lambda: stream(event(None, "0", 5), event(changed, "1"), DONE, notification("x")))
         answer = await it.agent.send(method="GET")
         assert answer.messages == [changed], "a response belongs to no request here"
@@ -481,9 +481,8 @@ async def test_a_legacy_session_is_told_of_every_list() -> None:
         relay.announce_lists()
         relay.stop()
         await asyncio.wait_for(task, 5)
-        assert answer.messages == [
-            notification(f"{name}/list_changed") for name in ("tools", "prompts", "resources")
-        ] or [message["method"] for message in answer.messages] == [
-            f"notifications/{name}/list_changed" for name in ("tools", "prompts", "resources")
+        lists = ("tools", "prompts", "resources")
+        assert [message["method"] for message in answer.messages] == [
+            f"notifications/{one}/list_changed" for one in lists
         ]
         assert answer.finished
