@@ -4,7 +4,6 @@ Source: MCP basic/index "Messages" (2025-03-26 to 2026-07-28), RFC 8259. What is
 own serialisation of what was judged, so two parsers can never read two different messages.
 """
 
-import functools
 import json
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
@@ -222,19 +221,19 @@ def valid_id(value: Any) -> bool:
 def _refuse_lookalikes(mapping: JsonObject, where: str) -> None:
     """Refuse keys which another parser could take for each other: `Name` beside `name`, a trailing NUL."""
     keys = tuple(mapping)
-    check = _lookalike_remembered if len("".join(keys)) <= _REMEMBERED_KEYS else _lookalike
-    problem = check(keys)
-    if problem is not None:
-        raise Malformed(INVALID_REQUEST, f"{where} {problem}")
-
-
-def _lookalike(keys: tuple[str, ...]) -> str | None:
+    if keys in _good_keys:
+        return
+    text = "".join(keys)
     if len({key.casefold() for key in keys}) != len(keys):
-        return "has keys that differ in letter case alone"
-    if not "".join(keys).isprintable():
-        return "has a key with unprintable characters"
-    return None
+        raise Malformed(INVALID_REQUEST, f"{where} has keys that differ in letter case alone")
+    if not text.isprintable():
+        raise Malformed(INVALID_REQUEST, f"{where} has a key with unprintable characters")
+    if len(text) <= _REMEMBERED_CHARACTERS:
+        if len(_good_keys) >= _REMEMBERED_SETS:
+            _good_keys.clear()
+        _good_keys.add(keys)
 
 
-_REMEMBERED_KEYS: Final = 256
-_lookalike_remembered = functools.lru_cache(maxsize=512)(_lookalike)  # agents send the same few sets of keys
+_REMEMBERED_SETS: Final = 512
+_REMEMBERED_CHARACTERS: Final = 256
+_good_keys: Final[set[tuple[str, ...]]] = set()  # agents send the same few sets of keys
