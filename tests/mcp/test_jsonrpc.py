@@ -254,3 +254,12 @@ def test_remembered_sets_of_keys_change_no_verdict() -> None:
         long_key = "k" * 300
         with pytest.raises(Malformed, match="letter case"):
             jsonrpc.parse(body(f'"id":1,"method":"m","params":{{"{long_key}":1,"{long_key.upper()}":2}}'))
+
+
+def test_few_and_short_sets_of_keys_are_remembered() -> None:
+    for number in range(3 * jsonrpc._REMEMBERED_SETS):
+        jsonrpc.parse(body(f'"id":1,"method":"m","params":{{"key{number}":1}}'))
+        assert len(jsonrpc._good_keys) <= jsonrpc._REMEMBERED_SETS
+    jsonrpc._good_keys.clear()
+    jsonrpc.parse(body(f'"id":1,"method":"m","params":{{"{"k" * 1000}":1}}'))
+    assert not jsonrpc._good_keys
