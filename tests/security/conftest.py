@@ -1,6 +1,7 @@
 """What every attack needs: a hostile server, a sidecar in front of it, an agent's connection."""
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,23 @@ from tests.support.gate import Gate, configuration, gate
 from tests.support.hostile import Hostile, hostile
 from tests.support.raw import Connection
 
+FAULTS = ("asyncio", "openmcp.net", "openmcp.pipeline")
+
 
 @pytest.fixture(scope="session")
 def event_loop_policy() -> uvloop.EventLoopPolicy:
     """The loop that the product runs on."""
     return uvloop.EventLoopPolicy()
+
+
+@pytest.fixture(autouse=True)
+def no_faults(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Whatever the attack: no exception that only a log has seen."""
+    yield
+    faults = [record for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert not [
+        record.getMessage() for record in faults if record.name in ("asyncio", "openmcp.net", "openmcp.pipeline")
+    ]
 
 
 @pytest.fixture

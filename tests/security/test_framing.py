@@ -175,6 +175,28 @@ async def test_garbage_behind_a_request_in_flight(agent: Connection, server: Hos
     release.set()
 
 
+async def test_a_flood_of_small_pipelined_requests_is_read_no_further(
+    agent: Connection, server: Hostile, sidecar: Gate
+) -> None:
+    release = asyncio.Event()
+
+    async def held(request: Request, reply: Reply) -> None:
+        await release.wait()
+        await friendly(request, reply)
+
+    server.handler = held
+    await agent.send(agent.request(call()))
+    await server.received(1)
+    connection = next(iter(sidecar.app._listener._connections))
+    for number in range(http1.MAX_PIPELINED + 20):
+        await agent.send(agent.request(call("allowed", number)))
+        await asyncio.sleep(0.002)  # so that each is read by itself
+    assert len(connection._pending) == http1.MAX_PIPELINED
+    release.set()
+    for _ in range(http1.MAX_PIPELINED + 21):
+        assert (await agent.answer()).status == 200
+
+
 async def test_a_flood_of_pipelined_requests_is_read_no_further(
     agent: Connection, server: Hostile, sidecar: Gate
 ) -> None:
@@ -192,7 +214,7 @@ async def test_a_flood_of_pipelined_requests_is_read_no_further(
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(asyncio.shield(flood), 0.3)  # 40 MB cannot be handed over: they are not read
     connection = next(iter(sidecar.app._listener._connections))
-    assert len(connection._pending) <= http1.MAX_PIPELINED + 3
+    assert connection._ahead <= http1.MAX_AHEAD + 2 * 256 * 1024, "the limit, and what one read brings"
     release.set()
     for _ in range(400):
         assert (await agent.answer()).status == 200
@@ -212,6 +234,12 @@ async def test_a_flood_of_pipelined_requests_is_read_no_further(
 )
 async def test_headers_too_large(agent: Connection, server: Hostile, data: bytes) -> None:
     await one_answer_and_closed(agent, server, data, 431)
+
+
+async def test_a_request_is_refused_once(agent: Connection, server: Hostile, sidecar: Gate) -> None:
+    """Every header beyond the limit is a reason; one answer and one record are enough."""
+    await one_answer_and_closed(agent, server, head(*(f"x-{n}: y" for n in range(200))), 431)
+    assert (await sidecar.recorded(event="refused"))["status"] == 431
 
 
 async def test_headers_too_large_byte_by_byte(agent: Connection, server: Hostile) -> None:
@@ -289,8 +317,12 @@ async def test_smuggling_by_an_offer_to_upgrade(agent: Connection, server: Hosti
     assert [request.json["id"] for request in server.requests] == ["outer"]
 
 
-async def test_an_offer_to_upgrade_keeps_what_was_refused(agent: Connection, server: Hostile) -> None:
+async def test_an_offer_to_upgrade_keeps_what_is_refused(agent: Connection, server: Hostile) -> None:
+    """A header that may stand once is still seen to stand twice."""
     lines = (LENGTH, "connection: upgrade", "upgrade: h2c")
+    await agent.send(head("x-api-key: other", *lines) + BODY)
+    answer = await agent.answer()
+    assert (answer.status, answer.code) == (400, -32020)
     await one_answer_and_closed(agent, server, head("host: evil.example", *lines) + BODY)
 
 

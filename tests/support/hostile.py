@@ -215,7 +215,8 @@ async def hostile(handler: Handler = friendly, tls: ssl.SSLContext | None = None
         assert task is not None
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-        await server.serve(reader, writer)
+        with suppress(asyncio.CancelledError):  # the end of the test, which asyncio's streams would report as a fault
+            await server.serve(reader, writer)
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**26, ssl=tls)
     server.url = f"http{'s' if tls else ''}://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp"
