@@ -30,11 +30,11 @@ from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
-from openmcp.sidecar.stages.context import Snapshot
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
 from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions
+from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens
 from openmcp.sidecar.telemetry import log

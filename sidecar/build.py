@@ -9,7 +9,7 @@ from openmcp.config.secrets import SecretError
 from openmcp.identity.agents import Anyone, ApiKeys, Identifier, build
 from openmcp.sidecar.net.pool import Upstream, authority
 from openmcp.sidecar.policy.engine import PolicySet
-from openmcp.sidecar.stages.context import Route, Snapshot
+from openmcp.sidecar.stages.snapshot import Route, Snapshot
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 _log = logging.getLogger("openmcp.app")

@@ -16,16 +16,19 @@ from typing import Final
 
 from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, TOO_MANY, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc
-from openmcp.sidecar.mcp.surface import Call, call_of
+from openmcp.sidecar.mcp.surface import call_of
+from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.policy.engine import Decision, Permit
+from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages import admit, forward, reply
-from openmcp.sidecar.stages.context import Flow, Snapshot
+from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests, backward
 from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions, checked_upstream_id, declared_capabilities, session_not_found
+from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.stages.streams import Relay
 from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import LEGACY, METHOD, MODERN, JsonObject, Request, Response, Session, Subject

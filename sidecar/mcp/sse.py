@@ -6,22 +6,13 @@ BOM is dropped, several `data` lines are joined by LF, an event that the stream'
 
 from typing import Final
 
-import msgspec
+from openmcp.sidecar.mcp.values import Event
 
 _BOM: Final = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
     """An event exceeds the parser's limit; the stream cannot be read on."""
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One dispatched event. `id` and `retry` (milliseconds) are None where the event had no such field."""
-
-    data: bytes
-    name: bytes = b"message"
-    id: bytes | None = None
-    retry: int | None = None
 
 
 class Parser:

@@ -7,10 +7,9 @@ import re
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import msgspec
-
 from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.mcp.methods import NAMED
+from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, Era, JsonObject, Kind, Notification, Request, Subject
 
 _ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
@@ -19,24 +18,6 @@ _ENCODED_SLASH: Final = re.compile("/|%2F|%5C")
 _SLASHES: Final = re.compile("/{2,}")
 _DOTS: Final = frozenset((".", ".."))
 _REFERENCES: Final = {"ref/prompt": (PROMPT, "name"), "ref/resource": (RESOURCE, "uri")}
-
-
-class Call(msgspec.Struct, frozen=True):
-    """A client's message with what policy and transport need to know of it, read from the body once.
-
-    `name` is the tool, prompt or URI it names, or empty; all `subjects` must be allowed.
-    """
-
-    message: Request | Notification
-    era: Era
-    version: str
-    name: str
-    subjects: tuple[Subject, ...]
-
-    @property
-    def method(self) -> str:
-        """The JSON-RPC method."""
-        return self.message.method
 
 
 def call_of(message: Request | Notification, era: Era, version: str) -> Call:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.pool import Endpoint, Outgoing, Upstream
-from openmcp.sidecar.net.upstream import Patience
+from openmcp.sidecar.net.pool import Endpoint, Upstream
+from openmcp.sidecar.net.values import Outgoing, Patience
 
 _HEADERS: Final = b"accept: application/json\r\nmcp-session-id: openmcp-health-check\r\n"
 _CHECK: Final = Outgoing(b"GET", _HEADERS, b"", 64 * 1024, repeatable=True)

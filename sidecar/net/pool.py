@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import msgspec
-
 from openmcp.config import secrets
 from openmcp.config.model import Server
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.upstream import Patience, UpstreamConnection, UpstreamResponse
+from openmcp.sidecar.net.upstream import UpstreamConnection, UpstreamResponse
+from openmcp.sidecar.net.values import Outgoing, Patience
 
 KEEP_IDLE: Final = 4.0
 """Seconds an unused connection is kept: less than the five after which common servers (uvicorn, Node) close theirs,
@@ -25,19 +24,6 @@ MAX_STREAMS: Final = 4096
 USER_AGENT: Final = b"openmcp"
 
 _log = logging.getLogger("openmcp.net")
-
-
-class Outgoing(msgspec.Struct, frozen=True):
-    """One request: `headers` are ready lines, `limit` the bytes allowed for the body of an answer that is no stream.
-
-    `repeatable`: sending it twice has no other effect than sending it once.
-    """
-
-    method: bytes
-    headers: bytes
-    body: bytes
-    limit: int
-    repeatable: bool
 
 
 class Endpoint:

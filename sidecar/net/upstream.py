@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Final, cast
 
 import httptools
-import msgspec
 
 from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.net.values import Patience
 
 STREAM_BUFFER: Final = 128 * 1024
 """Bytes of a stream that wait for us before the server is no longer read."""
@@ -20,15 +20,7 @@ UNWANTED_TIMEOUT: Final = 1.0
 """Seconds for which a stream that was answered may stay open."""
 MAX_HEAD: Final = 64 * 1024
 EVENT_STREAM: Final = b"text/event-stream"
-
-
-class Patience(msgspec.Struct, frozen=True):
-    """How long to wait for a server, in seconds: for the head or the whole JSON answer, between two pieces of a
-    stream, and for a stream in all."""
-
-    head: float
-    idle: float
-    total: float
+_SPENT_PARSER: Final = httptools.HttpResponseParser(None)
 
 
 class UpstreamResponse:
@@ -247,7 +239,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.closed:
             self.closed = True
             self._on_closed(self)
-        del self._parser  # it holds our methods: only the collector would free the two
+        self._parser = _SPENT_PARSER  # ours holds our methods: only the collector would free the two
         if self._response is None:
             return
         if self._in_body and exc is None and self._until_close():

@@ -9,11 +9,10 @@ call, so that the cost of a decision does not grow with the number of rules.
 from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
-import msgspec
-
 from openmcp.config.model import Action, Policy, RequestRule
 from openmcp.sidecar.mcp.methods import BASIC
-from openmcp.sidecar.mcp.surface import Call
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.policy.globs import GlobSet
 from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, TOOL, Subject
 
@@ -26,23 +25,6 @@ MAX_NAME: Final = 256
 """Characters of a name up to which a decision on it is kept, for the same reason."""
 
 DEFAULT_REASON: Final = "no policy allows this"
-
-
-class Decision(msgspec.Struct, frozen=True):
-    """What was decided and by which rule (`policy` and `rule` are empty for the default deny).
-
-    `reason` may be shown to the agent.
-    """
-
-    allowed: bool
-    policy: str = ""
-    rule: str = ""
-    reason: str = ""
-
-    @property
-    def word(self) -> str:
-        """The decision as metrics and the record name it: `allow` or `deny`."""
-        return "allow" if self.allowed else "deny"
 
 
 DEFAULT_DENY: Final = Decision(False, reason=DEFAULT_REASON)

@@ -7,9 +7,11 @@ from urllib.parse import urlsplit
 from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, NOT_IDENTIFIED, Malformed, Refused
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc, methods
-from openmcp.sidecar.mcp.surface import Call, call_of
+from openmcp.sidecar.mcp.surface import call_of
+from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.ports import HttpRequest
-from openmcp.sidecar.stages.context import Flow, Route, Snapshot
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.types import MODERN, Notification, Request, Response
 
 

@@ -1,37 +1,15 @@
-"""What one exchange knows about itself, and the configuration it runs under from beginning to end."""
+"""What one exchange knows about itself."""
 
 import time
-from collections.abc import Mapping
 
-import msgspec
-
-from openmcp.config.model import Configuration, Server
-from openmcp.identity.agents import Identifier
 from openmcp.identity.principal import Principal
-from openmcp.sidecar.mcp.surface import Call
+from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.pool import Endpoint, Upstream
-from openmcp.sidecar.policy.engine import Decision, PolicySet
+from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.ports import Exchange
+from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.trace import TraceContext
 from openmcp.sidecar.types import LEGACY, MessageId, Session
-
-
-class Route(msgspec.Struct, frozen=True):
-    """A server as requests find it."""
-
-    server: Server
-    upstream: Upstream
-
-
-class Snapshot(msgspec.Struct, frozen=True):
-    """One configuration, compiled: swapped as a whole on reload; an exchange keeps the one it began with."""
-
-    configuration: Configuration
-    routes: Mapping[str, Route]
-    policies: PolicySet
-    identifier: Identifier
-    hosts: frozenset[str]
-    origins: frozenset[str]
 
 
 class Flow:

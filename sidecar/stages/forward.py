@@ -10,9 +10,10 @@ from typing import Final
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import headers as rules
 from openmcp.sidecar.mcp import jsonrpc, methods
-from openmcp.sidecar.mcp.surface import Call
-from openmcp.sidecar.net.pool import Endpoint, Outgoing
-from openmcp.sidecar.net.upstream import Patience, UpstreamResponse
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.net.pool import Endpoint
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found

@@ -4,7 +4,7 @@ import functools
 import time
 from typing import Final
 
-from openmcp.sidecar.policy.engine import Decision
+from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics

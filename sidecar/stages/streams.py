@@ -10,6 +10,7 @@ from typing import Final
 from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, sse
 from openmcp.sidecar.mcp.surface import subjects_of
+from openmcp.sidecar.mcp.values import Event
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.forward import LISTEN
@@ -76,21 +77,9 @@ class Relay:
 
     async def run(self, response: UpstreamResponse, headers: bytes = b"") -> None:
         """Relay until the response was passed on or the stream ends; an open request always gets an answer."""
-        self._response = response
-        if self._stopping:
-            response.stop()
-        exchange = self.flow.exchange
-        exchange.start_stream(HEADERS + headers, sse.KEEP_ALIVE)
-        self.flow.status = 200
-        if self.idle:
-            exchange.flush()  # the agent learns now that it is connected, not with the first event
-        parser = sse.Parser(self.flow.upstream.server.limits.response_bytes)
+        self._begin(response, headers)
         try:
-            while not self._answered and (chunk := await self._next(response)):
-                for event in parser.feed(chunk):
-                    if not self._answered:
-                        self._write(self._pass(event))
-                await exchange.drain()
+            await self._carry(response)
         except UpstreamFailed as failure:
             self._break(failure)
         except sse.EventTooLarge as error:
@@ -99,6 +88,23 @@ class Relay:
             response.close()
             raise
         self._end(response)
+
+    async def _carry(self, response: UpstreamResponse) -> None:
+        parser = sse.Parser(self.flow.upstream.server.limits.response_bytes)
+        while not self._answered and (chunk := await self._next(response)):
+            for event in parser.feed(chunk):
+                if not self._answered:
+                    self._write(self._pass(event))
+            await self.flow.exchange.drain()
+
+    def _begin(self, response: UpstreamResponse, headers: bytes) -> None:
+        self._response = response
+        if self._stopping:
+            response.stop()
+        self.flow.exchange.start_stream(HEADERS + headers, sse.KEEP_ALIVE)
+        self.flow.status = 200
+        if self.idle:
+            self.flow.exchange.flush()  # the agent learns now that it is connected, not with the first event
 
     async def _next(self, response: UpstreamResponse) -> bytes:
         asked = time.perf_counter()
@@ -151,21 +157,21 @@ class Relay:
             self._answered = True
             self._write(sse.encode_message(jsonrpc.encode(document)))
 
-    def _pass(self, event: sse.Event) -> bytes:
+    def _pass(self, event: Event) -> bytes:
         """The bytes that go to the agent for one event; empty where nothing does."""
         identifier = self._event_id(event)
         if not event.data:
             if identifier is None and event.retry is None:
                 return b""
-            return sse.encode(sse.Event(b"", id=identifier, retry=event.retry))
+            return sse.encode(Event(b"", id=identifier, retry=event.retry))
         try:
             data = self._judge(event)
         except Dropped as drop:
             self._recorder.dropped(self.flow, str(drop))
             return b""
-        return sse.encode(sse.Event(data, id=identifier, retry=event.retry))
+        return sse.encode(Event(data, id=identifier, retry=event.retry))
 
-    def _event_id(self, event: sse.Event) -> bytes | None:
+    def _event_id(self, event: Event) -> bytes | None:
         session = self.flow.session
         if event.id is None or session is None:
             return None
@@ -185,7 +191,7 @@ class Relay:
             params["_meta"] = {"progressToken": self._token}
         return {"id": call.message.id, "method": call.method, "params": params}
 
-    def _judge(self, event: sse.Event) -> bytes:
+    def _judge(self, event: Event) -> bytes:
         if event.name != b"message":
             raise Dropped("unknown SSE event")
         try:

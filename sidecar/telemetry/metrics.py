@@ -9,9 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from openmcp.sidecar.telemetry.audit import AuditStats
+from openmcp.sidecar.telemetry.families import FAMILIES, Family
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -45,54 +44,6 @@ METHODS = frozenset(
 """What may stand in the label `method`; the rest, and the empty string, is `other`."""
 
 Labels = tuple[str, ...]
-
-
-class Family(msgspec.Struct, frozen=True):
-    """A metric's name (without `_total`), kind, help text and label names."""
-
-    name: str
-    kind: str
-    help: str
-    labels: tuple[str, ...] = ()
-
-
-FAMILIES = {
-    "requests": Family(
-        "openmcp_requests", "counter", "MCP messages decided.", ("server", "method", "tool", "decision")
-    ),
-    "errors": Family("openmcp_errors", "counter", "Messages that ended in an error.", ("server", "method", "kind")),
-    "sessions": Family("openmcp_sessions", "counter", "Sessions opened and ended.", ("server", "event")),
-    "stream_events": Family("openmcp_stream_events", "counter", "Events passed on in streams.", ("server", "kind")),
-    "connects": Family(
-        "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
-    ),
-    "reloads": Family("openmcp_config_reloads", "counter", "Configuration reloads.", ("result",)),
-    "audit_lines": Family("openmcp_audit_lines", "counter", "Lines written to the record."),
-    "audit_failures": Family("openmcp_audit_failures", "counter", "Attempts to write the record that failed."),
-    "audit_dropped": Family("openmcp_audit_dropped", "counter", "Lines the record lacks."),
-    "in_flight": Family("openmcp_in_flight", "gauge", "Requests being worked on.", ("server",)),
-    "streams": Family("openmcp_streams", "gauge", "Open streams.", ("server", "kind")),
-    "healthy": Family(
-        "openmcp_endpoint_healthy", "gauge", "Whether an endpoint takes requests.", ("server", "endpoint")
-    ),
-    "pool": Family("openmcp_pool_connections", "gauge", "Connections to endpoints.", ("server", "endpoint", "state")),
-    "connections": Family("openmcp_connections", "gauge", "Connections of callers.", ("listener",)),
-    "config_age": Family("openmcp_config_age_seconds", "gauge", "Seconds since this configuration was loaded."),
-    "config_info": Family("openmcp_config_info", "gauge", "The digest of the configuration in force.", ("digest",)),
-    "audit_buffered": Family("openmcp_audit_buffered_bytes", "gauge", "Bytes of the record not yet written."),
-    "audit_failing": Family("openmcp_audit_failing", "gauge", "Whether the record's output refuses."),
-    "build": Family("openmcp_build_info", "gauge", "The version that runs.", ("version",)),
-    "duration": Family(
-        "openmcp_request_duration_seconds",
-        "histogram",
-        "From a message's last byte in to its answer.",
-        ("server", "method"),
-    ),
-    "upstream": Family(
-        "openmcp_upstream_duration_seconds", "histogram", "Waiting for the MCP server, per request.", ("server",)
-    ),
-}
-"""Every metric but those of the process, by the name that is used here."""
 
 
 class _Histogram:

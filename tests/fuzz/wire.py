@@ -8,7 +8,8 @@ from openmcp.sidecar.net.exchange import HttpExchange
 from openmcp.sidecar.net.http1 import Connection
 from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.sweep import Sweeper
-from openmcp.sidecar.net.upstream import Patience, UpstreamConnection
+from openmcp.sidecar.net.upstream import UpstreamConnection
+from openmcp.sidecar.net.values import Patience
 
 BODY_LIMIT = 2_000
 Understood = tuple[str, str, tuple[tuple[bytes, bytes], ...], frozenset[bytes], bytes]

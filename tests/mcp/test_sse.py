@@ -3,7 +3,7 @@
 import pytest
 
 from openmcp.sidecar.mcp import sse
-from openmcp.sidecar.mcp.sse import Event
+from openmcp.sidecar.mcp.values import Event
 
 STREAMS: dict[str, tuple[bytes, list[Event]]] = {
     "one event": (b"data: a\n\n", [Event(b"a")]),

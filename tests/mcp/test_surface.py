@@ -4,7 +4,8 @@ import pytest
 
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp import methods
-from openmcp.sidecar.mcp.surface import Call, call_of, canonical_uri, subjects_of
+from openmcp.sidecar.mcp.surface import call_of, canonical_uri, subjects_of
+from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.types import Era, JsonObject, Kind, Notification, Request, Subject
 
 TOOL, PROMPT, RESOURCE, METHOD = Kind.TOOL, Kind.PROMPT, Kind.RESOURCE, Kind.METHOD

@@ -10,7 +10,8 @@ from openmcp.config.model import Action, Policy, RequestRule
 from openmcp.sidecar.mcp import methods
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.policy import engine
-from openmcp.sidecar.policy.engine import DEFAULT_DENY, Decision, Permit, PolicySet
+from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.engine import DEFAULT_DENY, Permit, PolicySet
 from openmcp.sidecar.types import Era, JsonObject, Notification, Request, Subject
 from tests.policy.rules import AGENT, SERVER, allow, deny, method, policy, prompt, resource, tool
 

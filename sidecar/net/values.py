@@ -1,0 +1,25 @@
+"""What is asked of a connection to a server, and how long it may take."""
+
+import msgspec
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long to wait for a server, in seconds: for the head or the whole JSON answer, between two pieces of a
+    stream, and for a stream in all."""
+
+    head: float
+    idle: float
+    total: float
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """One request: `headers` are ready lines, `limit` the bytes allowed for the body of an answer that is no stream.
+
+    `repeatable`: sending it twice has no other effect than sending it once.
+    """
+
+    method: bytes
+    headers: bytes
+    body: bytes
+    limit: int
+    repeatable: bool
