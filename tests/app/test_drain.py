@@ -74,7 +74,7 @@ async def test_sigterm_lets_everything_end_well(server: Hostile) -> None:
         ):
             assert (await idle.ask(call())).json["result"] == DONE
             await initialize(getter)
-            await open_get(sidecar, getter)  # type: ignore[arg-type]
+            await open_get(getter)
             await open_listen(listener)
             calling = asyncio.ensure_future(caller.ask(call(identifier="slow")))
             await server.received(5)
@@ -151,7 +151,7 @@ async def test_a_stream_that_opens_meanwhile_ends_too(sidecar: Gate, agent: Conn
     await server.received(2)
     stopping = asyncio.ensure_future(sidecar.app.stop(patience=10.0))
     async with asyncio.timeout(2):
-        while (await admin(sidecar, "/readyz"))[0] == 200:  # noqa: ASYNC110 - seen from outside there is no event
+        while (await admin(sidecar, "/readyz"))[0] == 200:  # noqa: ASYNC110 - from outside there is no event
             await asyncio.sleep(0)
         release.set()
         assert (await agent.answer_head())[0] == 200

@@ -50,7 +50,7 @@ async def streaming(request: Request, reply: Reply) -> None:
     await reply.left()
 
 
-async def open_get(sidecar: Gate, agent: Connection) -> None:
+async def open_get(agent: Connection) -> None:
     """Open the session's stream and read its first message."""
     await agent.send(agent.request(method="GET", accept="text/event-stream"))
     assert (await agent.answer_head())[0] == 200
@@ -159,7 +159,7 @@ async def test_open_streams_hear_that_lists_have_changed(sidecar: Gate, agent: C
     server.handler = streaming
     await initialize(agent)
     async with sidecar.connect() as modern_agent:
-        await open_get(sidecar, agent)
+        await open_get(agent)
         await open_listen(modern_agent)
         sidecar.reload(without_rules(configuration(server.url)))
         heard = [(await agent.event())["method"] for _ in range(3)]
@@ -177,7 +177,7 @@ async def test_streams_of_a_removed_server_end(sidecar: Gate, agent: Connection,
     server.handler = streaming
     await initialize(agent)
     async with sidecar.connect() as modern_agent:
-        await open_get(sidecar, agent)
+        await open_get(agent)
         await open_listen(modern_agent)
         sidecar.reload(configuration("http://127.0.0.1:1/mcp"))
         assert (await agent.event(), await modern_agent.event()) == (None, COMPLETED)
@@ -189,8 +189,8 @@ async def test_streams_of_an_agent_whose_key_is_gone_end(sidecar: Gate, agent: C
     await initialize(agent)
     async with sidecar.connect("bob") as bob:
         await initialize(bob)
-        await open_get(sidecar, agent)
-        await open_get(sidecar, bob)
+        await open_get(agent)
+        await open_get(bob)
         changed = configuration(server.url)
         changed["identity"]["agents"][0]["keys"] = changed["identity"]["agents"][0]["keys"][1:]
         sidecar.reload(changed)

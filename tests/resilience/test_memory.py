@@ -76,7 +76,8 @@ def many_files() -> None:
 async def running() -> AsyncIterator[Sidecar]:
     """A sidecar as a process in front of the cheap server."""
     listener = await asyncio.get_running_loop().create_server(Cheap, "127.0.0.1", 0, backlog=1024)
-    config = configuration(f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp")
+    url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/mcp"
+    config = configuration(url, timeouts={"connect": "60s"})  # this process may be slow to accept a hundred at once
     del config["listen"]
     with ExitStack() as stack:
         yield await asyncio.to_thread(stack.enter_context, process(config))
@@ -131,7 +132,8 @@ async def open_streams(sidecar: Sidecar, stack: AsyncExitStack, session: str, co
     async def one() -> None:
         reader, writer = await stack.enter_async_context(opened(sidecar))
         writer.write(head("GET", sidecar, lines))
-        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200 "), (answer, sidecar.records()[-3:])
 
     for start in range(0, count, 100):
         await asyncio.gather(*(one() for _ in range(min(100, count - start))))
