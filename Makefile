@@ -7,9 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+DURATION ?= 3600
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench conformance real-parts golden clean
+.PHONY: help setup demo test check format bench conformance real-parts golden soak clean
 
 help:
 	@echo "make demo          the whole story on this machine"
@@ -20,6 +21,7 @@ help:
 	@echo "make conformance   the official conformance suite, directly and through the sidecar"
 	@echo "make real-parts    install what the real tests need, outside of this folder"
 	@echo "make golden        renew the golden files; look at the difference before committing it"
+	@echo "make soak          fuzz the parsers with atheris               DURATION=3600 (seconds) ARGS=\"listener\""
 	@echo "make setup         only the environment in $(VENV)"
 	@echo "make clean         remove the environment and everything that was built"
 
@@ -57,6 +59,15 @@ conformance: $(READY)
 
 real-parts: $(READY)
 	$(BIN)/python tests/real_parts/install.py $(ARGS)
+
+# atheris is in an environment of its own: it is large, and not there for every platform.
+soak: build/soak/.ready
+	build/soak/bin/python -m tests.fuzz.run --seconds $(DURATION) $(ARGS)
+
+build/soak/.ready: pyproject.toml
+	$(PYTHON) -m venv build/soak
+	build/soak/bin/python -m pip install --quiet --disable-pip-version-check --editable . "atheris>=3"
+	@touch $@
 
 golden: $(READY)
 	OPENMCP_GOLDEN=renew $(BIN)/python -m pytest $(ARGS)

@@ -14,6 +14,11 @@ from tests.support.raw import Connection
 FAULTS = ("asyncio", "openmcp.net", "openmcp.pipeline")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The plugin's new way to choose a loop holds for all tests or none; here the old one is right."""
+    config.addinivalue_line("filterwarnings", "ignore:Overriding the .event_loop_policy. fixture")
+
+
 @pytest.fixture(scope="session")
 def event_loop_policy() -> uvloop.EventLoopPolicy:
     """The loop that the product runs on."""

@@ -142,7 +142,8 @@ async def test_a_response_on_the_notification_stream(agent: Connection, server: 
 
     async def handler(request: Request, reply: Reply) -> None:
         if request.method == "GET":
-            await as_stream(response(0), response(1), notification("tools/list_changed"))(request, reply)
+            nobodys = {"jsonrpc": "2.0", "id": None, "error": {"code": -32600, "message": "x"}}
+            await as_stream(response(0), response(1), nobodys, notification("tools/list_changed"))(request, reply)
         else:
             await friendly(request, reply)
 

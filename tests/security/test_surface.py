@@ -74,6 +74,20 @@ async def test_the_same_tool_name_on_two_upstreams(server: Hostile, tmp_path: Pa
         assert second.requests == []
 
 
+async def test_an_allow_does_not_lift_a_deny(server: Hostile, tmp_path: Path) -> None:
+    """Whatever the order, and whoever wrote them: deny goes before allow."""
+    config = configuration(server.url)
+    everything = {"name": "all", "action": "allow"}
+    for requests in ([everything, POLICY["requests"][0]], [POLICY["requests"][0], everything]):
+        config["policies"] = [{**POLICY, "requests": requests}]
+        folder = tmp_path / requests[0]["name"]
+        folder.mkdir()
+        async with gate(folder, config) as sidecar, sidecar.connect() as agent:
+            denied(await agent.ask(call("forbidden")))
+            assert "result" in (await agent.ask(call("anything"))).json
+    assert len(server.requests) == 2
+
+
 # Lists
 
 

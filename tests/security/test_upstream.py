@@ -3,12 +3,13 @@
 import asyncio
 import gzip
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.gate import Gate, ask_modern, call, initialize, message
-from tests.support.hostile import Hostile, Reply, Request, friendly
+from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message
+from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.raw import Connection
 
 BODY = json.dumps({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}).encode()
@@ -57,6 +58,7 @@ GARBAGE = {
     + JSON
     + b"content-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(gzip.compress(BODY))
     + gzip.compress(BODY),
+    "a coding that is not there": OK + JSON + b"content-encoding: gzip\r\n" + LENGTH + b"\r\n" + BODY,
     "switching protocols": b"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
     + OK
     + JSON
@@ -107,6 +109,30 @@ async def test_closed_in_the_middle(agent: Connection, server: Hostile, data: by
     assert (await agent.ask(call("allowed", 2))).json["id"] == 2
 
 
+async def test_a_call_is_never_sent_to_another_endpoint(server: Hostile, tmp_path: Path) -> None:
+    """It may have had its effect where it was cut; what has none goes to the other."""
+    async with hostile() as second:
+        server.handler = second.handler = raw(b"", close=True)
+        config = configuration(server.url, second.url)
+        async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
+            failed((await agent.ask(call())).json)
+            assert len(server.requests) + len(second.requests) == 1
+            server.requests.clear()
+            second.requests.clear()
+            failed((await agent.ask(message("tools/list"))).json)
+            assert server.requests
+            assert second.requests
+
+
+async def test_an_error_under_another_status(agent: Connection, server: Hostile) -> None:
+    """A JSON-RPC error goes on as one; a 500 would make clients drop the transport."""
+    error = {"jsonrpc": "2.0", "id": 1, "error": {"code": -32000, "message": "x"}}
+    body = json.dumps(error).encode()
+    server.handler = raw(b"HTTP/1.1 500 X\r\n" + JSON + b"content-length: %d\r\n\r\n" % len(body) + body)
+    answer = await agent.ask(call())
+    assert (answer.status, answer.json) == (200, error)
+
+
 @pytest.mark.parametrize(
     "head",
     [OK + JSON, OK + JSON + b"connection: close\r\n", b"HTTP/1.0 200 OK\r\n" + JSON],
@@ -127,6 +153,7 @@ DESYNC = {
     + JSON
     + b"content-length: %d\r\n\r\n" % len(EVIL)
     + EVIL,
+    "the head of a second answer": OK + JSON + LENGTH + b"\r\n" + BODY + OK + JSON + b"content-length: 300\r\n\r\n",
     "half of a second answer": OK + JSON + LENGTH + b"\r\n" + BODY + OK + JSON + b"content-length: %d\r\n" % len(EVIL),
     "more than its length": OK + JSON + LENGTH + b"\r\n" + BODY + EVIL,
     "more than its chunks": OK + JSON + b"transfer-encoding: chunked\r\n\r\n" + CHUNKS + CHUNKS,
@@ -164,7 +191,7 @@ async def test_an_answer_nobody_asked_for(
     async with sidecar.connect("bob") as bob:
         for other in (bob, agent):
             for _ in range(3):
-                assert b"evil" not in (await other.ask(call("allowed", 1))).body
+                assert (await other.ask(call())).json["result"]["content"][0]["text"] == "done"
 
 
 async def test_unsolicited_bytes_on_an_idle_connection(agent: Connection, server: Hostile) -> None:
@@ -176,9 +203,12 @@ async def test_unsolicited_bytes_on_an_idle_connection(agent: Connection, server
 
     server.handler = remembers
     assert (await agent.ask(call())).status == 200
+    before = server.connections
     await writers[0].raw(OK + JSON + b"content-length: %d\r\n\r\n" % len(EVIL) + EVIL)
+    await asyncio.sleep(0.02)  # so that the sidecar has read it
     for _ in range(3):
-        assert b"evil" not in (await agent.ask(call())).body
+        assert (await agent.ask(call())).json["result"]["content"][0]["text"] == "done"
+    assert server.connections == before + 1, "that connection was not used again"
 
 
 @pytest.mark.parametrize("trailer", ["content-type: text/event-stream", "mcp-session-id: evil"])
@@ -293,10 +323,8 @@ async def test_an_error_text_of_the_network_is_not_shown(agent: Connection, serv
     assert (line["outcome"], line["status"]) == ("status", 200)
 
 
-async def test_a_server_that_is_gone(sidecar: Gate, server: Hostile, agent: Connection) -> None:
+async def test_a_server_that_closes_everything(server: Hostile, agent: Connection) -> None:
     assert (await agent.ask(call())).status == 200
-    for task in server.tasks if hasattr(server, "tasks") else ():
-        task.cancel()
     server.handler = raw(b"", close=True)
     failed((await agent.ask(call())).json)
     await initialize_fails(agent)
