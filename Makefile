@@ -10,13 +10,15 @@ ARGS ?=
 DURATION ?= 3600
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench conformance real-parts golden soak clean
+.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden soak clean
 
 help:
 	@echo "make demo          the whole story on this machine"
 	@echo "make test          all tests (real parts are skipped where they are missing)"
 	@echo "make check         ruff, mypy --strict, import-linter"
 	@echo "make format        put imports and layout in order"
+	@echo "make wheel         the wheel that is shipped, compiled, into dist/; needs a C compiler"
+	@echo "make test-wheel    tests of the compiled wheel"
 	@echo "make bench         measure against nginx and Envoy            ARGS=\"--quick\""
 	@echo "make conformance   the official conformance suite, directly and through the sidecar"
 	@echo "make real-parts    install what the real tests need, outside of this folder"
@@ -51,8 +53,25 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)
-	$(BIN)/python -m benchmarks $(ARGS)
+# The wheel that is shipped, and an environment that has it installed instead of the sources.
+SHIPPED := .venv-wheel
+SOURCES := $(shell find config identity sidecar -name '*.py') pyproject.toml .ci/wheel.py
+
+wheel: $(SHIPPED)/.ready
+
+$(SHIPPED)/.ready: $(READY) $(SOURCES)
+	rm -rf dist
+	$(BIN)/python .ci/wheel.py dist
+	$(PYTHON) -m venv --clear $(SHIPPED)
+	$(SHIPPED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	$(SHIPPED)/bin/python -m pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[demo]" --group dev
+	@touch $@
+
+test-wheel: $(SHIPPED)/.ready
+	$(SHIPPED)/bin/python -m pytest -p no:cacheprovider $(ARGS)
+
+bench: $(SHIPPED)/.ready
+	$(BIN)/python -m benchmarks --sidecar "$(SHIPPED)/bin/openmcp run -c {config}" $(ARGS)
 
 conformance: $(READY)
 	$(BIN)/python -m tests.conformance.run $(ARGS)

@@ -249,7 +249,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last_byte = self._loop.time()
-        if self._response is None:
+        if not self._awaited:
             self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
             return
         self._head_bytes += len(data)
@@ -258,8 +258,13 @@ class UpstreamConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.fail(UpstreamFailed("protocol", "the server's answer is not valid HTTP/1.1"))
             return
-        if self._head_bytes > MAX_HEAD and self._response is not None:
+        if self._head_bytes > MAX_HEAD and self._awaited:
             self._fail_head()
+
+    @property
+    def _awaited(self) -> bool:
+        """Whether an answer is expected; asked anew each time, since the parser's callbacks end it."""
+        return self._response is not None
 
     # httptools callbacks
 

@@ -27,7 +27,6 @@ class Flow:
     identified_by = ""
     server = ""
     era = LEGACY
-    message_id: MessageId | None = None
     call: Call | None = None
     method = ""
     name = ""
@@ -52,6 +51,7 @@ class Flow:
         self.exchange = exchange
         self.snapshot = snapshot
         self.trace = trace
+        self.message_id: MessageId | None = None
         self.started = time.perf_counter()
         self.bytes_in = len(exchange.request.body)
 

@@ -167,8 +167,8 @@ def test_nobody_makes_a_permit_out_of_a_denial() -> None:
     call = call_of(Request(1, "ping", {}), Era.LEGACY, "2025-11-25")
     with pytest.raises(ValueError, match="decision that allows"):
         Permit(call, DEFAULT_DENY, by=PolicySet([]))
-    with pytest.raises(ValueError, match="decision that allows"):
-        Permit(call, ALLOWED, by=object())  # type: ignore[arg-type]  # the point of the test
+    with pytest.raises((ValueError, TypeError), match="decision that allows|PolicySet object expected"):
+        Permit(call, ALLOWED, by=object())  # type: ignore[arg-type]  # the point of the test; compiled, the type decides
 
 
 # The algebra: few names, so that rules meet often

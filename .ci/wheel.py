@@ -1,0 +1,63 @@
+"""Builds the wheel that is shipped: the modules on the way of a message compiled to C by mypyc, the rest as they are.
+
+    python .ci/wheel.py DIST        leaves openmcp-<version>-<platform>.whl in the folder DIST
+
+Needs a C compiler and the packages of the dev group. The sources are copied to a temporary folder first, so that no
+compiled module ever lies beside its source. Everything also runs uncompiled, as `pip install .` installs it: slower.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("config", "identity", "sidecar")
+COMPILED = (
+    *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "sse", "surface")),
+    *("policy/engine", "policy/globs", "sealing", "pipeline"),
+    *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
+    *(f"stages/{name}" for name in ("admit", "context", "forward", "record", "reply", "requests", "results")),
+    *("stages/sessions", "stages/streams", "telemetry/records"),
+)
+"""Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
+
+SETUP = """
+from mypyc.build import mypycify
+from setuptools import setup
+
+setup(ext_modules=mypycify(["--ignore-missing-imports", *{files!r}], opt_level="3", debug_level="0"))
+"""
+
+
+def main() -> None:
+    """Build, and say where the wheel is."""
+    destination = Path(sys.argv[1]).resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        copy(tree)
+        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
+        environment = os.environ | {"MYPYPATH": str(tree), "CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0"}
+        subprocess.run([*command, "--wheel-dir", str(destination)], cwd=tree, check=True, env=environment)  # noqa: S603 - nothing of it comes from outside
+    print(*sorted(destination.glob("openmcp-*.whl")), sep="\n")
+
+
+def copy(tree: Path) -> None:
+    """Lay the sources out as they are imported, with the build that compiles them."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tree / "openmcp" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("LICENSE", "README.md"):
+        shutil.copy(ROOT / name, tree)
+    project = (ROOT / "pyproject.toml").read_text()
+    project, found = re.subn(r"^package-dir = .*\n", "", project, flags=re.M)
+    assert found == 1, "pyproject.toml has another package-dir than this script knows"
+    (tree / "pyproject.toml").write_text(project)
+    files = [f"openmcp/sidecar/{name}.py" for name in COMPILED]
+    (tree / "setup.py").write_text(SETUP.format(files=files))
+
+
+if __name__ == "__main__":
+    main()
