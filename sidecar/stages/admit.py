@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Mapping
+from typing import Final
 from urllib.parse import urlsplit
 
 from openmcp.identity.principal import ANONYMOUS, Principal
@@ -13,6 +14,9 @@ from openmcp.sidecar.ports import HttpRequest
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.types import MODERN, Notification, Request, Response
+
+_NOT_IN_A_HOST: Final = frozenset("/?#@\\")
+"""What urlsplit would take for the end of the name (RFC 9110, 7.2: a Host is a name and a port)."""
 
 
 def locate(snapshot: Snapshot, request: HttpRequest) -> Route:
@@ -103,6 +107,8 @@ def _refuse_foreign_host(snapshot: Snapshot, given: Mapping[bytes, bytes]) -> No
 def _names_of(host: bytes) -> frozenset[str]:
     """A Host header as it is and without its port, in lower case."""
     text = host.decode("latin-1").lower()
+    if not _NOT_IN_A_HOST.isdisjoint(text):
+        return frozenset()
     try:
         name = urlsplit(f"//{text}").hostname
     except ValueError:

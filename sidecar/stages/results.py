@@ -37,6 +37,8 @@ class Results:
         method = flow.method
         if flow.era is MODERN:
             result = self._typed(flow, result)
+            if result.get("cacheScope") == "public":  # it was let through for this agent, not for everybody
+                result = result | {"cacheScope": "private"}
         if method in methods.LISTS:
             return self._list(flow, result)
         if method == "server/discover":

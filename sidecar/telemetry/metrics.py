@@ -38,7 +38,12 @@ METHODS = frozenset(
         *("notifications/initialized", "notifications/cancelled", "notifications/progress"),
         *("notifications/message", "notifications/roots/list_changed", "notifications/tools/list_changed"),
         *("notifications/prompts/list_changed", "notifications/resources/list_changed"),
-        *("notifications/resources/updated", "notifications/elicitation/complete", "notifications/tasks/status"),
+        *(
+            "notifications/resources/updated",
+            "notifications/elicitation/complete",
+            "notifications/tasks/status",
+            "notifications/tasks",
+        ),
     }
 )
 """What may stand in the label `method`; the rest, and the empty string, is `other`."""

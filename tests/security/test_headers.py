@@ -259,7 +259,16 @@ async def test_trace_context(
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "localhost.evil.example:{port}", "127.0.0.1@evil"]
-    + ["evil.example#127.0.0.1", "0x7f.1", "2130706433", "[::ffff:127.0.0.1]", ""],
+    + [
+        "evil.example#127.0.0.1",
+        "127.0.0.1/",
+        "127.0.0.1?evil.example",
+        "evil@127.0.0.1",
+        "0x7f.1",
+        "2130706433",
+        "[::ffff:127.0.0.1]",
+        "",
+    ],
 )
 async def test_dns_rebinding(sidecar: Gate, server: Hostile, host: str) -> None:
     """A page whose name was made to resolve to us: its name is in Host, and is none of ours."""

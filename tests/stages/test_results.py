@@ -92,6 +92,13 @@ async def test_a_modern_list_is_private_and_soon_stale(given: Json, ttl: int) ->
         }
 
 
+async def test_what_one_agent_may_read_is_not_cached_for_others() -> None:
+    async with scene(allow()) as it:
+        answers(it, {"contents": [], "resultType": "complete", "cacheScope": "public", "ttlMs": 5})
+        result = (await it.agent.modern("resources/read", uri="note:///a")).result
+        assert result == {"contents": [], "resultType": "complete", "cacheScope": "private", "ttlMs": 5}
+
+
 async def test_a_legacy_list_gets_nothing_of_the_kind() -> None:
     async with scene(allow()) as it:
         answers(it, tools("a"))
