@@ -20,7 +20,7 @@ COMPILED = (
     *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "sse", "surface")),
     *("policy/engine", "policy/globs", "sealing", "pipeline"),
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
-    *(f"stages/{name}" for name in ("admit", "context", "forward", "record", "reply", "requests", "results")),
+    *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *("stages/sessions", "stages/streams", "telemetry/records"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""

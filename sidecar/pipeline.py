@@ -22,7 +22,7 @@ from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange
-from openmcp.sidecar.stages import admit, forward, reply
+from openmcp.sidecar.stages import admit, batch, forward, reply
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests, backward
@@ -106,16 +106,24 @@ class Pipeline:
         if not self._recorder.accepting:
             raise Refused(503, INTERNAL_ERROR, "the record cannot be written: nothing is let through", reason="record")
         if request.method == "POST":
-            message = admit.read(flow)
-            self._attach_session(flow)
-            if isinstance(message, Response):
-                await self._client_response(flow, message)
-            else:
-                await self._call(flow, message)
+            admit.check_media_types(request)
+            await self._post(flow)
         elif request.method in ("GET", "DELETE"):
             await self._session_request(flow)
         else:
             raise Refused(405, INVALID_REQUEST, "only POST, GET and DELETE are served", reason="method")
+
+    async def _post(self, flow: Flow) -> None:
+        if batch.is_batch(flow.exchange.request.body):
+            self._attach_session(flow)
+            await batch.serve(flow, self)
+            return
+        message = admit.read(flow)
+        self._attach_session(flow)
+        if isinstance(message, Response):
+            await self._client_response(flow, message)
+        else:
+            await self._call(flow, message)
 
     def _attach_session(self, flow: Flow) -> None:
         """The legacy session that the request names, if it names one; modern requests have none (2026-07-28)."""

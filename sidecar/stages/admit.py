@@ -56,12 +56,16 @@ def remains(snapshot: Snapshot, flow: Flow) -> bool:
     return same and snapshot.policies.rules_for(flow.agent, flow.server).usable
 
 
-def read(flow: Flow) -> Call | Response:
-    """Parse the body of a POST and decide what it is; raises `Refused` for everything that is not one message."""
-    request = flow.exchange.request
+def check_media_types(request: HttpRequest) -> None:
+    """Require a JSON body (415) from a client that can read both forms of an answer (406)."""
     headers.check_content(request.headers)
     if not headers.accepts(request.headers, b"application/json", b"text/event-stream"):
         raise Refused(406, INVALID_REQUEST, "Accept must cover application/json and text/event-stream", reason="accept")
+
+
+def read(flow: Flow) -> Call | Response:
+    """Parse the body of a POST and decide what it is; raises `Refused` for everything that is not one message."""
+    request = flow.exchange.request
     document, flow.canonical = jsonrpc.read(request.body)
     try:
         message = jsonrpc.classify(document)
