@@ -12,7 +12,6 @@ HEADER_MISMATCH: Final = -32020
 UNSUPPORTED_VERSION: Final = -32022
 DENIED: Final = 40300
 """Our own codes lie outside -32768..-32000, which JSON-RPC and MCP reserve."""
-TOO_LARGE: Final = 41300
 TOO_MANY: Final = 42900
 NOT_IDENTIFIED: Final = 40100
 SESSION_NOT_FOUND: Final = 40400

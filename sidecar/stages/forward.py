@@ -4,7 +4,7 @@ Nothing of the agent's own headers goes on but the ones named here; its credenti
 """
 
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
@@ -19,7 +19,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.types import LEGACY, JsonObject, Request
 
-_BOTH: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
+JSON_LINES: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
 _STREAM: Final = b"accept: text/event-stream\r\n"
 _REMEMBERED: Final = 256
 """Characters of a name up to which its header lines are kept."""
@@ -49,7 +49,7 @@ async def send(
     limit = flow.upstream.server.limits.response_bytes
     request = Outgoing(method, headers, body, limit, repeatable)
     if flow.endpoint is not None:
-        return await _pinned(flow, flow.endpoint, lambda one: one.send(request, patience))
+        return await _pinned(flow, flow.endpoint, request, patience)
     tried: list[Endpoint] = []
     while True:
         endpoint = flow.upstream.choose(tried)
@@ -64,11 +64,9 @@ async def send(
                 raise
 
 
-async def _pinned(
-    flow: Flow, endpoint: Endpoint, send_to: Callable[[Endpoint], Awaitable[UpstreamResponse]]
-) -> UpstreamResponse:
+async def _pinned(flow: Flow, endpoint: Endpoint, request: Outgoing, patience: Patience) -> UpstreamResponse:
     try:
-        return await send_to(endpoint)
+        return await endpoint.send(request, patience)
     except UpstreamFailed as failure:
         elsewhere = len(flow.upstream.endpoints) > 1
         if flow.session is not None and failure.kind == "connect" and elsewhere:
@@ -79,9 +77,9 @@ async def _pinned(
 def call_headers(flow: Flow, call: Call) -> bytes:
     """The header lines of a POST of this call."""
     if flow.era is LEGACY:
-        return _BOTH + trace_lines(flow) + session_lines(flow)
+        return JSON_LINES + trace_lines(flow) + session_lines(flow)
     if not isinstance(call.message, Request):
-        return b"%bmcp-protocol-version: %b\r\n%b" % (_BOTH, call.version.encode(), trace_lines(flow))
+        return b"%bmcp-protocol-version: %b\r\n%b" % (JSON_LINES, call.version.encode(), trace_lines(flow))
     member = methods.HEADER_NAMED.get(call.message.method)
     named = call.message.params.get(member) if member is not None else None
     name = named if type(named) is str else ""
@@ -92,7 +90,11 @@ def call_headers(flow: Flow, call: Call) -> bytes:
 @functools.lru_cache(maxsize=1024)
 def _mirrored(version: str, method: str, name: str) -> bytes:
     """What is the same for all modern calls of one tool (or prompt, or resource)."""
-    lines = b"%bmcp-protocol-version: %b\r\nmcp-method: %b\r\n" % (_BOTH, version.encode(), rules.encode_value(method))
+    lines = b"%bmcp-protocol-version: %b\r\nmcp-method: %b\r\n" % (
+        JSON_LINES,
+        version.encode(),
+        rules.encode_value(method),
+    )
     return lines + b"mcp-name: %b\r\n" % rules.encode_value(name) if name else lines
 
 

@@ -15,7 +15,6 @@ from openmcp.sidecar.stages.tokens import Tokens, digest
 from openmcp.sidecar.types import MODERN, JsonObject
 
 _TRACE_KEYS = frozenset(("traceparent", "tracestate", "baggage"))
-_POST = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
 
 
 class Requests:
@@ -94,6 +93,6 @@ def _traced(flow: Flow, params: JsonObject) -> JsonObject:
 
 async def backward(flow: Flow, document: JsonObject) -> UpstreamResponse:
     """Post a message to the server of the flow's session: the answer to one of its requests."""
-    lines = _POST + forward.trace_lines(flow) + forward.session_lines(flow)
+    lines = forward.JSON_LINES + forward.trace_lines(flow) + forward.session_lines(flow)
     patience = flow.upstream.call_patience
     return await forward.send(flow, b"POST", lines, jsonrpc.encode(document), patience, repeatable=False)
