@@ -91,6 +91,14 @@ class ServerTls(msgspec.Struct, frozen=True, kw_only=True):
     server_name: str | None = None
 
 
+class PinTools(msgspec.Struct, frozen=True, kw_only=True):
+    """Trust on first sight: a tool whose definition changed is withheld. `tools` are pairs of a tool's name and the
+    digest it is pinned to (64 hexadecimal digits); `file` keeps what was first seen across restarts."""
+
+    tools: tuple[tuple[str, str], ...] = ()
+    file: str | None = None
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One MCP server behind the sidecar: its path on the listener and one or more equal endpoints (URLs)."""
 
@@ -102,6 +110,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     require_auth: bool = True
+    pin_tools: PinTools | None = None
 
 
 class Action(StrEnum):
@@ -109,10 +118,71 @@ class Action(StrEnum):
 
     ALLOW = "allow"
     DENY = "deny"
+    REQUIRE_APPROVAL = "requireApproval"
+
+
+class ResponseAction(StrEnum):
+    """What a response rule does with what it finds."""
+
+    BLOCK = "block"
+    REDACT = "redact"
+
+
+class Operator(StrEnum):
+    """How a condition compares what its path finds with its value."""
+
+    EQ = "eq"
+    NE = "ne"
+    IN = "in"
+    NOT_IN = "notIn"
+    MATCHES = "matches"
+    GLOB = "glob"
+    LT = "lt"
+    LTE = "lte"
+    GT = "gt"
+    GTE = "gte"
+    EXISTS = "exists"
+    ABSENT = "absent"
+    CIDR = "cidr"
+    LENGTH_AT_MOST = "lengthAtMost"
+
+
+Value = str | int | float | bool | None
+"""A value that conditions compare with; numbers, texts and booleans are never equal to each other."""
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """A condition on a call's arguments: `path` is JSONPath (base grammar of jsonpath-ng) over them.
+
+    `value` is one value, for `in`, `notIn` and `cidr` several; None for `exists` and `absent`.
+    """
+
+    path: str
+    op: Operator
+    value: Value | tuple[Value, ...] = None
+
+
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    """What a human is asked where a rule requires approval; durations in seconds.
+
+    `show` and `bind` are JSONPath: what the approver sees in the clear, and the values the grant holds for (None: the
+    whole arguments).
+    """
+
+    workflow: str
+    show: tuple[str, ...] = ()
+    bind: tuple[str, ...] | None = None
+    duration: float = 1800.0
+    max_duration: float | None = None
+    max_uses: int | None = None
 
 
 class RequestRule(msgspec.Struct, frozen=True, kw_only=True):
-    """One request rule; without selectors it matches every request. Selectors are globs (`*`, `?`)."""
+    """One request rule; without selectors it matches every request. Selectors are globs (`*`, `?`).
+
+    All of `when` must hold. With `detect` (named detectors) or `patterns` (RE2, searched) the rule matches only a
+    request in which one of them finds something.
+    """
 
     name: str
     action: Action
@@ -120,16 +190,79 @@ class RequestRule(msgspec.Struct, frozen=True, kw_only=True):
     prompts: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    when: tuple[Condition, ...] = ()
+    detect: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
     message: str | None = None
+    approval: Approval | None = None
+
+
+class Binary(msgspec.Struct, frozen=True, kw_only=True):
+    """Binary content that a response rule is about: media types by glob, and more than `over` bytes (decoded)."""
+
+    types: tuple[str, ...] = ("*",)
+    over: int = 0
+
+
+class ResponseRule(msgspec.Struct, frozen=True, kw_only=True):
+    """One response rule: what is looked for (`detect`, `patterns`, `binary`), where, and what becomes of it.
+
+    `except_` (RE2, searched in what was found) lists what is fine; `paths` (JSONPath over the result, the error or the
+    params of a message) limits the places. The selectors limit the rule to what answers calls of these; without any
+    it holds for everything that a server says.
+    """
+
+    name: str
+    action: ResponseAction
+    detect: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
+    binary: Binary | None = None
+    except_: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    tools: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+
+
+class AgentSelector(msgspec.Struct, frozen=True, kw_only=True):
+    """Agents by the parts of their SPIFFE ID (`spiffe://<trust domain>/ns/<namespace>/sa/<service account>`) or by
+    claims, each a glob; all that are given must match."""
+
+    trust_domain: str | None = None
+    namespace: str | None = None
+    service_account: str | None = None
+    claims: tuple[tuple[str, str], ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Request rules for some agents (all, where empty) on some servers, named by globs."""
+    """Rules for some agents (all, where empty) on some servers, named by globs.
+
+    A policy in mode `shadow` is decided and recorded, and has no effect.
+    """
 
     name: str
     servers: tuple[str, ...]
-    agents: tuple[str, ...] = ()
+    agents: tuple[str | AgentSelector, ...] = ()
+    mode: Literal["enforce", "shadow"] = "enforce"
     requests: tuple[RequestRule, ...] = ()
+    responses: tuple[ResponseRule, ...] = ()
+
+
+class Workflow(msgspec.Struct, frozen=True, kw_only=True):
+    """Who decides on requests for approval: `approvers` in the forms `oidc:group:NAME`, `oidc:user:NAME`, `slack:ID`,
+    `email:ADDRESS`, `token:NAME`; how many of them are `required`; how long a request waits (seconds)."""
+
+    name: str
+    approvers: tuple[str, ...]
+    required: int = 1
+    pending_for: float = 1800.0
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """The approval workflows that rules name."""
+
+    workflows: tuple[Workflow, ...] = ()
 
 
 class Sessions(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,17 +272,39 @@ class Sessions(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: float = 86400.0
 
 
+class Rotation(msgspec.Struct, frozen=True, kw_only=True):
+    """When the record's file is set aside and how many such files are kept (0: all)."""
+
+    size: int
+    keep: int = 0
+
+
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """The record: where to (`None` is standard output, else a path) and what a refused write means."""
+    """The record: where to (`None` is standard output, else a path), what a refused write means, whether messages are
+    kept (after redaction), and the key (Ed25519, PEM) that signs its checkpoints."""
 
     file: str | None = None
+    rotate: Rotation | None = None
     on_failure: Literal["deny", "allow"] = "deny"
+    payloads: Literal["none", "redacted"] = "none"
+    signing_key: Secret | None = None
+
+
+class Otlp(msgspec.Struct, frozen=True, kw_only=True):
+    """Where traces, metrics and logs are exported: an OTLP endpoint (gRPC), its CA and headers, and the share of
+    traces that are begun here and exported (a trace that the agent samples always is)."""
+
+    endpoint: str
+    ca: Secret | None = None
+    headers: tuple[tuple[str, Secret], ...] = ()
+    sample: float = 1.0
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """The record and the log of the process itself."""
+    """The record, the export to a collector, and the log of the process itself."""
 
     audit: Audit = Audit()
+    otlp: Otlp | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -160,5 +315,6 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity = Identity()
     servers: tuple[Server, ...] = ()
     policies: tuple[Policy, ...] = ()
+    approvals: Approvals = Approvals()
     sessions: Sessions = Sessions()
     telemetry: Telemetry = Telemetry()

@@ -139,7 +139,7 @@ class Pipeline:
     async def _call(self, flow: Flow, call: Call) -> None:
         flow.asked(call)
         self._adopt_trace(flow, call)
-        verdict = flow.snapshot.policies.authorize(flow.agent, flow.server, call)
+        verdict = flow.snapshot.policies.authorize(flow.principal, flow.server, call)
         event = "request" if isinstance(call.message, Request) else "notification"
         if isinstance(verdict, Decision):
             self._recorder.call(flow, event, verdict)
@@ -305,7 +305,7 @@ class Pipeline:
         if description:
             message = Request(description["id"], description["method"], description["params"])
             call = call_of(message, LEGACY, flow.session.version)
-            if isinstance(flow.snapshot.policies.authorize(flow.agent, flow.server, call), Decision):
+            if isinstance(flow.snapshot.policies.authorize(flow.principal, flow.server, call), Decision):
                 raise session_not_found()
             flow.asked(call)
             flow.message_id = message.id
@@ -390,7 +390,7 @@ class Pipeline:
 
 def _may_connect(flow: Flow) -> bool:
     """Whether policy would let the agent begin a session now: what a session carries by itself depends on that."""
-    return flow.snapshot.policies.decide(flow.agent, flow.server, _CONNECTING).allowed
+    return flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING).allowed
 
 
 def _stream_kind(flow: Flow) -> str:

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 
 from openmcp.config.model import Action, Policy, RequestRule
+from openmcp.identity.principal import Principal
 from openmcp.sidecar.mcp.methods import BASIC
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.decision import ALLOW, DENY, Decision
 from openmcp.sidecar.policy.globs import GlobSet
 from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, TOOL, Subject
 
@@ -27,7 +28,7 @@ MAX_NAME: Final = 256
 DEFAULT_REASON: Final = "no policy allows this"
 
 
-DEFAULT_DENY: Final = Decision(False, reason=DEFAULT_REASON)
+DEFAULT_DENY: Final = Decision(DENY, reason=DEFAULT_REASON)
 
 
 class Permit:
@@ -77,7 +78,7 @@ class _Rule:
         self._any = not (rule.tools or rule.prompts or rule.resources or rule.methods)
         allowed = rule.action is Action.ALLOW
         reason = "" if allowed else rule.message or f"denied by policy {policy.name}"
-        self.decision = Decision(allowed, policy.name, rule.name, reason)
+        self.decision = Decision(ALLOW if allowed else DENY, policy.name, rule.name, reason)
 
     def matches(self, subject: Subject) -> bool:
         return self._any or self._selectors[subject.kind].matches(subject.name)
@@ -128,11 +129,11 @@ class _Scoped:
 
     def __init__(self, policy: Policy) -> None:
         self.servers = GlobSet(policy.servers)
-        self.agents = GlobSet(policy.agents) if policy.agents else None
+        self.agents = GlobSet(agent for agent in policy.agents if isinstance(agent, str)) if policy.agents else None
         self.rules = tuple(_Rule(policy, rule) for rule in policy.requests)
 
-    def applies(self, agent: str, server: str) -> bool:
-        return self.servers.matches(server) and (self.agents is None or self.agents.matches(agent))
+    def applies(self, agent: Principal, server: str) -> bool:
+        return self.servers.matches(server) and (self.agents is None or self.agents.matches(agent.name))
 
 
 class PolicySet:
@@ -140,10 +141,10 @@ class PolicySet:
 
     def __init__(self, policies: Iterable[Policy]) -> None:
         self._policies = tuple(_Scoped(policy) for policy in policies)
-        self._agents: _Bounded[tuple[str, str], AgentRules] = _Bounded(MAX_AGENTS)
+        self._agents: _Bounded[tuple[Principal, str], AgentRules] = _Bounded(MAX_AGENTS)
 
-    def rules_for(self, agent: str, server: str) -> AgentRules:
-        """The rules that hold for an agent (principal name) on a server."""
+    def rules_for(self, agent: Principal, server: str) -> AgentRules:
+        """The rules that hold for an agent on a server."""
         key = (agent, server)
         known = self._agents.entries.get(key)
         if known is not None:
@@ -151,7 +152,7 @@ class PolicySet:
         rules = (rule for policy in self._policies if policy.applies(agent, server) for rule in policy.rules)
         return self._agents.add(key, AgentRules(rules))
 
-    def decide(self, agent: str, server: str, subjects: Iterable[Subject]) -> Decision:
+    def decide(self, agent: Principal, server: str, subjects: Iterable[Subject]) -> Decision:
         """The decision on a call that touches all of `subjects`: one denied subject denies it."""
         rules = self.rules_for(agent, server)
         decision = DEFAULT_DENY
@@ -161,7 +162,7 @@ class PolicySet:
                 return decision
         return decision
 
-    def authorize(self, agent: str, server: str, call: Call) -> Permit | Decision:
+    def authorize(self, agent: Principal, server: str, call: Call) -> Permit | Decision:
         """A permit for the call, or the decision that refuses it."""
         decision = self.decide(agent, server, call.subjects)
         return Permit(call, decision, by=self) if decision.allowed else decision

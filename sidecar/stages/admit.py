@@ -53,7 +53,7 @@ def remains(snapshot: Snapshot, flow: Flow) -> bool:
     except Refused:
         return False
     same = principal.name == flow.agent
-    return same and snapshot.policies.rules_for(flow.agent, flow.server).usable
+    return same and snapshot.policies.rules_for(flow.principal, flow.server).usable
 
 
 def check_media_types(request: HttpRequest) -> None:

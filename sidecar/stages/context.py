@@ -2,7 +2,7 @@
 
 import time
 
-from openmcp.identity.principal import Principal
+from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.decision import Decision
@@ -23,6 +23,7 @@ class Flow:
 
     # What most flows never set are defaults of the class: cheaper than storing them in each flow.
     route: Route | None = None
+    principal = ANONYMOUS
     agent = ""
     identified_by = ""
     server = ""
@@ -73,6 +74,7 @@ class Flow:
 
     def identified(self, principal: Principal) -> None:
         """It is known who is calling."""
+        self.principal = principal
         self.agent = principal.name
         self.identified_by = principal.method
 

@@ -83,7 +83,7 @@ class Results:
         entries = result.get(member)
         if type(entries) is not list:
             raise UpstreamFailed("protocol", f"the server's {flow.method} result has no list {member}")
-        rules = flow.snapshot.policies.rules_for(flow.agent, flow.server)
+        rules = flow.snapshot.policies.rules_for(flow.principal, flow.server)
         changes: JsonObject = self._bound_cursor(flow, result)
         changes[member] = [
             entry

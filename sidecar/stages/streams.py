@@ -285,7 +285,7 @@ class Relay:
             subjects = subjects_of(RESOURCE, uri)
         except Refused:
             raise Dropped("an update of something that is not a URI") from None
-        if not self.flow.snapshot.policies.decide(self.flow.agent, self.flow.server, subjects).allowed:
+        if not self.flow.snapshot.policies.decide(self.flow.principal, self.flow.server, subjects).allowed:
             raise Dropped("an update of a resource that policy denies")
 
     def _cancelled(self, message: Notification) -> Notification:

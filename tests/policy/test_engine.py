@@ -15,7 +15,7 @@ from openmcp.sidecar.policy.engine import DEFAULT_DENY, Permit, PolicySet
 from openmcp.sidecar.types import Era, JsonObject, Notification, Request, Subject
 from tests.policy.rules import AGENT, SERVER, allow, deny, method, policy, prompt, resource, tool
 
-ALLOWED = Decision(True, "p", "allow")
+ALLOWED = Decision(ALLOW, "p", "allow")
 
 
 def decide(policies: list[Policy], subject: Subject, agent: str = AGENT, server: str = SERVER) -> Decision:
@@ -32,9 +32,9 @@ CASES: dict[str, tuple[list[Policy], Subject, Decision]] = {
     "denied though allowed": (
         [policy(allow(), deny(tools=["t"]))],
         tool("t"),
-        Decision(False, "p", "deny", "denied by policy p"),
+        Decision(DENY, "p", "deny", "denied by policy p"),
     ),
-    "the denial's own words": ([policy(allow(), deny(message="off"))], tool("t"), Decision(False, "p", "deny", "off")),
+    "the denial's own words": ([policy(allow(), deny(message="off"))], tool("t"), Decision(DENY, "p", "deny", "off")),
     "a denial of something else": ([policy(allow(), deny(tools=["t"]))], tool("u"), ALLOWED),
     "no selectors: everything": ([policy(allow())], resource("x://y"), ALLOWED),
     "a selector is for its kind": ([policy(allow(tools=["*"]))], prompt("p"), DEFAULT_DENY),
@@ -50,12 +50,12 @@ CASES: dict[str, tuple[list[Policy], Subject, Decision]] = {
     "a server's denial over an agent's allow": (
         [policy(deny(tools=["t"]), name="base"), policy(allow(tools=["t"]), agents=[AGENT])],
         tool("t"),
-        Decision(False, "base", "deny", "denied by policy base"),
+        Decision(DENY, "base", "deny", "denied by policy base"),
     ),
     "an agent's denial over a server's allow": (
         [policy(allow()), policy(deny(tools=["t"]), name="agent", agents=[AGENT])],
         tool("t"),
-        Decision(False, "agent", "deny", "denied by policy agent"),
+        Decision(DENY, "agent", "deny", "denied by policy agent"),
     ),
     "another agent's denial": (
         [policy(allow()), policy(deny(), name="agent", agents=["key:other"])],

@@ -1,0 +1,37 @@
+"""`openmcp run` and `openmcp demo`: a sidecar runs."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from openmcp.sidecar.commands.common import OUTSIDE, config_option
+
+
+@click.command()
+@config_option
+def run(path: Path) -> None:
+    """Serve a configuration.
+
+    SIGHUP or a changed file reloads it; SIGTERM lets the calls under way finish and ends.
+    """
+    from openmcp.sidecar import app  # the other commands do not pay for the network
+
+    sys.exit(app.run(path))
+
+
+@click.command()
+@click.option("--wait/--no-wait", default=None, help="Stay up afterwards, or end. Default: stay up on a terminal.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where agents call the sidecar. Default: a free port.")
+def demo(wait: bool | None, port: int | None) -> None:
+    """Show the whole story on this machine.
+
+    Starts a sample MCP server, the sidecar and agents that are allowed and denied, and shows the record.
+    """
+    from openmcp.sidecar import demo as story  # the other commands do not pay for it
+
+    if missing := story.missing():
+        click.echo(missing, err=True)
+        sys.exit(OUTSIDE)
+    terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    sys.exit(story.run(wait=terminal if wait is None else wait, port=port))
