@@ -136,7 +136,7 @@ class App:
         A second call does nothing."""
         if self._draining:
             return
-        self._draining = self._pipeline.draining = True
+        self._draining = self._pipeline.relays.draining = True
         await self._listener.drain(patience, self._end_streams)
         for watcher in self._watchers.values():
             watcher.cancel()
@@ -148,7 +148,7 @@ class App:
             _log.error("the end of the record could not be written")
 
     def _end_streams(self) -> None:
-        for relay in tuple(self._pipeline.relays):
+        for relay in tuple(self._pipeline.relays.open):
             if relay.idle:
                 relay.stop()
 
@@ -159,7 +159,7 @@ class App:
     def _review_streams(self, after: Snapshot, *, changed: bool) -> None:
         """Streams that do not end by themselves go on under the new configuration, where their agent may have them;
         and where policies have `changed`, it hears that its lists may have."""
-        for relay in tuple(self._pipeline.relays):
+        for relay in tuple(self._pipeline.relays.open):
             if not relay.idle:
                 continue
             if not admit.remains(after, relay.flow):

@@ -386,7 +386,7 @@ class Scene:
 
     async def background(self) -> None:
         """Wait for what the pipeline does on the side."""
-        await asyncio.gather(*self.pipeline._background)
+        await asyncio.gather(*self.pipeline.relays.background)
 
     def _sender(self, url: str) -> Any:
         async def send(outgoing: Outgoing, patience: Patience) -> UpstreamResponse:

@@ -464,20 +464,20 @@ async def test_a_change_of_policy_is_announced_to_those_who_asked() -> None:
     async with scene(allow()) as it:
         body, headers = it.agent.modern_request("subscriptions/listen", notifications=WANTED)
         answer, task = await opened(it, body, **headers)
-        [relay] = it.pipeline.relays
+        [relay] = it.pipeline.relays.open
         assert relay.idle
         relay.announce_lists()
         relay.stop()
         await asyncio.wait_for(task, 5)
         assert answer.messages == [ACKNOWLEDGED, told("tools/list_changed"), END], "and it ends in good order"
-        assert it.pipeline.relays == set()
+        assert it.pipeline.relays.open == set()
 
 
 async def test_a_legacy_session_is_told_of_every_list() -> None:
     async with scene(allow()) as it:
         await it.agent.initialize()
         answer, task = await opened(it, b"", "GET")
-        [relay] = it.pipeline.relays
+        [relay] = it.pipeline.relays.open
         relay.announce_lists()
         relay.stop()
         await asyncio.wait_for(task, 5)

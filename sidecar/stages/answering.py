@@ -1,0 +1,77 @@
+"""How an exchange is answered: by what the server said, by a denial, by a refusal, or by a failure."""
+
+import logging
+from typing import Final
+
+from openmcp.sidecar.errors import TOO_MANY, Refused, UpstreamFailed
+from openmcp.sidecar.mcp import answers, jsonrpc
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.stages import reply
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.sessions import session_not_found
+from openmcp.sidecar.types import LEGACY, JsonObject, Request
+
+JSON: Final = b"content-type: application/json\r\n"
+_CHALLENGE: Final = b'www-authenticate: Bearer realm="openmcp"\r\n'
+_ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
+"""What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
+_log = logging.getLogger("openmcp.pipeline")
+
+
+def respond(flow: Flow, status: int, lines: bytes, body: bytes) -> None:
+    """Answer with these header lines and this body."""
+    flow.status = status
+    flow.bytes_out = len(body)
+    flow.exchange.respond(status, lines, body)
+
+
+def send(flow: Flow, status: int, document: JsonObject, lines: bytes = JSON) -> None:
+    """Answer with a JSON document."""
+    respond(flow, status, lines, jsonrpc.encode(document))
+
+
+def accepted(flow: Flow, response: UpstreamResponse) -> None:
+    """Answer 202 where the server has taken a notification or a response; raises as the server failed."""
+    if flow.session is not None and reply.session_is_dead(response):
+        raise session_not_found()
+    if response.status >= 300:
+        raise UpstreamFailed("status", f"HTTP {response.status}")
+    respond(flow, 202, b"", b"")
+
+
+def deny(flow: Flow, decision: Decision) -> None:
+    """Answer a call that policy does not let through."""
+    flow.outcome = "denied"
+    call = flow.call
+    assert call is not None
+    if not isinstance(call.message, Request):
+        respond(flow, 202, b"", b"")  # a notification has no answer; it goes no further
+    elif call.method == "tools/call":
+        send(flow, 200, answers.denied_call(call.message.id, flow.era, decision.reason, flow.id))
+    else:
+        send(flow, 200, answers.denied(call.message.id, decision.reason, flow.id))
+
+
+def refuse(flow: Flow, refusal: Refused) -> None:
+    """Answer what is not even a call that could be decided on."""
+    flow.outcome = refusal.reason
+    if refusal.status == 202:  # an unknown notification: dropped, and recorded by its outcome
+        respond(flow, 202, b"", b"")
+        return
+    status = refusal.status
+    if refusal.reason in _ANSWERED and flow.era is LEGACY:
+        status = 200
+    send(flow, status, answers.refused(flow.message_id, refusal), JSON + _CHALLENGE if status == 401 else JSON)
+
+
+def fail(flow: Flow, failure: UpstreamFailed) -> None:
+    """Answer in the place of a server that failed."""
+    flow.outcome = failure.kind
+    _log.debug("call %s to %s failed: %s", flow.id, flow.server, failure)
+    document = answers.failed(flow.message_id, failure)
+    if failure.kind == "overloaded":
+        document["error"]["code"] = TOO_MANY
+        send(flow, 429, document, JSON + b"retry-after: 1\r\n")
+    else:  # a request gets its error in a 200, since clients take other statuses for a broken transport
+        send(flow, 200 if flow.message_id is not None else 502, document)

@@ -1,0 +1,154 @@
+"""What belongs to a legacy session rather than to one call: its begin and end, its stream, answers to the server.
+
+Source: basic/transports "Session Management" and "Listening for Messages from the Server" of the legacy revisions.
+"""
+
+import time
+from typing import Final
+
+from openmcp.sidecar.errors import INVALID_REQUEST, Refused, UpstreamFailed
+from openmcp.sidecar.mcp import era, headers, jsonrpc
+from openmcp.sidecar.mcp.surface import call_of
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.stages import answering, forward
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.record import Recorder
+from openmcp.sidecar.stages.relays import Relays
+from openmcp.sidecar.stages.requests import backward
+from openmcp.sidecar.stages.sessions import Sessions, checked_upstream_id, declared_capabilities, session_not_found
+from openmcp.sidecar.types import LEGACY, METHOD, MODERN, Request, Response, Session, Subject
+
+_CONNECTING: Final = (Subject(METHOD, "initialize"),)
+
+
+class Connections:
+    """Handles what sessions are about, under the snapshot of each flow."""
+
+    def __init__(self, sessions: Sessions, relays: Relays, recorder: Recorder) -> None:
+        self._sessions = sessions
+        self._relays = relays
+        self._recorder = recorder
+
+    def attach(self, flow: Flow) -> None:
+        """The legacy session that the request names, if it names one; modern requests have none (2026-07-28)."""
+        token = flow.exchange.request.headers.get(b"mcp-session-id")
+        if token is None or flow.era is MODERN:
+            return
+        text = token.decode("latin-1")
+        flow.session, flow.session_ref = self._sessions.open(text, flow.agent, flow.server, time.time())
+        flow.endpoint = flow.upstream.by_key(flow.session.endpoint)
+        if flow.endpoint is None:
+            raise session_not_found()
+
+    def begin(self, flow: Flow, call: Call, response: UpstreamResponse, version: str) -> bytes:
+        """The header line with our id for the session that the server began, or nothing where it began none."""
+        upstream_id = response.headers.get(b"mcp-session-id")
+        if upstream_id is None or flow.endpoint is None:
+            return b""
+        session = Session(
+            flow.agent,
+            flow.server,
+            flow.endpoint.key,
+            checked_upstream_id(upstream_id),
+            version,
+            declared_capabilities(call.message.params),
+            self._sessions.expiry(time.time()),
+        )
+        token = self._sessions.issue(session)
+        flow.session, flow.session_ref = self._sessions.open(token, flow.agent, flow.server, time.time())
+        flow.common = b""  # from here on the records of this exchange name the session
+        self._recorder.metrics.session(flow.server, "opened")
+        return b"mcp-session-id: %b\r\n" % token.encode()
+
+    async def client_response(self, flow: Flow, message: Response) -> None:
+        """The agent answers a request of the server: only one that was put to it, on its session, once."""
+        if flow.session is None:
+            raise Refused(400, INVALID_REQUEST, "a response needs a session", reason="forged_response")
+        if not _may_connect(flow):
+            raise session_not_found()
+        identifier = self._sessions.answered_id(flow.session, message.id)
+        self._recorder.client_response(flow)
+        flow.ending = "response"
+        document = jsonrpc.response_document(Response(identifier, message.result, message.error))
+        asked = time.perf_counter()
+        response = await backward(flow, document)
+        flow.upstream_seconds = time.perf_counter() - asked
+        answering.accepted(flow, response)
+
+    async def serve(self, flow: Flow) -> None:
+        """GET opens the session's notification stream or resumes one, DELETE ends the session; legacy alone."""
+        request = flow.exchange.request
+        declared = headers.protocol_version(request.headers)
+        if declared in era.MODERN_VERSIONS:
+            raise Refused(405, INVALID_REQUEST, "this revision has POST alone", reason="method")
+        era.legacy_version(declared)
+        self.attach(flow)
+        if not _may_connect(flow):
+            raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
+        if request.method == "GET":
+            await self._open_stream(flow)
+        else:
+            await self._end_session(flow)
+
+    async def _open_stream(self, flow: Flow) -> None:
+        given = flow.exchange.request.headers
+        if not headers.accepts(given, b"text/event-stream"):
+            raise Refused(406, INVALID_REQUEST, "Accept must cover text/event-stream", reason="accept")
+        lines = forward.stream_headers(flow)
+        last = given.get(b"last-event-id")
+        if last is not None:
+            lines += self._resume(flow, last.decode("latin-1"))
+        flow.upstream.begin(stream=True)
+        try:
+            patience = flow.upstream.stream_patience
+            response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+            if response.streaming:
+                await self._relays.carry(flow, response)
+            else:
+                self._no_stream(flow, response)
+        finally:
+            flow.upstream.end(stream=True)
+
+    def _resume(self, flow: Flow, token: str) -> bytes:
+        """Take up a stream where it broke off: the request it belongs to is judged and correlated as at first."""
+        if flow.session is None:
+            raise session_not_found()
+        upstream_id, description = self._sessions.resume(flow.session, token)
+        if description:
+            message = Request(description["id"], description["method"], description["params"])
+            call = call_of(message, LEGACY, flow.session.version)
+            if isinstance(flow.snapshot.policies.authorize(flow.principal, flow.server, call), Decision):
+                raise session_not_found()
+            flow.asked(call)
+            flow.message_id = message.id
+        return b"last-event-id: %b\r\n" % upstream_id.encode("latin-1")
+
+    def _no_stream(self, flow: Flow, response: UpstreamResponse) -> None:
+        response.close()
+        if flow.session is not None and response.status in (400, 404):
+            raise session_not_found()
+        if response.status in (400, 405, 406):
+            raise Refused(405, INVALID_REQUEST, "the server offers no stream", reason="method")
+        raise UpstreamFailed("status", f"HTTP {response.status}")
+
+    async def _end_session(self, flow: Flow) -> None:
+        if flow.session is None:
+            raise Refused(400, INVALID_REQUEST, "DELETE needs a session", reason="session")
+        lines = forward.trace_lines(flow) + forward.session_lines(flow)
+        patience = flow.upstream.call_patience
+        response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
+        response.close()
+        if response.status in (404, 405):
+            raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")
+        if response.status >= 300:
+            raise UpstreamFailed("status", f"HTTP {response.status}")
+        flow.ending = "session-end"
+        self._recorder.metrics.session(flow.server, "ended")
+        answering.respond(flow, 200, b"", b"")
+
+
+def _may_connect(flow: Flow) -> bool:
+    """Whether policy would let the agent begin a session now: what a session carries by itself depends on that."""
+    return flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING).allowed

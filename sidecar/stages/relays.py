@@ -1,0 +1,61 @@
+"""The streams that are open, and what is told to servers on the side."""
+
+import asyncio
+import logging
+
+from openmcp.sidecar.errors import Refused, UpstreamFailed
+from openmcp.sidecar.mcp import answers
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.stages import forward
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.record import Recorder
+from openmcp.sidecar.stages.requests import backward
+from openmcp.sidecar.stages.results import Results
+from openmcp.sidecar.stages.sessions import Sessions
+from openmcp.sidecar.stages.streams import Relay
+from openmcp.sidecar.types import JsonObject, Request
+
+_log = logging.getLogger("openmcp.pipeline")
+
+
+class Relays:
+    """Runs relays; `open` are those under way. While `draining`, streams that do not end by themselves are ended."""
+
+    def __init__(self, sessions: Sessions, results: Results, recorder: Recorder) -> None:
+        self.open: set[Relay] = set()
+        self.draining = False
+        self.background: set[asyncio.Task[None]] = set()
+        self._sessions = sessions
+        self._results = results
+        self._recorder = recorder
+
+    async def carry(self, flow: Flow, response: UpstreamResponse, lines: bytes = b"") -> None:
+        """Relay a server's stream to its end; `lines` are header lines of the answer."""
+        flow.streamed(_stream_kind(flow))
+        relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
+        self.open.add(relay)
+        if self.draining and relay.idle:
+            relay.stop()
+        try:
+            await relay.run(response, lines)
+        finally:
+            self.open.discard(relay)
+
+    def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
+        """Answer a server's request in the agent's place, so that the server does not wait for it."""
+        task = asyncio.create_task(self._send_rejection(flow, answers.error(request.id, code, message)))
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+
+    async def _send_rejection(self, flow: Flow, document: JsonObject) -> None:
+        try:
+            (await backward(flow, document)).close()
+        except (UpstreamFailed, Refused) as error:
+            _log.info("call %s: a server request could not be rejected: %s", flow.id, error)
+
+
+def _stream_kind(flow: Flow) -> str:
+    """How the record and the metrics call the stream of this exchange."""
+    if flow.exchange.request.method == "GET":
+        return "get"
+    return "listen" if flow.method == forward.LISTEN else "post"
