@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from openmcp.config.model import Action, Policy, RequestRule
+from openmcp.identity.principal import Principal
 from openmcp.sidecar.types import Kind, Subject
 
-AGENT = "key:bot"
+AGENT = Principal("key:bot", "apiKey")
 SERVER = "zendesk"
 
 
@@ -24,6 +25,11 @@ def policy(
 ) -> Policy:
     """A policy of these rules; without `agents` it holds for all of them."""
     return Policy(name=name, servers=tuple(servers), agents=tuple(agents), requests=rules)
+
+
+def agent(name: str) -> Principal:
+    """A caller known by an API key, or anonymous."""
+    return Principal(name, "apiKey" if name.startswith("key:") else "none")
 
 
 def tool(name: str) -> Subject:

@@ -7,19 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmcp.config.model import Action, Policy, RequestRule
+from openmcp.identity.principal import Principal
 from openmcp.sidecar.mcp import methods
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.policy import engine
-from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.decision import ALLOW, DENY, Decision
 from openmcp.sidecar.policy.engine import DEFAULT_DENY, Permit, PolicySet
 from openmcp.sidecar.types import Era, JsonObject, Notification, Request, Subject
-from tests.policy.rules import AGENT, SERVER, allow, deny, method, policy, prompt, resource, tool
+from tests.policy.rules import AGENT, SERVER, agent, allow, deny, method, policy, prompt, resource, tool
 
 ALLOWED = Decision(ALLOW, "p", "allow")
 
 
-def decide(policies: list[Policy], subject: Subject, agent: str = AGENT, server: str = SERVER) -> Decision:
-    return PolicySet(policies).decide(agent, server, [subject])
+def decide(policies: list[Policy], subject: Subject, caller: Principal = AGENT, server: str = SERVER) -> Decision:
+    return PolicySet(policies).decide(caller, server, [subject])
 
 
 CASES: dict[str, tuple[list[Policy], Subject, Decision]] = {
@@ -48,12 +49,12 @@ CASES: dict[str, tuple[list[Policy], Subject, Decision]] = {
     "another agent's rules": ([policy(allow(), agents=["key:other"])], tool("t"), DEFAULT_DENY),
     "agents by glob": ([policy(allow(), agents=["key:*"])], tool("t"), ALLOWED),
     "a server's denial over an agent's allow": (
-        [policy(deny(tools=["t"]), name="base"), policy(allow(tools=["t"]), agents=[AGENT])],
+        [policy(deny(tools=["t"]), name="base"), policy(allow(tools=["t"]), agents=[AGENT.name])],
         tool("t"),
         Decision(DENY, "base", "deny", "denied by policy base"),
     ),
     "an agent's denial over a server's allow": (
-        [policy(allow()), policy(deny(tools=["t"]), name="agent", agents=[AGENT])],
+        [policy(allow()), policy(deny(tools=["t"]), name="agent", agents=[AGENT.name])],
         tool("t"),
         Decision(DENY, "agent", "deny", "denied by policy agent"),
     ),
@@ -76,7 +77,7 @@ def test_a_decision(policies: list[Policy], subject: Subject, decision: Decision
 def test_an_agent_with_any_allow_may_use_the_basic_methods_and_one_without_none(name: str) -> None:
     """Connecting, listing and the like need no rule of their own; what they show is judged by itself."""
     assert decide([policy(allow(tools=["t"]))], method(name)) == ALLOWED
-    assert decide([policy(allow(tools=["t"]))], method(name), agent="key:other").allowed
+    assert decide([policy(allow(tools=["t"]))], method(name), caller=agent("key:other")).allowed
     assert decide([policy(allow(tools=["t"]), agents=["key:other"])], method(name)) == DEFAULT_DENY
     assert decide([policy(deny(tools=["t"]))], method(name)) == DEFAULT_DENY
     assert decide([policy(allow(tools=["t"]), deny(methods=[name]))], method(name)).rule == "deny"
@@ -178,7 +179,7 @@ selected = st.lists(globs, max_size=2).map(tuple)
 rules = st.builds(
     RequestRule,
     name=st.sampled_from(["r1", "r2"]),
-    action=st.sampled_from(Action),
+    action=st.sampled_from((Action.ALLOW, Action.DENY)),
     tools=selected,
     prompts=selected,
     resources=selected,
@@ -199,15 +200,17 @@ SUBJECTS = [
     *(resource(uri) for uri in ("x://a", "x://b")),
     *(method(name) for name in ("initialize", "tools/list", "x/y")),
 ]
-ASKED = [(agent, server, subject) for agent in ("a1", "a2", "b") for server in ("s1", "s2") for subject in SUBJECTS]
+ASKED = [
+    (agent(name), server, subject) for name in ("a1", "a2", "b") for server in ("s1", "s2") for subject in SUBJECTS
+]
 
 
 def table(given_policies: list[Policy]) -> list[bool]:
     compiled = PolicySet(given_policies)
-    return [compiled.decide(agent, server, [subject]).allowed for agent, server, subject in ASKED]
+    return [compiled.decide(caller, server, [subject]).allowed for caller, server, subject in ASKED]
 
 
-def reference(given_policies: list[Policy], agent: str, server: str, subject: Subject) -> bool:
+def reference(given_policies: list[Policy], caller: Principal, server: str, subject: Subject) -> bool:
     """The rules of config.md once more, with nothing compiled, indexed or remembered."""
 
     def matches(patterns: tuple[str, ...], text: str) -> bool:
@@ -216,7 +219,7 @@ def reference(given_policies: list[Policy], agent: str, server: str, subject: Su
     applying = [
         rule
         for one in given_policies
-        if matches(one.servers, server) and (not one.agents or matches(one.agents, agent))
+        if matches(one.servers, server) and (not one.agents or matches(one.agents, caller.name))
         for rule in one.requests
     ]
     if not any(rule.action is Action.ALLOW for rule in applying):
@@ -268,15 +271,15 @@ def test_order_never_matters(given_policies: list[Policy], random: object) -> No
 
 @given(policy_sets, st.lists(st.sampled_from(ASKED), max_size=60))
 def test_what_was_asked_before_changes_no_decision(
-    given_policies: list[Policy], asked: list[tuple[str, str, Subject]]
+    given_policies: list[Policy], asked: list[tuple[Principal, str, Subject]]
 ) -> None:
     """With memories of three entries, which are cleared all the time."""
     used = PolicySet(given_policies)
     used._agents._limit = 2
-    for agent, server, subject in asked:
-        used.rules_for(agent, server)._known._limit = 3
-        fresh = PolicySet(given_policies).decide(agent, server, [subject])
-        assert used.decide(agent, server, [subject]) == fresh
+    for caller, server, subject in asked:
+        used.rules_for(caller, server)._known._limit = 3
+        fresh = PolicySet(given_policies).decide(caller, server, [subject])
+        assert used.decide(caller, server, [subject]) == fresh
 
 
 def test_memory_is_bounded_whatever_names_agents_invent() -> None:
@@ -286,11 +289,11 @@ def test_memory_is_bounded_whatever_names_agents_invent() -> None:
         assert rules_of_agent.decide(tool(f"a{number}")).allowed
     assert len(rules_of_agent._known.entries) <= engine.MAX_SUBJECTS
     for number in range(2 * engine.MAX_AGENTS):
-        used.rules_for(f"key:{number}", SERVER)
+        used.rules_for(agent(f"key:{number}"), SERVER)
     assert len(used._agents.entries) <= engine.MAX_AGENTS
 
     long = tool("a" * 1_000_000)
-    fresh = used.rules_for("key:new", SERVER)
+    fresh = used.rules_for(agent("key:new"), SERVER)
     assert fresh.decide(long).allowed
     assert fresh.decide(tool("b" * 1_000_000)) == DEFAULT_DENY
     assert not fresh._known.entries, "names of a megabyte are judged, not kept"
