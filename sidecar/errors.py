@@ -12,6 +12,7 @@ HEADER_MISMATCH: Final = -32020
 UNSUPPORTED_VERSION: Final = -32022
 DENIED: Final = 40300
 """Our own codes lie outside -32768..-32000, which JSON-RPC and MCP reserve."""
+APPROVAL_PENDING: Final = 40301
 TOO_MANY: Final = 42900
 NOT_IDENTIFIED: Final = 40100
 SESSION_NOT_FOUND: Final = 40400

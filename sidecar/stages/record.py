@@ -62,7 +62,7 @@ class Recorder:
         decision = flow.decision.word if flow.decision is not None else "refused"
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
-        if flow.outcome not in ("ok", "denied", "tool_error"):
+        if flow.outcome not in ("ok", "denied", "pending", "tool_error"):
             self.metrics.error(flow.server, flow.method, flow.outcome)
 
     def streamed(self, flow: Flow, message: Message, size: int) -> None:
