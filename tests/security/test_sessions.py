@@ -43,6 +43,20 @@ async def test_stolen_session_id(agent: Connection, sidecar: Gate, server: Hosti
     assert (await agent.ask(call())).status == 200, "the owner's session is none the worse"
 
 
+async def test_delete_of_anothers_session(agent: Connection, sidecar: Gate, server: Hostile) -> None:
+    """Neither without a session of one's own nor beside one; the server hears of no attempt."""
+    session = await initialize(agent)
+    async with sidecar.connect("bob") as bob:
+        await initialize(bob)
+        server.requests.clear()
+        for headers in ({"mcp_session_id": session}, {"mcp_session_id": [bob.headers["mcp-session-id"], session]}):
+            assert (await bob.ask(b"", "DELETE", **headers)).status in (400, 404)
+    assert server.requests == []
+    assert (await agent.ask(call())).status == 200
+    assert (await agent.ask(b"", "DELETE")).status == 200
+    assert [request.method for request in server.requests] == ["POST", "DELETE"]
+
+
 async def test_guessed_session_ids(sidecar: Gate, server: Hostile) -> None:
     for guess in (
         "upstream-session",

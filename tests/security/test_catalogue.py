@@ -1,0 +1,124 @@
+"""The attack catalogue of the design: each attack has its tests, and none is forgotten.
+
+An attack on something that does not exist yet stands in LATER, under the feature that will bring it.
+"""
+
+import importlib
+import inspect
+
+import pytest
+
+CATALOGUE: dict[str, tuple[str, ...]] = {
+    "batch hides a tools/call": (
+        "test_parsing.test_batch_hides_a_tools_call",
+        "test_batches.test_each_message_of_a_batch_is_judged_by_itself",
+    ),
+    "duplicate name or method": ("test_parsing.test_duplicate_name_or_method",),
+    "Name, params with a long s, trailing NUL": ("test_parsing.test_lookalike_keys",),
+    "escapes in keys": ("test_parsing.test_escapes_in_keys_are_the_same_key",),
+    "BOM, UTF-16, bad UTF-8": ("test_parsing.test_other_encodings",),
+    "media types": ("test_parsing.test_media_types",),
+    "gzip body": ("test_parsing.test_a_compressed_body",),
+    "id null, missing, float": (
+        "test_parsing.test_ids_that_are_no_ids",
+        "test_parsing.test_a_call_without_an_id_is_a_notification_nobody_knows",
+    ),
+    "method and result together": ("test_parsing.test_method_and_result_together_and_other_mixtures",),
+    "header and body mismatch, base64 names": (
+        "test_headers.test_header_and_body_mismatch",
+        "test_headers.test_a_denied_name_under_an_allowed_header",
+    ),
+    "repeated Mcp-Name, session, version headers": (
+        "test_headers.test_repeated_headers",
+        "test_headers.test_repeated_headers_in_other_letters",
+    ),
+    "legacy header with modern body": (
+        "test_headers.test_legacy_header_with_modern_body",
+        "test_headers.test_modern_header_with_legacy_body",
+    ),
+    "unknown version": ("test_headers.test_unknown_version", "test_headers.test_unknown_modern_version"),
+    "forced downgrade": ("test_headers.test_forced_downgrade",),
+    "unknown or extension method": ("test_parsing.test_unknown_or_extension_method",),
+    "call of a hidden tool": ("test_surface.test_call_of_a_hidden_tool",),
+    "filtered item on page N": ("test_surface.test_filtered_item_on_page_n",),
+    "public-cached list": ("test_surface.test_public_cached_list",),
+    "stale list after revoke": ("test_surface.test_stale_list_after_revoke",),
+    "self-declared readOnlyHint": ("test_declarations.test_self_declared_read_only_hint",),
+    "foreign task id": ("test_surface.test_foreign_task_id", "test_surface.test_a_task_cannot_be_taken_over"),
+    "MRTR retry with changed arguments": ("test_surface.test_mrtr_retry_with_changed_arguments",),
+    "requestState replayed": ("test_declarations.test_request_state_replayed", "test_surface.test_an_expired_state"),
+    "requestState tampered, of another user": ("test_surface.test_mrtr_retry_with_changed_arguments",),
+    "upstream uses our inputRequests key": ("test_surface.test_upstream_uses_our_input_request_keys",),
+    "unknown resultType": ("test_surface.test_unknown_result_type",),
+    "response on another stream": (
+        "test_streams.test_a_response_on_another_stream",
+        "test_streams.test_a_response_on_the_notification_stream",
+    ),
+    "wrong-id or second response": (
+        "test_streams.test_an_event_that_is_no_answer",
+        "test_streams.test_a_second_response",
+    ),
+    'id "1" for 1': ("test_streams.test_a_json_answer_that_is_none", "test_streams.test_an_event_that_is_no_answer"),
+    "CR-only SSE, BOM": ("test_streams.test_cr_only_sse_and_other_forms",),
+    "split data": ("test_streams.test_split_data",),
+    "batch response": ("test_streams.test_a_json_answer_that_is_none", "test_streams.test_an_event_that_is_no_answer"),
+    "application/jsonp reply": ("test_streams.test_answers_of_other_types",),
+    "result and error together": ("test_streams.test_a_json_answer_that_is_none",),
+    "exfiltration via baggage": ("test_headers.test_exfiltration_by_baggage",),
+    "completion enumerates denied arguments": ("test_surface.test_completion_enumerates_denied_arguments",),
+    "file:///a/../b, %2e": ("test_surface.test_disguised_uris",),
+    "subscribe to a denied URI": (
+        "test_surface.test_disguised_uris",
+        "test_surface.test_listen_to_a_denied_uri",
+        "test_streams.test_an_update_of_a_denied_resource",
+    ),
+    "stolen session id": (
+        "test_sessions.test_stolen_session_id",
+        "test_sessions.test_guessed_session_ids",
+        "test_batches.test_a_stolen_session_in_a_batch",
+    ),
+    "foreign Last-Event-ID": (
+        "test_sessions.test_foreign_last_event_id",
+        "test_sessions.test_last_event_id_of_another_session_of_the_same_agent",
+    ),
+    "DELETE of another's session": ("test_sessions.test_delete_of_anothers_session",),
+    "forged answer to an elicitation": ("test_sessions.test_forged_answer_to_an_elicitation",),
+    "sampling with tools": ("test_sessions.test_sampling_with_tools_and_url_elicitation_only_where_offered",),
+    "phishing elicitation URL": ("test_sessions.test_sampling_with_tools_and_url_elicitation_only_where_offered",),
+    "SSE endpoint to a foreign host": ("test_streams.test_unknown_events",),
+    "redirect to the upstream": ("test_upstream.test_redirects_are_not_followed",),
+    "resource_metadata to the upstream": ("test_upstream.test_challenges_are_not_passed_on",),
+    "token pass-through": ("test_headers.test_token_pass_through",),
+    "DNS rebinding": ("test_headers.test_dns_rebinding", "test_headers.test_foreign_origin"),
+    "CRLF in Mcp-Param": ("test_headers.test_crlf_in_mcp_param", "test_headers.test_crlf_in_a_name"),
+    "deep JSON": ("test_parsing.test_deep_json", "test_streams.test_a_json_answer_that_is_none"),
+    "huge JSON": ("test_framing.test_a_body_too_large", "test_streams.test_an_answer_too_large"),
+    "endless SSE": ("test_streams.test_an_endless_event", "test_declarations.test_endless_sse"),
+    "log injection": ("test_parsing.test_log_injection", "test_parsing.test_log_injection_by_length"),
+    "log write failure": ("test_surface.test_log_write_failure",),
+    "__proto__ keys": ("test_parsing.test_proto_keys_are_data",),
+    "the same tool name on two upstreams": ("test_surface.test_the_same_tool_name_on_two_upstreams",),
+}
+"""Attack -> the tests that make it, as module.function of this folder."""
+
+LATER: dict[str, str] = {
+    "agent answers its own approval": "approvals",
+    "approve then swap arguments": "approvals",
+    "concurrent use of a one-use grant": "approvals",
+    "cancel while held still executes": "approvals",
+    "flood of held calls": "approvals",
+    "SSE endpoint of a 2024-11-05 server to a foreign host": "transport: sse",
+    "stdio newline injection": "stdio",
+}
+
+
+@pytest.mark.parametrize("attack", CATALOGUE)
+def test_the_attack_is_made(attack: str) -> None:
+    for name in CATALOGUE[attack]:
+        module, _, function = name.partition(".")
+        test = getattr(importlib.import_module(f"tests.security.{module}"), function, None)
+        assert inspect.iscoroutinefunction(test) or inspect.isfunction(test), f"{name} is gone"
+
+
+def test_each_attack_is_made_now_or_later() -> None:
+    assert CATALOGUE.keys().isdisjoint(LATER)
