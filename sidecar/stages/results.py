@@ -10,6 +10,7 @@ from typing import Any, Final
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, era, methods
 from openmcp.sidecar.mcp.surface import subjects_of
+from openmcp.sidecar.stages import embedded
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Owner, Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
@@ -48,7 +49,7 @@ class Results:
             self._tasks.remember(flow.server, result, owner)
         elif method == "tasks/list":
             return self._own_tasks(flow, result)
-        return result
+        return embedded.judged(flow, result)
 
     def _typed(self, flow: Flow, result: JsonObject) -> JsonObject:
         """An absent resultType is "complete" (servers of the legacy era omit it); an unknown one is invalid."""

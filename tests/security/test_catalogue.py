@@ -72,6 +72,9 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "test_surface.test_listen_to_a_denied_uri",
         "test_streams.test_an_update_of_a_denied_resource",
     ),
+    "resource_link or embedded resource with a denied URI": (
+        "test_embedded.test_resource_link_or_embedded_resource_with_a_denied_uri",
+    ),
     "stolen session id": (
         "test_sessions.test_stolen_session_id",
         "test_sessions.test_guessed_session_ids",
