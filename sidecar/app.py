@@ -30,6 +30,7 @@ from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
+from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
 from openmcp.sidecar.stages.results import Results
@@ -69,11 +70,12 @@ class App:
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
         snapshot = build.snapshot(configuration, {}, self.metrics.connect)
         tokens, tasks = Tokens(self._sealer), Tasks()
+        self._pins = Pins(self._recorder.tool_changed)
         self._pipeline = Pipeline(
             snapshot,
             self._sessions,
             Requests(tokens, tasks),
-            Results(tokens, tasks),
+            Results(tokens, tasks, self._pins),
             self._recorder,
             functools.partial(random.Random(os.urandom(16)).getrandbits, 64),  # noqa: S311  # ids, not secrets
         )
@@ -213,6 +215,7 @@ class App:
             name, upstream = route.server.name, route.upstream
             scrape.in_flight(name, upstream.in_flight)
             scrape.streams(name, "long-lived", upstream.streams)
+            scrape.tools_withheld(name, self._pins.count(name))
             for endpoint in upstream.endpoints:
                 scrape.endpoint(name, endpoint.url, healthy=endpoint.healthy)
                 scrape.pool(name, endpoint.url, idle=endpoint.idle, active=endpoint.active)

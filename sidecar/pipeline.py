@@ -12,15 +12,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.decision import DENY, Decision
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange
-from openmcp.sidecar.stages import admit, answering, batch, forward, reply
+from openmcp.sidecar.stages import admit, answering, batch, forward, pins, reply
 from openmcp.sidecar.stages.connections import Connections
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder
@@ -32,6 +33,7 @@ from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import JsonObject, Request, Response
 
+_WITHHELD: Final = Decision(DENY, rule="pinTools", reason=pins.WITHHELD)
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -121,6 +123,8 @@ class Pipeline:
         flow.asked(call)
         self._adopt_trace(flow, call)
         verdict = flow.snapshot.policies.authorize(flow.principal, flow.server, call)
+        if call.method == "tools/call" and self._results.withheld(flow):
+            verdict = _WITHHELD
         event = "request" if isinstance(call.message, Request) else "notification"
         if isinstance(verdict, Decision):
             self._recorder.call(flow, event, verdict)

@@ -25,21 +25,22 @@ MAX_TOOLS: Final = 4096
 WITHHELD: Final = "the definition of this tool changed since it was pinned; an operator has to accept it first"
 _log = logging.getLogger("openmcp.pins")
 
-Report = Callable[[str, str], None]
-"""Told once of each change: the tool, and what changed in words."""
+Report = Callable[[str, str, str], None]
+"""Told once of each change: the server, the tool, and what changed in words."""
 
 
 class Pins:
     """The definitions of all servers' tools as they were first seen, across reloads of the configuration."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Report) -> None:
+        self._report = report
         self._stores: dict[str, _Store] = {}
 
-    def admits(self, server: Server, entry: JsonObject, report: Report) -> bool:
+    def admits(self, server: Server, entry: JsonObject) -> bool:
         """Whether a tool of a list may be shown: it is new (and pinned by this), or as it was."""
         if server.pin_tools is None:
             return True
-        return self._store(server, server.pin_tools).admits(entry, report)
+        return self._store(server, server.pin_tools).admits(entry, self._report)
 
     def withheld(self, server: Server, tool: str) -> bool:
         """Whether a tool may not be called, since it was seen changed."""
@@ -128,7 +129,7 @@ class _Store:
             if not trusted:
                 what = _difference(now)
                 _log.warning("%s: the tool %.100r changed (%s) and is withheld", self._server, name, what)
-                report(name, what)
+                report(self._server, name, what)
         return trusted
 
     def _read(self) -> None:

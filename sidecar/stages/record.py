@@ -17,7 +17,7 @@ _KINDS: Final = {
     (event, direction): f'","event":"{event}","direction":"{direction}",'.encode()
     for event in (
         *("request", "notification", "client-response", "response", "server-request", "dropped"),
-        *("stream-end", "session-end", "refused", "reload"),
+        *("stream-end", "session-end", "refused", "reload", "tool-changed"),
     )
     for direction in (TO_SERVER, TO_AGENT, "")
 }
@@ -104,6 +104,10 @@ class Recorder:
         """A new configuration that was taken (`ok`) or refused (`error`)."""
         self._write("reload", "", _members({"outcome": result, "reason": clip(detail)}))
         self.metrics.reload(result)
+
+    def tool_changed(self, server: str, tool: str, what: str) -> None:
+        """A pinned tool that is not what it was, and is withheld."""
+        self._write("tool-changed", TO_AGENT, _members({"server": server, "name": clip(tool), "reason": clip(what)}))
 
     def _write(self, event: str, direction: str, *members: bytes) -> None:
         """One line: time, event and direction, then these members."""

@@ -12,9 +12,10 @@ from openmcp.sidecar.mcp import capabilities, era, methods
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.stages import embedded
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.tasks import Owner, Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
-from openmcp.sidecar.types import MODERN, JsonObject, Kind
+from openmcp.sidecar.types import MODERN, TOOL, JsonObject, Kind
 
 LIST_TTL: Final = 60_000
 """Milliseconds for which a client may go on showing a list after the policy changed."""
@@ -25,10 +26,15 @@ TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 class Results:
     """Edits results; `now` gives Unix seconds."""
 
-    def __init__(self, tokens: Tokens, tasks: Tasks, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, tokens: Tokens, tasks: Tasks, pins: Pins, now: Callable[[], float] = time.time) -> None:
         self._tokens = tokens
         self._tasks = tasks
+        self._pins = pins
         self._now = now
+
+    def withheld(self, flow: Flow) -> bool:
+        """Whether the tool that the flow calls is withheld, since its definition was seen changed."""
+        return flow.route is not None and self._pins.withheld(flow.route.server, flow.name)
 
     def edit(self, flow: Flow, result: JsonObject) -> JsonObject:
         """The result as the agent may see it: the same object where nothing had to change, else another.
@@ -84,6 +90,8 @@ class Results:
         entries = result.get(member)
         if type(entries) is not list:
             raise UpstreamFailed("protocol", f"the server's {flow.method} result has no list {member}")
+        if kind is TOOL:
+            entries = self._trusted(flow, entries)
         rules = flow.snapshot.policies.rules_for(flow.principal, flow.server)
         changes: JsonObject = self._bound_cursor(flow, result)
         changes[member] = [
@@ -96,6 +104,16 @@ class Results:
             changes["cacheScope"] = "private"
             changes["ttlMs"] = min(lifetime, LIST_TTL) if type(lifetime) is int and lifetime >= 0 else 0
         return result | changes
+
+    def _trusted(self, flow: Flow, entries: list[Any]) -> list[Any]:
+        """The tools that are as they were when they were pinned; all of them where the server's are not."""
+        assert flow.route is not None
+        server = flow.route.server
+        if server.pin_tools is None:
+            return entries
+        admitted = [entry for entry in entries if type(entry) is dict and self._pins.admits(server, entry)]
+        self._pins.save(server)
+        return admitted
 
     def _bound_cursor(self, flow: Flow, result: JsonObject) -> JsonObject:
         """The change that a cursor needs, if there is one."""

@@ -22,6 +22,9 @@ FAMILIES = {
     "connects": Family(
         "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
     ),
+    "tools_withheld": Family(
+        "openmcp_tools_withheld", "gauge", "Tools whose definition changed since it was pinned.", ("server",)
+    ),
     "reloads": Family("openmcp_config_reloads", "counter", "Configuration reloads.", ("result",)),
     "audit_lines": Family("openmcp_audit_lines", "counter", "Lines written to the record."),
     "audit_failures": Family("openmcp_audit_failures", "counter", "Attempts to write the record that failed."),

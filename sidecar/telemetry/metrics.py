@@ -104,6 +104,10 @@ class Scrape:
         """Report the requests being worked on."""
         self.values["in_flight", (server,)] = count
 
+    def tools_withheld(self, server: str, count: int) -> None:
+        """Report the tools that are withheld since they changed."""
+        self.values["tools_withheld", (server,)] = count
+
     def streams(self, server: str, kind: str, count: int) -> None:
         """Report open streams; `kind` is for example `post`, `get` or `listen`."""
         self.values["streams", (server, kind)] = count

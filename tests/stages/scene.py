@@ -36,6 +36,7 @@ from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.ports import HttpRequest
 from openmcp.sidecar.sealing import Sealer
+from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
 from openmcp.sidecar.stages.results import Results
@@ -350,6 +351,7 @@ class Scene:
         for one in self.upstream.endpoints:
             one.send = self._sender(one.url)  # type: ignore[method-assign]  # the stand-in for sockets
         self.audit = _Audit()
+        recorder = Recorder(self.audit, Metrics("test"))  # type: ignore[arg-type]  # what it writes to is a list here
         sealer, tasks = Sealer(b"k" * 32), Tasks()
         tokens = Tokens(sealer)
         self.sessions = Sessions(sealer, 3600.0)
@@ -357,8 +359,8 @@ class Scene:
             self.snapshot,
             self.sessions,
             Requests(tokens, tasks, lambda: self.now),
-            Results(tokens, tasks, lambda: self.now),
-            Recorder(self.audit, Metrics("test")),  # type: ignore[arg-type]  # what it writes to is a list here
+            Results(tokens, tasks, Pins(recorder.tool_changed), lambda: self.now),
+            recorder,
             itertools.count(1).__next__,
         )
         self.agent = Agent(self, "bot")
