@@ -12,6 +12,7 @@ from openmcp.config import parse
 from openmcp.config.crosscheck import cross_check
 from openmcp.config.cursor import NOT_HERE, At, Reading, absent, distinct, shortened, unknown_key
 from openmcp.config.model import Configuration, Policy, Server
+from openmcp.config.policies import policy
 from openmcp.config.problems import Report, did_you_mean
 from openmcp.config.yamlsource import Entry, Mapping, Refused, Scalar
 
@@ -124,7 +125,7 @@ def configuration(documents: Iterable[At], report: Report) -> Configuration | No
         sections.add(document)
     values = {name: read(at) for name, at in sections.single.items() for read in (_SINGLE[name],)}
     servers = _entries(sections.lists["servers"], parse.server)
-    policies = _entries(sections.lists["policies"], parse.policy)
+    policies = _entries(sections.lists["policies"], policy)
     _distinct_names(sections.lists["servers"], "server name")
     _distinct_names(sections.lists["policies"], "policy name")
     _distinct_paths(servers)
