@@ -5,6 +5,7 @@ from importlib.metadata import version
 import click
 
 from openmcp.sidecar.commands.configuration import init, validate
+from openmcp.sidecar.commands.pins import pins
 from openmcp.sidecar.commands.serve import demo, run
 
 
@@ -14,7 +15,7 @@ def main() -> None:
     """Identity, policy and a record between AI agents and MCP servers."""
 
 
-for command in (init, validate, run, demo):
+for command in (init, validate, run, demo, pins):
     main.add_command(command)
 
 
