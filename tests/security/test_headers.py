@@ -107,16 +107,17 @@ async def test_repeated_origin(agent: Connection, server: Hostile) -> None:
 
 
 async def test_repeated_headers_in_other_letters(agent: Connection, server: Hostile) -> None:
-    agent.headers["MCP-NAME"] = "forbidden"
-    assert (await ask(agent, call())).code == -32020
+    for name in ("forbidden", "allowed"):
+        agent.headers["MCP-NAME"] = name
+        assert (await ask(agent, call())).code == -32020
     assert server.requests == []
 
 
 async def test_legacy_header_with_modern_body(agent: Connection, server: Hostile) -> None:
-    answer = await agent.ask(modern(call()), mcp_protocol_version=LEGACY)
-    assert (answer.status, answer.code) == (400, -32020)
-    answer = await agent.ask(modern(call()))
-    assert (answer.status, answer.code) == (400, -32020)
+    for version in (LEGACY, None):
+        for others in ({}, modern_headers(call())):
+            answer = await agent.ask(modern(call()), **{**others, "mcp_protocol_version": version})
+            assert (answer.status, answer.code) == (400, -32020)
     assert server.requests == []
 
 
