@@ -79,6 +79,10 @@ class FinderSet:
             self._set.Add(entry.source)
         self._set.Compile()
 
+    def suspects(self, text: str) -> bool:
+        """Whether `scan` could find anything in `text`, or in any line of it: neither checks nor exceptions are asked."""
+        return self._set.Match(text.encode("utf-8", "surrogatepass")) is not None
+
     def scan(self, text: str) -> list[tuple[int, Span]]:
         """Finds as (index of the finder, span): ordered by finder and place; those of one finder do not overlap."""
         data = text.encode("utf-8", "surrogatepass")
