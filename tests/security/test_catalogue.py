@@ -43,6 +43,10 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "filtered item on page N": ("test_surface.test_filtered_item_on_page_n",),
     "public-cached list": ("test_surface.test_public_cached_list",),
     "stale list after revoke": ("test_surface.test_stale_list_after_revoke",),
+    "definition of an approved tool changes (rug pull)": (
+        "test_rug_pull.test_definition_of_an_approved_tool_changes",
+        "test_rug_pull.test_two_definitions_of_one_tool",
+    ),
     "self-declared readOnlyHint": ("test_declarations.test_self_declared_read_only_hint",),
     "foreign task id": ("test_surface.test_foreign_task_id", "test_surface.test_a_task_cannot_be_taken_over"),
     "MRTR retry with changed arguments": ("test_surface.test_mrtr_retry_with_changed_arguments",),
