@@ -19,6 +19,21 @@ DENY: Final = Verdict.DENY
 REQUIRE_APPROVAL: Final = Verdict.REQUIRE_APPROVAL
 
 
+class Shown(StrEnum):
+    """What a list may show of a thing: calls of it pass, pass with an approval, either by their arguments, or never."""
+
+    HIDDEN = "hidden"
+    OPEN = "open"
+    APPROVAL = "approval"
+    MIXED = "mixed"
+
+
+HIDDEN: Final = Shown.HIDDEN
+OPEN: Final = Shown.OPEN
+APPROVAL: Final = Shown.APPROVAL
+MIXED: Final = Shown.MIXED
+
+
 class RuleRef(msgspec.Struct, frozen=True, cache_hash=True):
     """A rule by the names that the configuration gives it; `shadow`: of a policy that is not enforced."""
 
@@ -29,7 +44,10 @@ class RuleRef(msgspec.Struct, frozen=True, cache_hash=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """A rule that was about this call, and the condition of it that did not hold, in words with the value seen."""
+    """A rule that was about this call, and the conditions of it that did not hold, in words with the values seen.
+
+    The words hold parts of the arguments (at most 80 characters of each): they are for operators, not for the agent.
+    """
 
     rule: RuleRef
     why: str
@@ -41,7 +59,7 @@ class Decision(msgspec.Struct, frozen=True, cache_hash=True):
     `reason` may be shown to the agent. `matched` are all rules that hold for the call, also those of shadow policies;
     `approvals` those that require one, where that is the verdict. `shadow` is the verdict that the shadow policies
     would have brought about, with the rule that would have decided, where it differs. `failed` are the rules whose
-    conditions did not hold.
+    conditions did not hold, and those that hold since a condition could not be judged.
     """
 
     verdict: Verdict

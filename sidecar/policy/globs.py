@@ -21,7 +21,7 @@ class GlobSet:
     def __init__(self, globs: Iterable[str]) -> None:
         given = tuple(globs)
         self._literals = frozenset(glob for glob in given if is_literal(glob))
-        patterns = [_pattern(glob) for glob in given if not is_literal(glob)]
+        patterns = [pattern_of(glob) for glob in given if not is_literal(glob)]
         self._pattern = re2.compile(f"(?s){'|'.join(patterns)}") if patterns else None
 
     def matches(self, text: str) -> bool:
@@ -31,6 +31,7 @@ class GlobSet:
         return self._pattern is not None and self._pattern.fullmatch(text) is not None
 
 
-def _pattern(glob: str) -> str:
+def pattern_of(glob: str) -> str:
+    """The glob in the syntax of RE2; `.` must match every character (`(?s)`)."""
     escaped: str = re2.escape(glob)
     return "(?:" + escaped.replace(r"\*", ".*").replace(r"\?", ".") + ")"
