@@ -7,7 +7,8 @@ Source: basic/transports/streamable-http (2026-07-28) "Request Metadata" and "Se
 import base64
 import binascii
 import functools
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from openmcp.sidecar.errors import HEADER_MISMATCH, INVALID_REQUEST, Refused
@@ -38,6 +39,8 @@ SINGLE: Final = frozenset(
 """Headers that decide something: a second one is refused, since two readers could take different ones."""
 
 PARAMETER_PREFIX: Final = b"mcp-param-"
+_WHOLE: Final = re.compile(r"^(-?[0-9]+)\.0+\Z")
+"""An integer with a fraction of nothing; a fixed pattern of linear time."""
 _BASE64_OPEN: Final = "=?base64?"
 _BASE64_CLOSE: Final = "?="
 
@@ -143,26 +146,40 @@ def _encoded(text: str) -> bytes:
     return f"{_BASE64_OPEN}{base64.b64encode(text.encode()).decode()}{_BASE64_CLOSE}".encode()
 
 
-def parameter_lines(headers: Headers) -> bytes:
-    """The `Mcp-Param-*` header lines, to be passed on unread: the server compares them with the body.
+def parameter_lines(headers: Headers, arguments: object) -> bytes:
+    """The `Mcp-Param-*` header lines to pass on: each has to say what one of the call's arguments says.
 
-    Raises `Refused` for a value that claims to be base64 and is not.
+    Which argument it mirrors is known from the tool's schema alone, and checked by the server. Here a value that is
+    none of them is refused: policy does not read headers, so that nothing may be told to the server in one alone.
+    Raises `Refused` for that, and for a value that claims to be base64 and is not.
     """
     lines = b""
     if PARAMETER_PREFIX not in b"\n".join(headers):
         return lines
+    given = frozenset(_primitives(arguments))
     for name, value in headers.items():
         if not name.startswith(PARAMETER_PREFIX):
             continue
-        if decode_value(value) is None:
-            raise Refused(
-                400,
-                HEADER_MISMATCH,
-                f"header {name.decode('latin-1')} is malformed",
-                reason="header_mismatch",
-            )
+        text = decode_value(value)
+        if text is None or (text not in given and _WHOLE.sub(r"\1", text) not in given):
+            what = "is malformed" if text is None else "does not match the body's arguments"
+            shown = name.decode("latin-1")
+            raise Refused(400, HEADER_MISMATCH, f"Header mismatch: {shown} {what}", reason="header_mismatch")
         lines += b"%b: %b\r\n" % (name, value)
     return lines
+
+
+def _primitives(value: object) -> Iterator[str]:
+    """The header forms of all primitives that objects lead to ("statically reachable", "Type conversion")."""
+    if type(value) is dict:
+        for member in value.values():
+            yield from _primitives(member)
+    elif type(value) is str:
+        yield value
+    elif type(value) is bool:
+        yield "true" if value else "false"
+    elif type(value) is int or (type(value) is float and value.is_integer()):
+        yield str(int(value))
 
 
 def _mismatch(header: str, member: str) -> Refused:

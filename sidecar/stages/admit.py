@@ -84,7 +84,8 @@ def _client_call(flow: Flow, message: Request | Notification, declared: str | No
     flow.era, version = era.determine(message, declared)
     if flow.era is MODERN:
         headers.check_mirrored(message, flow.exchange.request.headers)
-        flow.parameters = headers.parameter_lines(flow.exchange.request.headers)
+        arguments = message.params.get("arguments")
+        flow.parameters = headers.parameter_lines(flow.exchange.request.headers, arguments)
     if isinstance(message, Request):
         if message.method not in methods.CLIENT_REQUESTS[flow.era]:
             raise answers.unknown_method(message.method)

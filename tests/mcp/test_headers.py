@@ -209,7 +209,7 @@ def test_no_name_can_break_a_header_line() -> None:
         assert headers.encode_value(name).startswith(b"=?base64?")
 
 
-def test_parameters_pass_unread_and_nothing_else_does() -> None:
+def test_parameters_pass_as_they_came_and_nothing_else_does() -> None:
     given = {
         b"mcp-param-region": b"us-west1",
         b"mcp-param-greeting": encoded("Hello, 世界"),
@@ -218,14 +218,30 @@ def test_parameters_pass_unread_and_nothing_else_does() -> None:
         b"authorization": b"Bearer secret",
         b"cookie": b"secret",
     }
-    assert headers.parameter_lines(given) == (
+    assert headers.parameter_lines(given, {"region": "us-west1", "text": "Hello, 世界"}) == (
         b"mcp-param-region: us-west1\r\nmcp-param-greeting: " + encoded("Hello, 世界") + b"\r\n"
     )
-    assert headers.parameter_lines({}) == b""
+    assert headers.parameter_lines({}, None) == b""
+
+
+ARGUMENTS = {"text": "x", "deep": {"deeper": {"number": 42}}, "yes": True, "whole": 7.0, "list": ["y"], "half": 0.5}
+
+
+@pytest.mark.parametrize("value", [b"x", b"42", b"42.0", b"42.000", b"true", b"7", b"7.0", encoded("x")])
+def test_a_parameter_says_what_an_argument_says(value: bytes) -> None:
+    assert headers.parameter_lines({b"mcp-param-a": value}, ARGUMENTS) == b"mcp-param-a: %b\r\n" % value
+
+
+@pytest.mark.parametrize("value", [b"", b"X", b"text", b"y", b"43", b"42.1", b"x42.0", b"True", b"1", b"0.5", b"false"])
+@pytest.mark.parametrize("arguments", [ARGUMENTS, None, ["X"]])
+def test_a_parameter_that_no_argument_says_is_refused(value: bytes, arguments: object) -> None:
+    with pytest.raises(Refused) as caught:
+        headers.parameter_lines({b"mcp-param-a": value}, arguments)
+    assert (caught.value.status, caught.value.code) == (400, -32020)
 
 
 @pytest.mark.parametrize("value", [b"=?base64?%%%?=", b"=?base64?/w==?=", b"caf\xe9"])
 def test_a_malformed_parameter_is_refused(value: bytes) -> None:
     with pytest.raises(Refused) as caught:
-        headers.parameter_lines({b"mcp-param-region": value})
+        headers.parameter_lines({b"mcp-param-region": value}, {"region": "x"})
     assert (caught.value.status, caught.value.code) == (400, -32020)

@@ -68,6 +68,7 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "batch response": ("test_streams.test_a_json_answer_that_is_none", "test_streams.test_an_event_that_is_no_answer"),
     "application/jsonp reply": ("test_streams.test_answers_of_other_types",),
     "result and error together": ("test_streams.test_a_json_answer_that_is_none",),
+    "exfiltration via headers": ("test_headers.test_exfiltration_by_mcp_param", "test_headers.test_token_pass_through"),
     "exfiltration via baggage": ("test_headers.test_exfiltration_by_baggage",),
     "completion enumerates denied arguments": ("test_surface.test_completion_enumerates_denied_arguments",),
     "file:///a/../b, %2e": ("test_surface.test_disguised_uris",),

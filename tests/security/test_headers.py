@@ -179,11 +179,21 @@ async def test_a_session_id_on_a_modern_request_goes_nowhere(agent: Connection, 
 
 async def test_crlf_in_mcp_param(agent: Connection, server: Hostile) -> None:
     """A parameter goes on as one header line with the very same value, its coded form never decoded into the head."""
-    value = coded("eu\r\nmcp-name: forbidden\r\n\r\n")
-    assert (await ask(agent, call(), mcp_param_region=value)).status == 200
+    region = "eu\r\nmcp-name: forbidden\r\n\r\n"
+    assert (await ask(agent, call(region=region), mcp_param_region=coded(region))).status == 200
     sent = server.requests[0]
-    assert sent.header("mcp-param-region") == value
+    assert sent.header("mcp-param-region") == coded(region)
     assert sent.header("mcp-name") == "allowed"
+
+
+@pytest.mark.parametrize("value", ["secret", coded("secret"), "us", "", "1"])
+async def test_exfiltration_by_mcp_param(agent: Connection, server: Hostile, value: str) -> None:
+    """What no argument says, and policy has therefore not seen, is not told to the server in a header either."""
+    answer = await ask(agent, call(region="eu", sure=True), mcp_param_region=value)
+    assert (answer.status, answer.code) == (400, -32020)
+    answer = await ask(agent, message("tools/list"), mcp_param_region=value)
+    assert (answer.status, answer.code) == (400, -32020)
+    assert server.requests == []
 
 
 async def test_crlf_in_a_name(agent: Connection, server: Hostile) -> None:

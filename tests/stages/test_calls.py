@@ -71,7 +71,7 @@ async def test_of_the_agents_headers_only_those_of_the_protocol_go_on() -> None:
 async def test_a_modern_call_carries_headers_made_from_its_body() -> None:
     async with scene(allow()) as it:
         body, headers = it.agent.modern_request("resources/read", uri="file:///ä")
-        body["params"][""] = "not a name"
+        body["params"] |= {"": "not a name", "arguments": {"region": "eu"}}
         headers |= {"mcp_name": "=?base64?ZmlsZTovLy/DpA==?=", "mcp_param_region": "eu", "mcp_session_id": "x"}
         assert (await it.agent.send(body, **headers)).status == 200
         headers = dict(it.sent[0].headers)
