@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from openmcp.config.cursor import At
 from openmcp.config.globs import matches
 from openmcp.config.model import Action, Address, ApiKeyAgents, Configuration, Policy
-from openmcp.config.problems import Mark, Report
+from openmcp.config.problems import Mark, Report, did_you_mean
 
 _LOOPBACK = ("localhost", "::1", "[::1]")
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -25,6 +25,7 @@ def cross_check(
     _identification(made, sections.get("identity"), report, servers)
     for policy in made.policies:
         _policy(made, policy, policies[policy.name])
+        _workflows(made, policies[policy.name])
     for server in made.servers:
         at = servers[server.name]
         if not any(_opens(policy, server.name) for policy in made.policies):
@@ -99,6 +100,18 @@ def _policy(made: Configuration, policy: Policy, at: At) -> None:
     for item, text in _items(at, "agents"):
         if made.identity.agents and not any(matches(text, caller) for caller in callers):
             item.warn(f'no caller that `identity.agents` identifies is named "{text}"', _names(callers))
+
+
+def _workflows(made: Configuration, at: At) -> None:
+    """Every workflow that a rule names must be there."""
+    known = [workflow.name for workflow in made.approvals.workflows]
+    rules = at.key("requests")
+    for rule in (rules.items() if rules is not None else None) or ():
+        approval = rule.key("approval")
+        named = approval.key("workflow") if approval is not None else None
+        if named is not None and named.text() not in known:
+            hint = did_you_mean(named.text(), known) or f"approvals.workflows: {_names(known)}"
+            named.error(f'no workflow is named "{named.text()}"', hint)
 
 
 def _items(at: At, key: str) -> list[tuple[At, str]]:

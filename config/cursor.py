@@ -205,6 +205,7 @@ def unknown_key(at: At, name: str, mark: Mark, known: Iterable[str]) -> None:
 
 
 Reading = Callable[[At], T_co | None]
+Pairs = tuple[tuple[str, T], ...]
 
 
 class Shape(Generic[T]):
@@ -212,6 +213,7 @@ class Shape(Generic[T]):
 
     `later` holds the keys that belong to features this version does not have: their readings report, or accept
     the one value that means "not this feature"; what they give is dropped. To add the feature, move the key.
+    `ignored` are keys that another reading understands.
     """
 
     def __init__(
@@ -227,7 +229,7 @@ class Shape(Generic[T]):
         self._keys = keys
         self._required = tuple(required)
         self._later = later or {}
-        self._ignored = frozenset(ignored)
+        self._ignored = tuple(ignored)
 
     def __call__(self, at: At) -> T | None:
         """The value, or None where any part was refused."""
@@ -243,7 +245,7 @@ class Shape(Generic[T]):
             elif name in self._later:
                 self._later[name](value)
             elif name not in self._ignored:
-                unknown_key(at, name, value.mark, (*self._keys, *self._later))
+                unknown_key(at, name, value.mark, (*self._keys, *self._ignored, *self._later))
         refused = len(at.report.errors) > before or None in values.values()
         return None if refused else self._make(**values)
 
@@ -288,6 +290,29 @@ def some(read_list: "Reading[tuple[T, ...]]", why: str) -> "Reading[tuple[T, ...
             at.error("an empty list", why)
             return None
         return values
+
+    return read
+
+
+def pairs(read_value: "Reading[T]", fault: Callable[[str], str | None] = lambda key: None) -> "Reading[Pairs[T]]":
+    """A mapping from any keys to values that are read alike, not empty; `fault` says what is wrong with a key."""
+
+    def read(at: At) -> tuple[tuple[str, T], ...] | None:
+        if not isinstance(at.node, Mapping):
+            at.expected("a mapping")
+            return None
+        if not at.node.entries:
+            at.error("an empty mapping", "remove the key or fill it")
+            return None
+        kept = []
+        for key, entry in at.entries():
+            wrong = fault(key) if key.strip() and key.isprintable() else "text of one line, not empty"
+            if wrong is not None:
+                at.report.error(entry.mark, at.path, f'not a key that can stand here: "{shortened(key)}"', wrong)
+            value = read_value(entry)
+            if value is not None and wrong is None:
+                kept.append((key, value))
+        return tuple(kept) if len(kept) == len(at.node.entries) else None
 
     return read
 

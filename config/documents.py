@@ -10,10 +10,12 @@ from typing import TypeVar
 
 from openmcp.config import parse
 from openmcp.config.crosscheck import cross_check
-from openmcp.config.cursor import NOT_HERE, At, Reading, absent, distinct, shortened, unknown_key
-from openmcp.config.model import Configuration, Policy, Server
+from openmcp.config.cursor import At, Reading, distinct, shortened, unknown_key
+from openmcp.config.model import Approvals, Configuration, Policy, Server, Workflow
 from openmcp.config.policies import policy
 from openmcp.config.problems import Report, did_you_mean
+from openmcp.config.reporting import telemetry
+from openmcp.config.workflows import workflow
 from openmcp.config.yamlsource import Entry, Mapping, Refused, Scalar
 
 API_VERSION = "openmcp.dev/v1alpha1"
@@ -22,21 +24,20 @@ _VALUES: Table[str, Reading[object]] = {
     "listen": parse.listen,
     "identity": parse.identity,
     "sessions": parse.sessions,
-    "telemetry": parse.telemetry,
+    "telemetry": telemetry,
 }
 _CHECKED_ONLY: Table[str, Reading[object]] = {
     "state": parse.state,
     "source": parse.source,
-    "approvals": absent,
+    "approvals": parse.approvals,
 }
 _SINGLE = {**_VALUES, **_CHECKED_ONLY}
 _LISTS = ("servers", "policies")
-_KINDS = {"MCPServer": "servers", "MCPPolicy": "policies"}
-_KINDS_LATER = ("ApprovalWorkflow",)
+_KINDS = {"MCPServer": "servers", "MCPPolicy": "policies", "ApprovalWorkflow": "workflows"}
 _OBJECT_KEYS = ("apiVersion", "kind", "metadata", "spec", "status")
 _SECTIONS = ("apiVersion", *_SINGLE, *_LISTS)
 
-T = TypeVar("T", Server, Policy)
+T = TypeVar("T", Server, Policy, Workflow)
 
 
 class _Sections:
@@ -44,7 +45,7 @@ class _Sections:
 
     def __init__(self) -> None:
         self.single: dict[str, At] = {}
-        self.lists: dict[str, list[At]] = {name: [] for name in _LISTS}
+        self.lists: dict[str, list[At]] = {name: [] for name in _KINDS.values()}
 
     def add(self, document: At) -> None:
         """Take in one document, reporting what has no place in a configuration."""
@@ -68,6 +69,8 @@ class _Sections:
             distinct(((at, name) for at in (self.single[name], section)), "section")
         else:
             self.single[name] = section
+            workflows = section.key("workflows") if name == "approvals" else None
+            self.lists["workflows"] += (workflows.items() if workflows is not None else None) or ()
 
     def _add_object(self, document: At) -> None:
         kind, spec = document.key("kind"), document.key("spec")
@@ -87,11 +90,8 @@ def _kind(kind: At) -> str | None:
     word = kind.text()
     if word in _KINDS:
         return _KINDS[word]
-    if word in _KINDS_LATER:
-        kind.error(f"`kind: {word}` {NOT_HERE}")
-    else:
-        hint = did_you_mean(word, (*_KINDS, *_KINDS_LATER)) or f"one of: {', '.join(_KINDS)}"
-        kind.error(f'unknown kind "{shortened(word)}"', hint)
+    hint = did_you_mean(word, _KINDS) or f"one of: {', '.join(_KINDS)}"
+    kind.error(f'unknown kind "{shortened(word)}"', hint)
     return None
 
 
@@ -126,12 +126,15 @@ def configuration(documents: Iterable[At], report: Report) -> Configuration | No
     values = {name: read(at) for name, at in sections.single.items() for read in (_SINGLE[name],)}
     servers = _entries(sections.lists["servers"], parse.server)
     policies = _entries(sections.lists["policies"], policy)
-    _distinct_names(sections.lists["servers"], "server name")
-    _distinct_names(sections.lists["policies"], "policy name")
+    workflows = _entries(sections.lists["workflows"], workflow)
+    for name, what in (("servers", "server name"), ("policies", "policy name"), ("workflows", "workflow name")):
+        _distinct_names(sections.lists[name], what)
     _distinct_paths(servers)
     if report.errors:
         return None
-    made = _assembled(values, servers, policies)
+    kept = {name: value for name, value in values.items() if name in _VALUES}
+    kept["approvals"] = Approvals(workflows=tuple(value for _, value in workflows))
+    made = _assembled(kept, servers, policies)
     cross_check(made, sections.single, dict(_places(servers)), dict(_places(policies)), report)
     return None if report.errors else made
 
@@ -143,7 +146,7 @@ def _assembled(
     return make(
         servers=tuple(server for _, server in servers),
         policies=tuple(policy for _, policy in policies),
-        **{name: value for name, value in values.items() if name in _VALUES},
+        **values,
     )
 
 

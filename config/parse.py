@@ -16,12 +16,12 @@ from openmcp.config.cursor import (
     Shape,
     absent,
     boolean,
-    choice,
     distinct,
     empty_list,
     fixed,
     integer,
     list_of,
+    pairs,
     some,
     string,
     tagged,
@@ -29,7 +29,6 @@ from openmcp.config.cursor import (
 from openmcp.config.values import (
     address,
     duration,
-    endpoint,
     file_name,
     host,
     name,
@@ -37,9 +36,11 @@ from openmcp.config.values import (
     secret,
     sha256,
     size,
+    tool_digest,
+    url,
     url_path,
 )
-from openmcp.config.yamlsource import Mapping
+from openmcp.config.yamlsource import Mapping, Scalar
 
 listen: Reading[model.Listen] = Shape(
     model.Listen,
@@ -83,42 +84,17 @@ _nothing: Reading[object] = Shape(object, {}, ignored=("type",))
 
 state: Reading[object] = tagged({"memory": _nothing}, later=("sqlite", "redis", "dynamodb"))
 source: Reading[object] = tagged({"file": _nothing}, later=("kubernetes",))
+approvals: Reading[object] = Shape(
+    object,
+    {},
+    ignored=("workflows",),  # read by themselves: each may also be an object of its own
+    later={"console": absent, "oidc": absent, "tokens": empty_list, "channels": empty_list},
+)
 sessions: Reading[model.Sessions] = Shape(model.Sessions, {"key": secret, "lifetime": duration})
 
 
-class _Output(msgspec.Struct, frozen=True):
-    file: str | None
-
-
-def _output(at: At) -> _Output | None:
-    if isinstance(at.node, Mapping):
-        return Shape(_Output, {"file": file_name}, required=("file",))(at)
-    if at.text() == "stdout":
-        return _Output(None)
-    at.expected("stdout or {file: PATH}")
-    return None
-
-
-def _audit(output: _Output = _Output(None), **rest: object) -> model.Audit:  # noqa: B008 - a frozen value
-    return msgspec.convert({"file": output.file, **rest}, model.Audit)
-
-
-telemetry: Reading[model.Telemetry] = Shape(
-    model.Telemetry,
-    {
-        "audit": Shape(
-            _audit,
-            {"output": _output, "onFailure": choice(("deny", "allow"))},
-            later={"payloads": fixed("none"), "signingKey": absent},
-        ),
-        "logLevel": choice(("debug", "info", "warning", "error")),
-    },
-    later={"otlp": absent},
-)
-
-
 def _endpoints(at: At) -> tuple[str, ...] | None:
-    urls = some(list_of(endpoint), "write the URL of the MCP server")(at)
+    urls = some(list_of(url("an MCP server")), "write the URL of the MCP server")(at)
     if urls is None:
         return None
     distinct(((item, item.text()) for item in at.items() or ()), "endpoint")
@@ -127,8 +103,30 @@ def _endpoints(at: At) -> tuple[str, ...] | None:
     return urls
 
 
-def _server(*, name: str, path: str | None = None, **rest: object) -> model.Server:
-    return msgspec.convert({"name": name, "path": path or f"/{name}", **rest}, model.Server)
+class _NotPinned(msgspec.Struct, frozen=True):
+    """`pinTools: false`; None would say that the key was refused."""
+
+
+_NOT_PINNED = _NotPinned()
+
+
+def _pin_tools(at: At) -> model.PinTools | _NotPinned | None:
+    if isinstance(at.node, Mapping):
+        return _pins(at)
+    if isinstance(at.node, Scalar) and isinstance(at.node.value, bool):
+        return model.PinTools() if at.node.value else _NOT_PINNED
+    at.expected("true, false or a mapping", "write {tools: {NAME: DIGEST}, file: PATH}")
+    return None
+
+
+_pins: Reading[model.PinTools] = Shape(model.PinTools, {"tools": pairs(tool_digest), "file": file_name})
+
+
+def _server(
+    *, name: str, path: str | None = None, pin_tools: model.PinTools | _NotPinned = _NOT_PINNED, **rest: object
+) -> model.Server:
+    pins = pin_tools if isinstance(pin_tools, model.PinTools) else None
+    return msgspec.convert({"name": name, "path": path or f"/{name}", "pin_tools": pins, **rest}, model.Server)
 
 
 _server_shape: Shape[model.Server] = Shape(
@@ -144,11 +142,11 @@ _server_shape: Shape[model.Server] = Shape(
         ),
         "limits": Shape(model.Limits, {"requestBytes": size, "responseBytes": size, "inFlight": integer(1, 1_000_000)}),
         "requireAuth": boolean,
+        "pinTools": _pin_tools,
     },
     required=("name", "endpoints"),
     later={
         "auth": tagged({"none": _nothing}, later=("spiffe", "jwtSvid", "header", "oauth")),
-        "pinTools": fixed(False),
         "translate": fixed(False),
         "retries": absent,
         "rateLimit": empty_list,

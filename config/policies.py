@@ -1,76 +1,197 @@
 """From the tree of a source to the policies of the model: which rules there may be, and what they may hold."""
 
+from collections.abc import Iterable
+from typing import TypeVar
+
+import msgspec
+
 from openmcp.config import model
-from openmcp.config.cursor import (
-    NOT_HERE,
-    At,
-    Reading,
-    Shape,
-    absent,
-    choice,
-    distinct,
-    empty_list,
-    fixed,
-    list_of,
-    some,
-    string,
-)
-from openmcp.config.values import glob, name
+from openmcp.config.conditions import condition
+from openmcp.config.cursor import At, Reading, Shape, choice, distinct, integer, list_of, pairs, shortened, some, string
+from openmcp.config.detectors import DETECTORS
+from openmcp.config.problems import did_you_mean
+from openmcp.config.values import TEXT_GLOB, URI_GLOB, duration, glob, json_path, name, pattern, size
 from openmcp.config.yamlsource import Mapping
 
 _SELECTS_ALL = "it selects nothing, while a rule without selectors holds for everything: remove the key or fill it"
-_TEXT_GLOB = r"\.[*+]|\\.|[\^$|()\[\]{}]"
-_URI_GLOB = r"\\.|^\^|\$$|\|"
+_FINDS_NOTHING = "it looks for nothing: remove the key or fill it"
+
+Rule = TypeVar("Rule", model.RequestRule, model.ResponseRule)
 
 
-def _agent_glob(at: At) -> str | None:
-    if isinstance(at.node, Mapping):
-        at.error(f"selecting agents by a mapping {NOT_HERE}", 'write a glob on the name: "key:ci-*"')
+def _detector(at: At) -> str | None:
+    value = string(at)
+    if value is not None and value not in DETECTORS:
+        hint = did_you_mean(value, DETECTORS) or f"one of: {', '.join(DETECTORS)}"
+        at.error(f'unknown detector "{shortened(value)}"', hint)
         return None
-    return glob(_URI_GLOB)(at)
-
-
-def _action(at: At) -> model.Action | None:
-    word = choice(("allow", "deny"), later=("requireApproval",))(at)
-    return None if word is None else model.Action(word)
+    return value
 
 
 def _selector(marks: str) -> Reading[tuple[str, ...]]:
     return some(list_of(glob(marks)), _SELECTS_ALL)
 
 
-_rule: Reading[model.RequestRule] = Shape(
+_SELECTORS: dict[str, Reading[tuple[str, ...]]] = {
+    "tools": _selector(TEXT_GLOB),
+    "prompts": _selector(TEXT_GLOB),
+    "resources": _selector(URI_GLOB),
+    "methods": _selector(TEXT_GLOB),
+}
+_FINDERS: dict[str, Reading[tuple[str, ...]]] = {
+    "detect": some(list_of(_detector), _FINDS_NOTHING),
+    "patterns": some(list_of(pattern), _FINDS_NOTHING),
+}
+
+
+def _action(at: At) -> model.Action | None:
+    word = choice(action.value for action in model.Action)(at)
+    return None if word is None else model.Action(word)
+
+
+def _approval(at: At) -> model.Approval | None:
+    value = _approval_shape(at)
+    longest = value.max_duration if value is not None else None
+    if value is None or longest is None or value.duration <= longest:
+        return value
+    given = at.key("duration")
+    if given is None:
+        return msgspec.structs.replace(value, duration=longest)
+    given.error("longer than `maxDuration`", "the approver may choose up to maxDuration; duration is the default")
+    return None
+
+
+_approval_shape: Reading[model.Approval] = Shape(
+    model.Approval,
+    {
+        "workflow": name,
+        "show": list_of(json_path),
+        "bind": list_of(json_path),
+        "duration": duration,
+        "maxDuration": duration,
+        "maxUses": integer(1, 1_000_000),
+    },
+    required=("workflow",),
+)
+
+_request_shape: Reading[model.RequestRule] = Shape(
     model.RequestRule,
     {
         "name": name,
         "action": _action,
-        "tools": _selector(_TEXT_GLOB),
-        "prompts": _selector(_TEXT_GLOB),
-        "resources": _selector(_URI_GLOB),
-        "methods": _selector(_TEXT_GLOB),
+        **_SELECTORS,
+        "when": list_of(condition),
+        **_FINDERS,
         "message": string,
+        "approval": _approval,
     },
     required=("name", "action"),
-    later={"when": empty_list, "approval": absent},
 )
 
 
-def _rules(at: At) -> tuple[model.RequestRule, ...] | None:
-    rules = list_of(_rule)(at)
-    if rules is not None:
-        names = (item.key("name") for item in at.items() or ())
-        distinct(((value, value.text()) for value in names if value is not None), "rule name")
-    return rules
+def _request_rule(at: At) -> model.RequestRule | None:
+    rule = _request_shape(at)
+    if rule is None:
+        return None
+    approval = at.key("approval")
+    if rule.action is model.Action.REQUIRE_APPROVAL and approval is None:
+        at.error("`approval` is required with `action: requireApproval`", "write approval: {workflow: NAME}")
+        return None
+    if rule.action is not model.Action.REQUIRE_APPROVAL and approval is not None:
+        approval.error(f"`approval` has no meaning with `action: {rule.action}`", "write action: requireApproval")
+        return None
+    return rule
+
+
+def _response_action(at: At) -> model.ResponseAction | None:
+    word = choice(action.value for action in model.ResponseAction)(at)
+    return None if word is None else model.ResponseAction(word)
+
+
+def _make_response_rule(**values: object) -> model.ResponseRule:
+    return msgspec.convert({"except_" if key == "except" else key: values[key] for key in values}, model.ResponseRule)
+
+
+_response_shape: Reading[model.ResponseRule] = Shape(
+    _make_response_rule,
+    {
+        "name": name,
+        "action": _response_action,
+        **_FINDERS,
+        "except": some(list_of(pattern), "it excepts nothing: remove the key or fill it"),
+        "paths": some(list_of(json_path), "no place is in an empty list: remove the key where every place counts"),
+        "binary": Shape(
+            model.Binary,
+            {"types": some(list_of(glob(TEXT_GLOB)), "remove the key where every type counts"), "over": size},
+        ),
+        **_SELECTORS,
+    },
+    required=("name", "action"),
+)
+
+
+def _response_rule(at: At) -> model.ResponseRule | None:
+    rule = _response_shape(at)
+    if rule is None:
+        return None
+    looks = rule.detect or rule.patterns
+    if not looks and rule.binary is None:
+        at.error("the rule looks for nothing", "write `detect`, `patterns` or `binary`")
+        return None
+    excepted = at.key("except")
+    if excepted is not None and not looks:
+        excepted.error("`except` has no meaning without `detect` or `patterns`", "it excepts texts that these find")
+        return None
+    return rule
+
+
+def _rules(read: Reading[Rule]) -> Reading[tuple[Rule, ...]]:
+    read_list = list_of(read)
+
+    def read_rules(at: At) -> tuple[Rule, ...] | None:
+        rules = read_list(at)
+        if rules is not None:
+            distinct(_named(at.items() or ()), "rule name")
+        return rules
+
+    return read_rules
+
+
+def _named(entries: Iterable[At]) -> Iterable[tuple[At, str]]:
+    names = (entry.key("name") for entry in entries)
+    return ((value, value.text()) for value in names if value is not None)
+
+
+_parts: Reading[model.AgentSelector] = Shape(
+    model.AgentSelector,
+    {
+        "trustDomain": glob(TEXT_GLOB),
+        "namespace": glob(TEXT_GLOB),
+        "serviceAccount": glob(TEXT_GLOB),
+        "claims": pairs(glob(URI_GLOB)),
+    },
+)
+
+
+def _agent(at: At) -> str | model.AgentSelector | None:
+    if not isinstance(at.node, Mapping):
+        return glob(URI_GLOB)(at)
+    if not at.node.entries:
+        at.error("an empty mapping", 'write trustDomain, namespace, serviceAccount or claims, or the glob "*" for all')
+        return None
+    return _parts(at)
 
 
 policy: Reading[model.Policy] = Shape(
     model.Policy,
     {
         "name": name,
-        "servers": some(list_of(glob(_TEXT_GLOB)), 'write the names of servers, or ["*"] for all'),
-        "agents": some(list_of(_agent_glob), "remove the key where the policy holds for every agent"),
-        "requests": _rules,
+        "servers": some(list_of(glob(TEXT_GLOB)), 'write the names of servers, or ["*"] for all'),
+        "agents": some(list_of(_agent), "remove the key where the policy holds for every agent"),
+        "mode": choice(("enforce", "shadow")),
+        "requests": _rules(_request_rule),
+        "responses": _rules(_response_rule),
     },
     required=("name", "servers"),
-    later={"mode": fixed("enforce"), "responses": empty_list},
 )
+"""One entry of `policies`, the spec of an MCPPolicy."""

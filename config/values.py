@@ -6,7 +6,9 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 from openmcp.config.cursor import At, Reading, shortened, string
+from openmcp.config.jsonpath import PathError, compile_path
 from openmcp.config.model import Address, Secret
+from openmcp.config.patterns import check_pattern
 from openmcp.config.problems import did_you_mean
 from openmcp.config.yamlsource import Mapping, Refused, Scalar
 
@@ -19,6 +21,10 @@ _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~-]+)+")
 _URL_TEXT = re.compile(r"[!-~]+")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
+TEXT_GLOB = r"\.[*+]|\\.|[\^$|()\[\]{}]"
+URI_GLOB = r"\\.|^\^|\$$|\|"
+"""What a glob on names, and one on texts where much may stand, such as URIs, has no use for."""
+
 _MAKE_DIGEST = 'make one with: printf %s "$KEY" | sha256sum'
 
 
@@ -133,17 +139,21 @@ def _path_fault(value: str) -> str | None:
     return None
 
 
-def endpoint(at: At) -> str | None:
-    """The URL of an MCP server: http or https, a host, nothing that names a user, query or fragment."""
-    value = string(at)
-    if value is None:
-        return None
-    fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(value)
-    if fault is not None:
-        shown = "" if "@" in value else f': "{shortened(value)}"'  # what stands before @ may be a password
-        at.error(f"not the URL of an MCP server{shown}", fault)
-        return None
-    return value
+def url(of: str) -> Reading[str]:
+    """The URL of something: http or https, a host, nothing that names a user, query or fragment."""
+
+    def read(at: At) -> str | None:
+        value = string(at)
+        if value is None:
+            return None
+        fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(value)
+        if fault is not None:
+            shown = "" if "@" in value else f': "{shortened(value)}"'  # what stands before @ may be a password
+            at.error(f"not the URL of {of}{shown}", fault)
+            return None
+        return value
+
+    return read
 
 
 def _url_fault(value: str) -> str | None:
@@ -194,7 +204,7 @@ def host(at: At) -> str | None:
 
 
 def sha256(at: At) -> str | None:
-    """The lower-case hex digest of a key that is not empty."""
+    """The lower-case hex digest of a key that is not empty; what is written instead may be the key: never shown."""
     text = at.text()  # digits alone, or with one e among them, look like a number to YAML
     if not isinstance(at.node, Scalar) or not text:
         at.expected("a SHA-256 digest", _MAKE_DIGEST)
@@ -207,6 +217,15 @@ def sha256(at: At) -> str | None:
     else:
         return text
     return None
+
+
+def tool_digest(at: At) -> str | None:
+    """The digest that a tool's definition is pinned to, as the sidecar's report of a changed tool names it."""
+    text = at.text()
+    if not isinstance(at.node, Scalar) or not _HEX_DIGEST.fullmatch(text):
+        at.expected("the digest of a tool's definition", "64 hexadecimal digits in lower case")
+        return None
+    return text
 
 
 def file_name(at: At) -> str | None:
@@ -258,3 +277,44 @@ def glob(regular_marks: str) -> Reading[str]:
         return value
 
     return read
+
+
+def pattern(at: At) -> str | None:
+    """A regular expression that RE2 takes."""
+    value = string(at)
+    fault = check_pattern(value) if value is not None else None
+    if fault is not None:
+        at.error(f'RE2 refuses the pattern "{shortened(value or "")}"', fault)
+        return None
+    return value
+
+
+def json_path(at: At) -> str | None:
+    """A JSONPath that `config.jsonpath` compiles."""
+    value = string(at)
+    if value is None:
+        return None
+    try:
+        compile_path(value)
+    except PathError as error:
+        at.error(f'not a JSONPath: "{shortened(value)}"', str(error))
+        return None
+    return value
+
+
+def number(at: At) -> int | float | None:
+    """A number, whole or not."""
+    value = at.node.value if isinstance(at.node, Scalar) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        at.expected("a number")
+        return None
+    return value
+
+
+def share(at: At) -> float | None:
+    """A part of the whole: a number from 0 to 1."""
+    value = number(at)
+    if value is not None and not 0 <= value <= 1:
+        at.error(f"must be between 0 and 1, found {at.text()}", "0.25 is a quarter")
+        return None
+    return None if value is None else float(value)

@@ -1,6 +1,7 @@
 """Several files and documents make one configuration; Kubernetes objects are entries of its lists."""
 
 from openmcp.config import ConfigurationError, Loaded
+from openmcp.config.model import Workflow
 from tests.config.sources import HEAD, outcome
 
 SERVER = "servers: [{name: %s, endpoints: ['http://h/']}]\n"
@@ -71,6 +72,11 @@ metadata:
 spec:
   servers: [zendesk]
   requests: [{name: r, action: allow}]
+---
+apiVersion: openmcp.dev/v1alpha1
+kind: ApprovalWorkflow
+metadata: {name: leads}
+spec: {approvers: ["token:oncall"]}
 """
 
 
@@ -79,6 +85,15 @@ def test_kubernetes_objects_are_entries_of_the_lists():
     assert names(found) == (["zendesk", "other"], ["base"])
     assert isinstance(found, Loaded)
     assert found.configuration.servers[0].path == "/zendesk"
+    assert found.configuration.approvals.workflows == (Workflow(name="leads", approvers=("token:oncall",)),)
+
+
+def test_workflows_of_a_section_and_of_objects_are_joined():
+    sections = HEAD + "approvals: {workflows: [{name: leads, approvers: ['email:a@b']}]}\n"
+    found = outcome({"conf/a.yaml": OBJECTS, "conf/b.yaml": HEAD + SERVER % "o" + sections.removeprefix(HEAD)}, "conf")
+    assert told(found) == [
+        'conf/b.yaml:3: approvals.workflows[0].name: duplicate workflow name "leads" (first at conf/a.yaml:19)'
+    ]
 
 
 def test_problems_of_kubernetes_objects():
@@ -90,7 +105,7 @@ def test_problems_of_kubernetes_objects():
             .replace("status", "stats")
             + "---\n"
             + HEAD
-            + "kind: ApprovalWorkflow\nspec: {}\n---\n"
+            + "kind: ApprovalWorkflow\nmetadata: {name: w}\nspec: {approver: [x]}\n---\n"
             + HEAD
             + "kind: MCPServer\nspec: {name: a, endpoints: ['http://h/']}\n---\n"
             + HEAD
@@ -104,7 +119,8 @@ def test_problems_of_kubernetes_objects():
         'a.yaml:6: spec: unknown key "endpoint" (did you mean "endpoints"?)',
         'a.yaml:7: unknown key "stats" (did you mean "status"?)',
         'a.yaml:10: kind: unknown kind "MCPPolici" (did you mean "MCPPolicy"?)',
-        "a.yaml:18: kind: `kind: ApprovalWorkflow` is not available in this version of openmcp",
-        "a.yaml:21: `metadata.name` is required",
-        "a.yaml:25: `spec` is required (a mapping, the same as one entry of the list in gateway.yaml)",
+        "a.yaml:25: spec: `approvers` is required",
+        'a.yaml:25: spec: unknown key "approver" (did you mean "approvers"?)',
+        "a.yaml:27: `metadata.name` is required",
+        "a.yaml:31: `spec` is required (a mapping, the same as one entry of the list in gateway.yaml)",
     ]

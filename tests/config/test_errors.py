@@ -290,7 +290,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_lines():
             timeouts: {connect: 5, request: 0s}
         polices: []
         policies:
-          - {name: p, servers: [zendesk], mode: shadow, requests: [{name: r, action: alow}]}
+          - {name: p, servers: [zendesk], mode: shade, requests: [{name: r, action: alow}]}
         listen: {mcp: 1}
         """
     )

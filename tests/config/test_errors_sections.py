@@ -6,7 +6,6 @@ DIGEST = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 EMPTY_DIGEST = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 MAKE_DIGEST = """(make one with: printf %s "$KEY" | sha256sum)"""
 NAME_HINT = "(letters, digits, . _ and -, beginning and ending with a letter or digit)"
-LATER = "is not available in this version of openmcp"
 
 ADDRESS = '2: listen.mcp: not an address to listen on: "{}" ({})'
 
@@ -277,10 +276,6 @@ EMPTY = "it selects nothing, while a rule without selectors holds for everything
         "policy names": (
             "policies:\n  - {name: p, servers: [s]}\n  - {name: p, servers: [s]}",
             '4: policies[1].name: duplicate policy name "p" (first at line 3)',
-        ),
-        "agents by mapping": (
-            "policies: [{name: p, servers: [s], agents: [{trustDomain: x}]}]",
-            f'2: policies[0].agents[0]: selecting agents by a mapping {LATER} (write a glob on the name: "key:ci-*")',
         ),
     }
 )

@@ -31,18 +31,41 @@ servers:
     timeouts: {{connect: 1s, request: 2m, idle: 1h, stream: 4h}}
     limits: {{requestBytes: 64KiB, responseBytes: 1GiB, inFlight: 7}}
     requireAuth: false
+    pinTools: {{tools: {{get_ticket: {DIGEST}}}, file: pins.json}}
   - name: other
     endpoints: ["http://127.0.0.1:9/"]
 policies:
   - name: base
     servers: [zendesk, "o*"]
     agents: ["key:*", anonymous]
+    mode: enforce
     requests:
       - {{name: tools, tools: ["get_*"], action: allow}}
       - {{name: rest, prompts: [p], resources: ["t://*/x"], methods: [logging/setLevel], action: deny, message: no}}
+      - name: gated
+        tools: [merge]
+        when:
+          - {{path: $.ticket_id, op: matches, value: "[0-9]{{1,12}}"}}
+          - {{path: "$['a.b'][*]", op: in, value: [1, "1", true, null]}}
+        detect: [email]
+        patterns: ['\\bCUST-[0-9]{{8}}\\b']
+        action: requireApproval
+        approval:
+          {{workflow: leads, show: [$.ticket_id], bind: [$.ticket_id], duration: 5m, maxDuration: 1h, maxUses: 20}}
+    responses:
+      - {{name: mail, detect: [email, iban], patterns: [a], except: [b], paths: [$..text], tools: [t], action: redact}}
+      - {{name: films, binary: {{types: ["video/*"], over: 1MiB}}, action: block}}
+approvals:
+  workflows:
+    - {{name: leads, approvers: ["oidc:group:leads", "token:oncall"], required: 2, pendingFor: 10m}}
 sessions: {{key: {{env: SESSION_KEY}}, lifetime: 12h}}
 telemetry:
-  audit: {{output: {{file: /var/log/audit.jsonl}}, onFailure: allow}}
+  audit:
+    output: {{file: /var/log/audit.jsonl, rotate: {{size: 64MiB, keep: 8}}}}
+    onFailure: allow
+    payloads: redacted
+    signingKey: {{file: audit.pem}}
+  otlp: {{endpoint: "https://c:4317", ca: {{file: ca.pem}}, headers: {{authorization: {{env: TOKEN}}}}, sample: 0.5}}
   logLevel: warning
 """
 
@@ -73,6 +96,7 @@ def test_everything_that_this_version_has():
                 timeouts=model.Timeouts(connect=1.0, request=120.0, idle=3600.0, stream=14400.0),
                 limits=model.Limits(request_bytes=65536, response_bytes=1024**3, in_flight=7),
                 require_auth=False,
+                pin_tools=model.PinTools(tools=(("get_ticket", DIGEST),), file="pins.json"),
             ),
             model.Server(name="other", path="/other", endpoints=("http://127.0.0.1:9/",)),
         ),
@@ -91,12 +115,67 @@ def test_everything_that_this_version_has():
                         action=model.Action.DENY,
                         message="no",
                     ),
+                    model.RequestRule(
+                        name="gated",
+                        tools=("merge",),
+                        action=model.Action.REQUIRE_APPROVAL,
+                        when=(
+                            model.Condition(path="$.ticket_id", op=model.Operator.MATCHES, value="[0-9]{1,12}"),
+                            model.Condition(path="$['a.b'][*]", op=model.Operator.IN, value=(1, "1", True, None)),
+                        ),
+                        detect=("email",),
+                        patterns=(r"\bCUST-[0-9]{8}\b",),
+                        approval=model.Approval(
+                            workflow="leads",
+                            show=("$.ticket_id",),
+                            bind=("$.ticket_id",),
+                            duration=300.0,
+                            max_duration=3600.0,
+                            max_uses=20,
+                        ),
+                    ),
+                ),
+                responses=(
+                    model.ResponseRule(
+                        name="mail",
+                        detect=("email", "iban"),
+                        patterns=("a",),
+                        except_=("b",),
+                        paths=("$..text",),
+                        tools=("t",),
+                        action=model.ResponseAction.REDACT,
+                    ),
+                    model.ResponseRule(
+                        name="films",
+                        binary=model.Binary(types=("video/*",), over=1024 * 1024),
+                        action=model.ResponseAction.BLOCK,
+                    ),
                 ),
             ),
         ),
+        approvals=model.Approvals(
+            workflows=(
+                model.Workflow(
+                    name="leads", approvers=("oidc:group:leads", "token:oncall"), required=2, pending_for=600.0
+                ),
+            )
+        ),
         sessions=model.Sessions(key=model.Secret(env="SESSION_KEY"), lifetime=43200.0),
         telemetry=model.Telemetry(
-            audit=model.Audit(file="/var/log/audit.jsonl", on_failure="allow"), log_level="warning"
+            audit=model.Audit(
+                file="/var/log/audit.jsonl",
+                rotate=model.Rotation(size=64 * 1024 * 1024, keep=8),
+                on_failure="allow",
+                payloads="redacted",
+                signing_key=model.Secret(file="audit.pem"),
+            ),
+            otlp=model.Otlp(
+                endpoint="https://c:4317",
+                ca=model.Secret(file="ca.pem"),
+                headers=(("authorization", model.Secret(env="TOKEN")),),
+                sample=0.5,
+            ),
+            log_level="warning",
         ),
     )
 
@@ -104,6 +183,68 @@ def test_everything_that_this_version_has():
 def test_the_values_have_the_types_that_the_model_says():
     made = good(EVERYTHING).configuration
     assert msgspec.convert(msgspec.to_builtins(made), model.Configuration) == made
+
+
+def condition(text):
+    made = good(f"policies: [{{name: p, servers: [s], requests: [{{name: r, action: deny, when: [{text}]}}]}}]")
+    return made.configuration.policies[0].requests[0].when[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("op: eq, value: 1", 1),
+        ("op: eq, value: '1'", "1"),
+        ("op: ne, value: null", None),
+        ('op: eq, value: ""', ""),
+        ("op: in, value: a", ("a",)),
+        ("op: notIn, value: [1, 1.5, x]", (1, 1.5, "x")),
+        ("op: lt, value: 5", 5),
+        ("op: gte, value: -0.5", -0.5),
+        ("op: matches, value: 'a|b'", "a|b"),
+        ("op: glob, value: 'a*'", "a*"),
+        ("op: cidr, value: 10.0.0.0/8", ("10.0.0.0/8",)),
+        ("op: cidr, value: [192.0.2.7, '2001:db8::/32']", ("192.0.2.7/32", "2001:db8::/32")),
+        ("op: lengthAtMost, value: 0", 0),
+        ("op: exists", None),
+        ("op: absent", None),
+    ],
+)
+def test_conditions(text, value):
+    found = condition(f"{{path: $.a, {text}}}")
+    assert (found.value, type(found.value)) == (value, type(value))
+
+
+def test_agents_by_their_parts():
+    selector = "{trustDomain: acme.example, namespace: 'ai-*', serviceAccount: bot, claims: {team: '*', org: a}}"
+    made = good(f"policies: [{{name: p, servers: [s], agents: [{selector}]}}]").configuration
+    assert made.policies[0].agents == (
+        model.AgentSelector(
+            trust_domain="acme.example",
+            namespace="ai-*",
+            service_account="bot",
+            claims=(("team", "*"), ("org", "a")),
+        ),
+    )
+
+
+def test_the_default_of_a_grant_is_no_longer_than_its_maximum():
+    approval = "approval: {workflow: w, maxDuration: 10m}"
+    made = good(
+        "approvals: {workflows: [{name: w, approvers: ['token:a']}]}\npolicies: [{name: p, servers: [s], "
+        f"requests: [{{name: r, action: requireApproval, {approval}}}]}}]"
+    ).configuration
+    assert made.policies[0].requests[0].approval == model.Approval(workflow="w", duration=600.0, max_duration=600.0)
+
+
+@pytest.mark.parametrize(("text", "pins"), [("true", model.PinTools()), ("false", None), ("{}", model.PinTools())])
+def test_pinned_tools(text, pins):
+    assert good(server(f"pinTools: {text}")).configuration.servers[0].pin_tools == pins
+
+
+def test_a_shadow_policy():
+    made = good("policies: [{name: p, servers: [s], mode: shadow, requests: [], responses: []}]").configuration
+    assert made.policies == (model.Policy(name="p", servers=("s",), mode="shadow"),)
 
 
 def test_the_least_configuration():
@@ -214,6 +355,7 @@ YAML_PIECES = st.sampled_from(
         *("servers", "policies", "name", "listen", "mcp", "identity", "agents", "type", "apiKey", "none", "kind"),
         *("MCPServer", "metadata", "spec", "endpoints", "http://h:1/mcp", "http://[", "state", "sha256", "tls", "ca"),
         *("requests", "action", "allow", "tools", "timeouts", "idle", "5s", "auth", "telemetry", "audit", "output"),
+        *("when", "path", "op", "value", "$.a", "matches", "cidr", "approval", "responses", "binary", "claims"),
     ]
 )
 
@@ -250,6 +392,7 @@ SECTIONS = [
     "identity",
     "servers",
     "policies",
+    "approvals",
     "sessions",
     "telemetry",
     "state",
