@@ -22,7 +22,7 @@ COMPILED = (
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "relays", "sessions", "streams")),
-    "telemetry/records",
+    *("stages/spans", "telemetry/operations", "telemetry/records"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
 

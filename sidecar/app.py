@@ -65,7 +65,8 @@ class App:
             deny_on_failure=audit.on_failure == "deny",
             on_change=_log_audit,
         )
-        self._recorder = Recorder(self.audit, self.metrics)
+        self._exporter = build.exporter(configuration.telemetry.otlp, version, self.metrics)
+        self._recorder = Recorder(self.audit, self.metrics, self._exporter)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
         snapshot = build.snapshot(configuration, {}, self.metrics.connect)
@@ -101,6 +102,8 @@ class App:
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
         self._sweeper.start()
+        if self._exporter is not None:
+            self._exporter.start()
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
 
@@ -148,6 +151,8 @@ class App:
         self._sweeper.stop()
         if not await asyncio.to_thread(self.audit.close, 5.0):
             _log.error("the end of the record could not be written")
+        if self._exporter is not None:
+            await self._exporter.stop()
 
     def _end_streams(self) -> None:
         for relay in tuple(self._pipeline.relays.open):

@@ -3,13 +3,18 @@
 import logging
 import ssl
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from openmcp.config.model import ApiKeyAgents, Configuration, Identity, Listen, Server
+from openmcp.config.model import ApiKeyAgents, Configuration, Identity, Listen, Otlp, Server
 from openmcp.config.secrets import SecretError
 from openmcp.identity.agents import Anyone, ApiKeys, Identifier, build
 from openmcp.sidecar.net.pool import Upstream, authority
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
+from openmcp.sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.telemetry.otlp import Exporter
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 _log = logging.getLogger("openmcp.app")
@@ -34,6 +39,20 @@ def snapshot(
         hosts(configuration.listen),
         frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
     )
+
+
+def exporter(settings: Otlp | None, version: str, metrics: Metrics) -> "Exporter | None":
+    """What exports to a collector, where one is configured. Raises `BuildError`."""
+    if settings is None:
+        return None
+    try:
+        from openmcp.sidecar.telemetry.otlp import Exporter
+    except ImportError as error:
+        raise BuildError(f"telemetry.otlp needs the extra: pip install 'openmcp[otlp]' ({error})") from error
+    try:
+        return Exporter(settings, version, metrics)
+    except (SecretError, ValueError) as error:
+        raise BuildError(f"telemetry.otlp: {error}") from error
 
 
 def upstreams(made: Snapshot) -> dict[Server, Upstream]:

@@ -56,6 +56,8 @@ class Pipeline:
         self._results = results
         self._recorder = recorder
         self._random64 = random64
+        self._exports = recorder.spans is not None
+        self._threshold = recorder.spans.threshold if recorder.spans is not None else trace.NEVER
 
     async def __call__(self, exchange: Exchange) -> None:
         """Handle one HTTP exchange to its end."""
@@ -84,9 +86,13 @@ class Pipeline:
         parent = given.get(b"traceparent")
         context = trace.parse(parent.decode("latin-1")) if parent is not None else None
         if context is None:
-            return Flow(exchange, self.snapshot, trace.new(self._random64))
+            flow = Flow(exchange, self.snapshot, trace.new(self._random64, self._threshold))
+            flow.exported = self._exports
+            return flow
         flow = Flow(exchange, self.snapshot, context.child(self._random64))
+        flow.exported = self._exports
         flow.traced = True
+        flow.parent = context.span_id
         state = given.get(b"tracestate")
         if state is not None:
             flow.tracestate = trace.tracestate(state.decode("latin-1"))
@@ -144,6 +150,7 @@ class Pipeline:
         if context is not None:
             flow.trace = context.child(self._random64)
             flow.traced = True
+            flow.parent = context.span_id
             flow.tracestate = trace.tracestate(state) if type(state) is str else None
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:

@@ -29,6 +29,7 @@ def respond(flow: Flow, status: int, lines: bytes, body: bytes) -> None:
 
 def send(flow: Flow, status: int, document: JsonObject, lines: bytes = JSON) -> None:
     """Answer with a JSON document."""
+    flow.error = document.get("error")
     respond(flow, status, lines, jsonrpc.encode(document))
 
 

@@ -8,15 +8,17 @@ from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
-from openmcp.sidecar.telemetry.trace import TraceContext
-from openmcp.sidecar.types import LEGACY, MessageId, Session
+from openmcp.sidecar.telemetry.trace import SAMPLED, TraceContext
+from openmcp.sidecar.types import LEGACY, JsonObject, MessageId, Session
 
 
 class Flow:
     """One HTTP exchange on its way through the stages. Each stage fills in what it finds out; the record reads it.
 
     `agent` is the principal's name, `server` the server's, `method` and `name` what is called: empty until known.
-    `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed.
+    `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed, and
+    `parent` is its span there. `exported`: there is a collector that gets the spans of sampled traces.
+    `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
@@ -40,12 +42,16 @@ class Flow:
     decision: Decision | None = None
     traced = False
     tracestate: str | None = None
+    parent = ""
+    exported = False
     bytes_out = 0
     status = 0
     outcome = "ok"
     ending = "refused"
     stream = ""
     upstream_seconds = 0.0
+    asked_at = 0.0
+    error: JsonObject | None = None
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id
@@ -55,6 +61,11 @@ class Flow:
         self.message_id: MessageId | None = None
         self.started = time.perf_counter()
         self.bytes_in = len(exchange.request.body)
+
+    @property
+    def onward(self) -> TraceContext:
+        """The place in the trace that the server is told: the span of the call to it, where such a span is exported."""
+        return self.trace.onward if self.exported and self.trace.flags & SAMPLED else self.trace
 
     @property
     def upstream(self) -> Upstream:

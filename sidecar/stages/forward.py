@@ -4,6 +4,7 @@ Nothing of the agent's own headers goes on but the ones named here; its credenti
 """
 
 import functools
+import time
 from collections.abc import Coroutine
 from typing import Final
 
@@ -48,6 +49,7 @@ async def send(
     """
     limit = flow.upstream.server.limits.response_bytes
     request = Outgoing(method, headers, body, limit, repeatable)
+    flow.asked_at = flow.asked_at or time.perf_counter()
     if flow.endpoint is not None:
         return await _pinned(flow, flow.endpoint, request, patience)
     tried: list[Endpoint] = []
@@ -111,7 +113,7 @@ def session_lines(flow: Flow) -> bytes:
 
 def trace_lines(flow: Flow) -> bytes:
     """The header lines of the trace context."""
-    line = f"traceparent: {flow.trace.format()}\r\n".encode()
+    line = f"traceparent: {flow.onward.format()}\r\n".encode()
     return line + f"tracestate: {flow.tracestate}\r\n".encode() if flow.tracestate else line
 
 

@@ -6,9 +6,11 @@ from typing import Final
 
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.spans import ended as ended_exchange
 from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.records import clip, encode, timestamp
+from openmcp.sidecar.telemetry.spans import Sink
 from openmcp.sidecar.types import Message, Request, Response
 
 TO_SERVER: Final = "agent-to-server"
@@ -28,9 +30,11 @@ _REMEMBERED: Final = 256
 class Recorder:
     """Writes records of flows; every exchange ends in one, also the failing ones."""
 
-    def __init__(self, audit: AuditLog, metrics: Metrics) -> None:
+    def __init__(self, audit: AuditLog, metrics: Metrics, spans: Sink | None = None) -> None:
+        """`spans` is where exchanges go that have ended, if there is a collector that wants to know."""
         self._audit = audit
         self.metrics = metrics
+        self.spans = spans
 
     @property
     def accepting(self) -> bool:
@@ -64,6 +68,9 @@ class Recorder:
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
         if flow.outcome not in ("ok", "denied", "pending", "tool_error"):
             self.metrics.error(flow.server, flow.method, flow.outcome)
+        spans = self.spans
+        if spans is not None:
+            spans.take(ended_exchange(flow, total))
 
     def streamed(self, flow: Flow, message: Message, size: int) -> None:
         """A message of the server that was passed on within a stream."""

@@ -85,7 +85,7 @@ def _traced(flow: Flow, params: JsonObject) -> JsonObject:
     if _TRACE_KEYS.isdisjoint(meta) and not (flow.era is MODERN and flow.traced):
         return params
     kept = {key: value for key, value in meta.items() if key not in _TRACE_KEYS}  # baggage goes no further
-    kept["traceparent"] = flow.trace.format()
+    kept["traceparent"] = flow.onward.format()
     if flow.tracestate:
         kept["tracestate"] = flow.tracestate
     return params | {"_meta": kept}

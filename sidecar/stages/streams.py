@@ -154,6 +154,7 @@ class Relay:
         self.flow.outcome = failure.kind
         if self._expects and not self._answered:
             document = answers.failed(self.flow.message_id, failure)
+            self.flow.error = document["error"]
             self._answered = True
             self._write(sse.encode_message(jsonrpc.encode(document)))
 
@@ -217,6 +218,7 @@ class Relay:
         if message.result is not None:
             message = self._edited(message, message.result)
         self._answered = True
+        self.flow.error = message.error
         if message.error is not None and self.flow.outcome == "ok":
             self.flow.outcome = "rpc_error"
         return message

@@ -26,6 +26,13 @@ FAMILIES = {
         "openmcp_tools_withheld", "gauge", "Tools whose definition changed since it was pinned.", ("server",)
     ),
     "reloads": Family("openmcp_config_reloads", "counter", "Configuration reloads.", ("result",)),
+    "otlp_exported": Family(
+        "openmcp_otlp_exported", "counter", "Spans, data points and log records that a collector took.", ("signal",)
+    ),
+    "otlp_dropped": Family(
+        "openmcp_otlp_dropped", "counter", "Spans and log records that were not exported.", ("signal",)
+    ),
+    "otlp_failures": Family("openmcp_otlp_failures", "counter", "Exports that failed.", ("signal",)),
     "audit_lines": Family("openmcp_audit_lines", "counter", "Lines written to the record."),
     "audit_failures": Family("openmcp_audit_failures", "counter", "Attempts to write the record that failed."),
     "audit_dropped": Family("openmcp_audit_dropped", "counter", "Lines the record lacks."),

@@ -22,7 +22,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        entry.update(_extra(record))
+        entry.update(extra(record))
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
         return encode(entry).decode()
@@ -34,7 +34,7 @@ class TerminalFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, and the traceback below it where there is one."""
         when = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = "".join(f" {key}={value}" for key, value in _extra(record).items())
+        fields = "".join(f" {key}={value}" for key, value in extra(record).items())
         line = _printable(f"{when} {record.levelname.lower():<7} {record.getMessage()}{fields}")
         if record.exc_info:
             return f"{line}\n{self.formatException(record.exc_info)}"
@@ -59,7 +59,8 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     logging.raiseExceptions = False  # a closed standard error must not stop anything
 
 
-def _extra(record: logging.LogRecord) -> dict[str, object]:
+def extra(record: logging.LogRecord) -> dict[str, object]:
+    """The fields that were given as `extra`."""
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 

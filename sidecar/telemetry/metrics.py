@@ -51,13 +51,13 @@ METHODS = frozenset(
 Labels = tuple[str, ...]
 
 
-class _Histogram:
+class Histogram:
     """Observations by bucket (not cumulated; the last is beyond all bounds) and their sum in seconds."""
 
     __slots__ = ("counts", "sum")
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
+        self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
 
@@ -66,14 +66,14 @@ class _Series:
 
     __slots__ = ("count", "duration", "upstream")
 
-    def __init__(self, duration: _Histogram, upstream: _Histogram) -> None:
+    def __init__(self, duration: Histogram, upstream: Histogram) -> None:
         self.count = 0
         self.duration = duration
         self.upstream = upstream
 
 
-class _Tools:
-    """The tool names of one server that have a label of their own."""
+class Names:
+    """The names, of tools for example, of one server that have a label of their own."""
 
     __slots__ = ("_names", "_unallowed")
 
@@ -130,6 +130,12 @@ class Scrape:
         self.values["config_info", (digest,)] = 1
         self.values["config_age", ()] = age
 
+    def export(self, signal: str, *, exported: int, dropped: int, failures: int) -> None:
+        """Report the export to a collector; `signal` is `traces`, `metrics` or `logs`."""
+        self.values["otlp_exported", (signal,)] = exported
+        self.values["otlp_dropped", (signal,)] = dropped
+        self.values["otlp_failures", (signal,)] = failures
+
     def audit(self, stats: AuditStats) -> None:
         """Report the audit log's counters."""
         self.values["audit_lines", ()] = stats.lines
@@ -145,9 +151,9 @@ class Metrics:
     def __init__(self, version: str, *, methods: Iterable[str] = METHODS) -> None:
         self._methods = frozenset(methods)
         self._requests: dict[tuple[str, str, str, str], _Series] = {}
-        self._durations: dict[Labels, _Histogram] = {}
-        self._upstreams: dict[Labels, _Histogram] = {}
-        self._tools: dict[str, _Tools] = {}
+        self._durations: dict[Labels, Histogram] = {}
+        self._upstreams: dict[Labels, Histogram] = {}
+        self._tools: dict[str, Names] = {}
         self._counts: dict[tuple[str, Labels], float] = {}
         self._callbacks: list[Callable[[Scrape], None]] = []
         self._registry: _Registry | None = None
@@ -196,7 +202,7 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return everything in the text format, version 0.0.4 (`text/plain; version=0.0.4; charset=utf-8`)."""
         if self._registry is None:
-            self._registry = _Registry(self._families)
+            self._registry = _Registry(self.families)
         return self._registry.text()
 
     def _count(self, name: str, labels: Labels) -> None:
@@ -210,23 +216,23 @@ class Metrics:
         series = self._requests.get(key)
         if series is None:
             series = self._requests[key] = _Series(
-                self._durations.setdefault((server, method), _Histogram()),
-                self._upstreams.setdefault((server,), _Histogram()),
+                self._durations.setdefault((server, method), Histogram()),
+                self._upstreams.setdefault((server,), Histogram()),
             )
         return series
 
     def _tool(self, server: str, tool: str, decision: str) -> str:
         tools = self._tools.get(server)
         if tools is None:
-            tools = self._tools[server] = _Tools()
+            tools = self._tools[server] = Names()
         return tools.label(tool, allowed=decision == "allow")
 
-    def _families(self) -> Iterator[tuple[Family, list[tuple[Labels, float | _Histogram]]]]:
-        """Take stock: every family with the values of its label sets."""
+    def families(self) -> Iterator[tuple[Family, list[tuple[Labels, float | Histogram]]]]:
+        """Take stock: every family with the values of its label sets. The histograms are the live ones."""
         scrape = Scrape()
         for callback in self._callbacks:
             callback(scrape)
-        values: dict[str, list[tuple[Labels, float | _Histogram]]] = {"build": [((self._version,), 1)]}
+        values: dict[str, list[tuple[Labels, float | Histogram]]] = {"build": [((self._version,), 1)]}
         values["requests"] = [(key, series.count) for key, series in self._requests.items()]
         values["duration"] = list(self._durations.items())
         values["upstream"] = list(self._upstreams.items())
@@ -239,9 +245,7 @@ class Metrics:
 class _Registry:
     """The client library's side: imported at the first scrape, as it costs 4 MiB and 25 ms."""
 
-    def __init__(
-        self, families: Callable[[], Iterator[tuple[Family, list[tuple[Labels, float | _Histogram]]]]]
-    ) -> None:
+    def __init__(self, families: Callable[[], Iterator[tuple[Family, list[tuple[Labels, float | Histogram]]]]]) -> None:
         import prometheus_client
 
         self._library = prometheus_client
@@ -260,7 +264,7 @@ class _Registry:
             metric = self._library.Metric(family.name, family.help, family.kind)
             for labels, value in values:
                 names = dict(zip(family.labels, labels, strict=True))
-                if isinstance(value, _Histogram):
+                if isinstance(value, Histogram):
                     _add_histogram(metric, names, value)
                 else:
                     suffix = "_total" if family.kind == "counter" else ""
@@ -268,7 +272,7 @@ class _Registry:
             yield metric
 
 
-def _add_histogram(metric: "prometheus_client.Metric", labels: dict[str, str], value: _Histogram) -> None:
+def _add_histogram(metric: "prometheus_client.Metric", labels: dict[str, str], value: Histogram) -> None:
     total = 0
     for bound, count in zip((*BUCKETS, float("inf")), value.counts, strict=True):
         total += count

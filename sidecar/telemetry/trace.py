@@ -9,6 +9,8 @@ from collections.abc import Callable
 import msgspec
 
 SAMPLED = 0x01
+NEVER = 1 << 56
+"""The threshold under which no trace is sampled; under 0 all are."""
 _KNOWN_FLAGS = 0x03
 """Level 1's `sampled` and level 2's `random`; other bits "MUST be set to zero" when passed on."""
 _STATE_CHARACTERS = 512
@@ -21,6 +23,7 @@ _MEMBER = re.compile(
     r"=([\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
 )
 _PARENT_CHARACTERS = 55
+_ONWARD = 0x9E3779B97F4A7C15  # an arbitrary odd number with about as many ones as zeros
 
 
 class TraceContext(msgspec.Struct, frozen=True):
@@ -33,6 +36,12 @@ class TraceContext(msgspec.Struct, frozen=True):
     def child(self, random64: Callable[[], int]) -> "TraceContext":
         """Return the same trace at a new span."""
         return TraceContext(self.trace_id, _span(random64), self.flags)
+
+    @property
+    def onward(self) -> "TraceContext":
+        """The same trace at the span of the call that goes on from here. Its id is a function of this span's, so that
+        whoever needs it, the request to the server or the export, finds the same one and nothing has to be kept."""
+        return TraceContext(self.trace_id, f"{int(self.span_id, 16) ^ _ONWARD or 1:016x}", self.flags)
 
     def format(self) -> str:
         """Return the `traceparent` value, of version 00."""
@@ -50,9 +59,16 @@ def parse(header: str) -> TraceContext | None:
     return TraceContext(header[3:35], header[36:52], int(header[53:55], 16) & _KNOWN_FLAGS)
 
 
-def new(random64: Callable[[], int], *, sampled: bool = False) -> TraceContext:
-    """Begin a trace. `sampled` says that we record it; servers that follow their parent then do so too."""
-    return TraceContext(f"{random64():016x}{_not_zero(random64):016x}", _span(random64), SAMPLED if sampled else 0)
+def new(random64: Callable[[], int], threshold: int = NEVER) -> TraceContext:
+    """Begin a trace. It is sampled, which servers that follow their parent go by too, where the 56 random bits of its
+    id (level 2, "Random Trace ID Flag") are not below `threshold`: whoever samples by the same rule decides alike."""
+    high, low = random64(), _not_zero(random64)
+    return TraceContext(f"{high:016x}{low:016x}", _span(random64), SAMPLED if low & (NEVER - 1) >= threshold else 0)
+
+
+def threshold(share: float) -> int:
+    """Return the threshold for this share of all traces, between 0 and 1."""
+    return round((1 - share) * NEVER)
 
 
 def tracestate(value: str) -> str | None:

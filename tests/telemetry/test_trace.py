@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmcp.sidecar.telemetry.trace import TraceContext, new, parse, tracestate
+from openmcp.sidecar.telemetry.trace import TraceContext, new, parse, threshold, tracestate
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
@@ -72,10 +72,33 @@ def test_a_child_is_a_new_span_of_the_same_trace() -> None:
 
 
 def test_a_new_trace_has_no_zero_ids() -> None:
-    context = new(numbers(0, 0, 7, 0, 9), sampled=True)
+    context = new(numbers(0, 0, 7, 0, 9), threshold(1))
     assert context == TraceContext("0" * 31 + "7", "0" * 15 + "9", 1)
     assert parse(context.format()) == context
     assert new(numbers(1, 2, 3)).flags == 0
+
+
+@pytest.mark.parametrize(
+    ("share", "low", "flags"),
+    [
+        (0, 2**64 - 1, 0),
+        (1, 1, 1),
+        (0.25, 3 << 54, 1),
+        (0.25, (3 << 54) - 1, 0),
+        (0.25, 0xFF << 56 | 1, 0),  # the first byte of the half is not among the random ones
+    ],
+)
+def test_a_share_of_the_traces_that_begin_is_sampled_by_their_id(share: float, low: int, flags: int) -> None:
+    assert new(numbers(1, low, 3), threshold(share)).flags == flags
+
+
+@given(st.integers(1, 2**64 - 1))
+def test_the_span_of_the_call_that_goes_on_is_another_one_of_the_same_trace(span: int) -> None:
+    here = TraceContext(TRACE, f"{span:016x}", 1)
+    there = here.onward
+    assert (there.trace_id, there.flags) == (TRACE, 1)
+    assert there.span_id != here.span_id
+    assert parse(there.format()) == there
 
 
 @pytest.mark.parametrize(
