@@ -4,27 +4,43 @@ Made for each call that a rule with conditions is about; taken apart when the fi
 """
 
 from collections.abc import Iterable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.types import RESOURCE, JsonObject, Subject
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.policy.finder import Finder
 
 COMPLETE: Final = "completion/complete"
 _WITH_ARGUMENTS: Final = frozenset(("tools/call", "prompts/get"))
 
 
-class Finds(Protocol):
-    """What looks for something in the texts of a document: the detectors and patterns of a rule."""
+class Search:
+    """What the rules of an agent look for in requests, all in one pass."""
 
-    def first(self, document: object) -> str | None:
-        """What was found first in any text or key; None: nothing."""
+    __slots__ = ("_finders", "_set")
+
+    def __init__(self, finders: "Iterable[Finder]") -> None:
+        """At least one finder."""
+        from openmcp.sidecar.policy.finder import FinderSet  # here, since few request rules look for something
+
+        self._finders = tuple(finders)
+        self._set = FinderSet(self._finders)
+
+    def found_in(self, document: object) -> "list[Finder]":
+        """The finders that find something in any text, number or key of a JSON value."""
+        from openmcp.sidecar.policy.finder import texts
+
+        finding = {index for text in texts(document) for index, _ in self._set.scan(text)}
+        return [self._finders[index] for index in finding]
 
 
 class Asked:
     """The material of one call.
 
     `arguments` is what conditions look at, anything but an object where they cannot be judged; `everything` is what
-    is searched for finds.
+    is searched, once, by all rules that look for something.
     """
 
     __slots__ = ("_arguments", "_everything", "_found", "_merges")
@@ -33,7 +49,7 @@ class Asked:
         """`merges`: the arguments go with a resource's URI (completion), else the URI is all that is asked."""
         self._arguments = arguments
         self._everything = everything
-        self._found: dict[int, str | None] = {}
+        self._found: list[Finder] | None = None
         self._merges = merges
 
     def document(self, subject: Subject) -> object:
@@ -45,12 +61,13 @@ class Asked:
         arguments = self._arguments
         return {**arguments, "uri": subject.name} if isinstance(arguments, dict) else None
 
-    def finds(self, finder: Finds) -> str | None:
-        """What a finder finds anywhere in the message; it looks once for each call."""
-        key = id(finder)
-        if key not in self._found:
-            self._found[key] = finder.first(self._everything)
-        return self._found[key]
+    def finds(self, finder: "Finder", search: Search) -> bool:
+        """Whether a finder, one of those of `search`, finds anything anywhere in the message."""
+        found = self._found
+        if found is None:
+            found = search.found_in(self._everything)
+            self._found = found
+        return any(one is finder for one in found)
 
 
 def asked_by(call: Call) -> Asked:
@@ -70,18 +87,19 @@ def _arguments(method: str, params: JsonObject) -> object:
         arguments = params.get("arguments")
         return {} if arguments is None else arguments
     if method == COMPLETE:
-        return _completed(params)
+        argument = _object(params, "argument")
+        return completed(params, argument.get("value") if argument is not None else None)
     return {key: value for key, value in params.items() if key != "_meta"}
 
 
-def _completed(params: JsonObject) -> object:
-    """The arguments so far with the one that is being completed; None where the message is not made like that."""
+def completed(params: JsonObject, value: object) -> object:
+    """The arguments so far with this value for the one asked about; None where the message is not made like that."""
     context, argument = _object(params, "context"), _object(params, "argument")
     known = _object(context, "arguments") if context is not None else None
     name = argument.get("name") if argument is not None else None
     if known is None or argument is None or type(name) is not str:
         return None
-    return {**known, name: argument.get("value")}
+    return {**known, name: value}
 
 
 def _object(mapping: JsonObject, member: str) -> JsonObject | None:

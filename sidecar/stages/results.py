@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from openmcp.sidecar.errors import Refused, UpstreamFailed
+from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, era, methods
-from openmcp.sidecar.mcp.surface import subjects_of
-from openmcp.sidecar.stages import embedded
+from openmcp.sidecar.stages import completions, embedded
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.lists import Lists
 from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.tasks import Owner, Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
-from openmcp.sidecar.types import MODERN, TOOL, JsonObject, Kind
+from openmcp.sidecar.types import MODERN, JsonObject
 
 LIST_TTL: Final = 60_000
 """Milliseconds for which a client may go on showing a list after the policy changed."""
@@ -30,6 +30,7 @@ class Results:
         self._tokens = tokens
         self._tasks = tasks
         self._pins = pins
+        self._lists = Lists(pins)
         self._now = now
 
     def withheld(self, flow: Flow) -> bool:
@@ -50,6 +51,8 @@ class Results:
             return self._list(flow, result)
         if method == "server/discover":
             return _discovered(result)
+        if method == "completion/complete":
+            return completions.permitted(flow, result)
         if method == "tools/call":
             owner = Owner(flow.agent, flow.name, flow.endpoint.key if flow.endpoint else "")
             self._tasks.remember(flow.server, result, owner)
@@ -90,30 +93,13 @@ class Results:
         entries = result.get(member)
         if type(entries) is not list:
             raise UpstreamFailed("protocol", f"the server's {flow.method} result has no list {member}")
-        if kind is TOOL:
-            entries = self._trusted(flow, entries)
-        rules = flow.snapshot.policies.rules_for(flow.principal, flow.server)
         changes: JsonObject = self._bound_cursor(flow, result)
-        changes[member] = [
-            entry
-            for entry in entries
-            if type(entry) is dict and _shown(kind, entry.get(key), lambda subject: rules.decide(subject).allowed)
-        ]
+        changes[member] = self._lists.permitted(flow, kind, key, entries)
         if flow.era is MODERN:
             lifetime = result.get("ttlMs")
             changes["cacheScope"] = "private"
             changes["ttlMs"] = min(lifetime, LIST_TTL) if type(lifetime) is int and lifetime >= 0 else 0
         return result | changes
-
-    def _trusted(self, flow: Flow, entries: list[Any]) -> list[Any]:
-        """The tools that are as they were when they were pinned; all of them where the server's are not."""
-        assert flow.route is not None
-        server = flow.route.server
-        if server.pin_tools is None:
-            return entries
-        admitted = [entry for entry in entries if type(entry) is dict and self._pins.admits(server, entry)]
-        self._pins.save(server)
-        return admitted
 
     def _bound_cursor(self, flow: Flow, result: JsonObject) -> JsonObject:
         """The change that a cursor needs, if there is one."""
@@ -136,16 +122,6 @@ class Results:
             if type(entry) is dict and self._tasks.owned(flow.server, flow.agent, entry.get("taskId"))
         ]
         return result | changes
-
-
-def _shown(kind: Kind, name: Any, allowed: Callable[[Any], bool]) -> bool:
-    """Whether a list entry is one that a call would be let through for."""
-    if type(name) is not str:
-        return False
-    try:
-        return all(map(allowed, subjects_of(kind, name)))
-    except Refused:  # not a URI: no call could name it
-        return False
 
 
 def _discovered(result: JsonObject) -> JsonObject:

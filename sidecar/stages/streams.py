@@ -186,8 +186,9 @@ class Relay:
             return {}
         named = methods.NAMED.get(call.method)
         params: JsonObject = {named[1]: call.name} if named is not None else {}
-        if "ref" in call.message.params:  # completion/complete is judged by it
-            params["ref"] = call.message.params["ref"]
+        for member in ("ref", "argument", "context"):  # completion/complete is judged by them
+            if member in call.message.params:
+                params[member] = call.message.params[member]
         if self._token is not None:
             params["_meta"] = {"progressToken": self._token}
         return {"id": call.message.id, "method": call.method, "params": params}

@@ -294,8 +294,14 @@ async def test_completion_enumerates_denied_arguments(agent: Connection, server:
 
 
 async def test_completion_of_what_is_allowed(agent: Connection, server: Hostile) -> None:
+    async def proposing(request: Request, reply: Reply) -> None:
+        await reply.result({"completion": {"values": ["x"]}})
+
+    server.handler = proposing
+    argument = {"name": "x", "value": ""}
     reference = {"type": "ref/prompt", "name": "allowed"}
-    assert "result" in (await agent.ask(message("completion/complete", 1, ref=reference, argument={}))).json
+    answer = await agent.ask(message("completion/complete", 1, ref=reference, argument=argument))
+    assert answer.json["result"] == {"completion": {"values": ["x"]}}
 
 
 # Results of 2026-07-28

@@ -325,7 +325,14 @@ async def test_a_server_without_such_a_stream(answer: Any, status: int) -> None:
         ("tools/call", {"name": "good", "_meta": {"progressToken": 7}}),
         ("resources/read", {"uri": "good://a", "_meta": {"progressToken": 7}}),
         ("tools/list", {"_meta": {"progressToken": 7}}),
-        ("completion/complete", {"ref": {"type": "ref/prompt", "name": "good"}, "_meta": {"progressToken": 7}}),
+        (
+            "completion/complete",
+            {
+                "ref": {"type": "ref/prompt", "name": "good"},
+                "argument": {"name": "a", "value": ""},
+                "_meta": {"progressToken": 7},
+            },
+        ),
     ],
 )
 async def test_a_broken_stream_is_resumed_with_all_its_rules(method: str, params: Json) -> None:
@@ -340,7 +347,7 @@ async def test_a_broken_stream_is_resumed_with_all_its_rules(method: str, params
 
         more = notification("progress", progressToken=7, progress=2)
         foreign = notification("progress", progressToken=8, progress=2)
-        result = response({"tools": [], "content": [], "contents": [], "completion": {}})
+        result = response({"tools": [], "content": [], "contents": [], "completion": {"values": ["x"]}})
         it.server = always(lambda: stream(more, foreign, response(identifier=2), result, result))
         resumed = await it.agent.send(method="GET", last_event_id=last.decode())
         assert it.sent[-1].headers["last-event-id"] == "a2"
