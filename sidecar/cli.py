@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 import click
 
+from openmcp.sidecar.commands.audit import audit
 from openmcp.sidecar.commands.configuration import init, validate
 from openmcp.sidecar.commands.pins import pins
 from openmcp.sidecar.commands.serve import demo, run
@@ -15,7 +16,7 @@ def main() -> None:
     """Identity, policy and a record between AI agents and MCP servers."""
 
 
-for command in (init, validate, run, demo, pins):
+for command in (init, validate, run, demo, pins, audit):
     main.add_command(command)
 
 

@@ -4,19 +4,12 @@ The loop never waits for the output. `AuditLog.write` puts a line into a queue (
 thread writes what has gathered, at most once in 10 ms, so that the interpreter lock changes hands per batch and
 not per request. Nobody's `logging` is involved. An idle log has no timer: its thread sleeps in `SimpleQueue.get`.
 
-A line is never torn, doubled or reordered. What the output took of a batch is remembered to the byte, and after
-a failure (ENOSPC, EFBIG, EPIPE, EIO, ...) the rest follows, tried again every half second. Only when the output
-is changed by `reopen` while a line is half written does that line start again, whole, in the new file.
-
-Lines are handed to the kernel and not `fsync`ed: they survive this process, not a power cut.
+What the thread does with them (number, chain, write, sign, change files) is in `writer`. After a failure (ENOSPC,
+EFBIG, EPIPE, EIO, ...) it goes on where it was, tried again every half second. Lines are handed to the kernel and not
+`fsync`ed: they survive this process, not a power cut.
 """
 
-import contextlib
-import errno
-import os
 import queue
-import select
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -24,7 +17,11 @@ from pathlib import Path
 
 import msgspec
 
+from openmcp.config.model import Rotation
+from openmcp.sidecar.telemetry.chain import Signs
+from openmcp.sidecar.telemetry.output import Output
 from openmcp.sidecar.telemetry.records import encode, timestamp
+from openmcp.sidecar.telemetry.writer import Writer
 
 BATCH_INTERVAL = 0.010
 """Seconds between two batches: a line is at most so old when it is written (the output permitting)."""
@@ -32,8 +29,6 @@ RETRY_INTERVAL = 0.5
 """Seconds between two attempts at an output that refuses."""
 MAX_BUFFERED = 16 * 1024 * 1024
 _LINES_PER_BATCH = 4096
-_OPEN_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-"""O_NONBLOCK is for a named pipe: without a reader, opening it is an error (ENXIO) and not a wait."""
 
 
 class AuditStats(msgspec.Struct, frozen=True):
@@ -48,87 +43,14 @@ class AuditStats(msgspec.Struct, frozen=True):
     """Unix time in seconds at which the output began to refuse; None: it does not."""
 
 
-class _Output:
-    """A file descriptor that is opened, checked for rotation and written to; errors are `OSError`."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._fd = 1 if path is None else -1
-        self._identity: tuple[int, int] | None = None
-        self._poll = select.poll()
-
-    def open(self) -> bool:
-        """Open the path (again) and return True; False where that is the file that is open already."""
-        if self._path is None:
-            return False
-        fd = os.open(self._path, _OPEN_FLAGS, 0o600)
-        try:
-            status = os.fstat(fd)
-            identity = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
-            if identity is not None and identity == self._identity:
-                os.close(fd)
-                return False
-            if identity is not None and status.st_size:
-                _end_torn_line(self._path, fd)
-        except OSError:
-            os.close(fd)
-            raise
-        self.close()
-        self._fd, self._identity = fd, identity
-        return True
-
-    def was_replaced(self) -> bool:
-        """Whether the path no longer names the open file: removed, or rotated without a signal."""
-        if self._identity is None or self._path is None:
-            return False
-        try:
-            now = os.stat(self._path)
-        except OSError:
-            return True
-        return (now.st_dev, now.st_ino) != self._identity
-
-    def write(self, data: memoryview) -> int:
-        """Write some of `data` and return how much; 0 where the descriptor would block (then `wait`)."""
-        try:
-            written = os.write(self._fd, data)
-        except BlockingIOError:
-            return 0
-        if written <= 0:
-            raise OSError(errno.EIO, "the output took nothing")
-        return written
-
-    def wait(self, seconds: float) -> None:
-        """Wait until the descriptor takes more, or `seconds` have gone; an error shows at the next write."""
-        self._poll.register(self._fd, select.POLLOUT)
-        try:
-            self._poll.poll(seconds * 1000)
-        finally:
-            self._poll.unregister(self._fd)
-
-    def close(self) -> None:
-        """Close the file; standard output stays open."""
-        if self._path is not None and self._fd >= 0:
-            with contextlib.suppress(OSError):  # what was written was written; there is nobody to tell
-                os.close(self._fd)
-            self._fd, self._identity = -1, None
-
-
-def _end_torn_line(path: Path, fd: int) -> None:
-    """Begin a new line where a crash left half of one at the end of the file."""
-    with path.open("rb") as existing:
-        existing.seek(-1, os.SEEK_END)
-        if existing.read(1) != b"\n":
-            os.write(fd, b"\n")
-
-
 class AuditLog:
     """An append-only log of lines: `write` from the event loop's thread, everything else from a thread inside.
 
-    `output` is a file (created with mode 0600) or None, standard output. With `deny_on_failure`, `accepting`
-    is False while the output refuses or more than `max_buffered` bytes wait: the caller then refuses requests.
-    Their refusals are records too, so up to twice as much is held before lines are dropped and counted.
-    Without it, lines beyond `max_buffered` are dropped and counted. After a gap a line with `event: "gap"` and
-    the number of lines that are missing is written.
+    `output` is a file (created with mode 0600) or None, standard output; `rotation` says when it is set aside, `signer`
+    signs its checkpoints. With `deny_on_failure`, `accepting` is False while the output refuses or more than
+    `max_buffered` bytes wait: the caller then refuses requests. Their refusals are records too, so up to twice as much
+    is held before lines are dropped and counted. Without it, lines beyond `max_buffered` are dropped and counted. After
+    a gap a line with `event: "gap"` and the number of lines that are missing is written.
 
     `on_change` is called in the writing thread with the error when the output begins to refuse, and with None
     when it takes lines again. Opening a file that cannot be opened is such a refusal, not an exception.
@@ -137,7 +59,6 @@ class AuditLog:
     __slots__ = (
         "_abandoned",
         "_bytes_in",
-        "_bytes_out",
         "_closing",
         "_complete",
         "_deny",
@@ -146,15 +67,14 @@ class AuditLog:
         "_failing_since",
         "_failures",
         "_hard_limit",
-        "_lines_out",
         "_max_buffered",
         "_on_change",
         "_output",
         "_queue",
         "_refusing",
-        "_reopen",
         "_stop",
         "_thread",
+        "_writer",
     )
 
     def __init__(
@@ -164,6 +84,8 @@ class AuditLog:
         deny_on_failure: bool,
         max_buffered: int = MAX_BUFFERED,
         on_change: Callable[[OSError | None], None] | None = None,
+        rotation: Rotation | None = None,
+        signer: Signs | None = None,
     ) -> None:
         self._deny = deny_on_failure
         self._max_buffered = max_buffered
@@ -172,41 +94,41 @@ class AuditLog:
         self._queue: queue.SimpleQueue[bytes | threading.Event] = queue.SimpleQueue()
         # Each counter has one thread that writes it, so none needs a lock.
         self._bytes_in = self._dropped = 0  # the loop's
-        self._bytes_out = self._lines_out = self._failures = self._dropped_known = 0  # the thread's
+        self._failures = self._dropped_known = 0  # the thread's, as those of the writer
         self._failing_since: float | None = None
         self._refusing = False
-        self._closing = self._abandoned = self._complete = self._reopen = False
+        self._closing = self._abandoned = self._complete = False
         self._stop = threading.Event()
-        self._output = _Output(output)
+        self._output = Output(output)
+        self._writer = Writer(self._output, rotation, signer)
         try:
-            self._output.open()
+            self._writer.open()
         except OSError as error:
             self._fail(error)
-            self.reopen()  # tried again without waiting for a line
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._thread.start()
 
     @property
     def accepting(self) -> bool:
         """Whether a request may be let through: its record would be written."""
-        return not self._refusing and self._bytes_in - self._bytes_out <= self._max_buffered
+        return not self._refusing and self._bytes_in - self._writer.settled <= self._max_buffered
 
     @property
     def stats(self) -> AuditStats:
         """A snapshot of the counters."""
         return AuditStats(
-            self._lines_out,
-            self._bytes_out,
-            self._bytes_in - self._bytes_out,
+            self._writer.lines,
+            self._writer.bytes,
+            self._bytes_in - self._writer.settled,
             self._failures,
             self._dropped,
             self._failing_since,
         )
 
     def write(self, line: bytes) -> None:
-        """Append one line, given without its newline and containing none. Never blocks."""
+        """Append one line: a JSON object with a member or more, without a line end. Never blocks."""
         total = self._bytes_in + len(line) + 1
-        if total - self._bytes_out > self._hard_limit or self._closing:
+        if total - self._writer.settled > self._hard_limit or self._closing:
             self._dropped += 1
             return
         self._bytes_in = total
@@ -214,7 +136,7 @@ class AuditLog:
 
     def reopen(self) -> None:
         """Close the file at the end of a line and open its path again (SIGHUP, log rotation)."""
-        self._reopen = True
+        self._writer.reopen = True
         self._stop.set()
         self._queue.put(threading.Event())
 
@@ -237,9 +159,12 @@ class AuditLog:
 
     def _run(self) -> None:
         try:
+            self._write_out()
             while not self._closing or not self._queue.empty():
                 self._drain(self._take())
                 self._rest()
+            self._writer.close()
+            self._write_out()
             self._complete = not self._abandoned
         finally:
             # Closed, or broken by a fault of our own: in both cases nothing would be written any more.
@@ -247,8 +172,11 @@ class AuditLog:
             self._output.close()
 
     def _take(self) -> list[bytes | threading.Event]:
-        """Wait for a line and take it with those behind it."""
-        first = self._queue.get()
+        """Wait for a line and take it with those behind it; none where a checkpoint is due."""
+        try:
+            first = self._queue.get(timeout=self._writer.due_in())
+        except queue.Empty:
+            return []
         more = min(self._queue.qsize(), _LINES_PER_BATCH)
         return [first, *(self._queue.get() for _ in range(more))]
 
@@ -260,9 +188,8 @@ class AuditLog:
 
     def _drain(self, items: list[bytes | threading.Event]) -> None:
         lines = [item for item in items if isinstance(item, bytes)]
-        lines += self._gap()
-        if lines or self._reopen:
-            self._write_all(b"".join(b"%b\n" % line for line in lines), len(lines))
+        self._writer.add(lines + self._gap())
+        self._write_out()
         for item in items:
             if isinstance(item, threading.Event) and not self._abandoned:
                 item.set()
@@ -273,51 +200,19 @@ class AuditLog:
             return []
         self._dropped_known += missing
         line = encode({"time": timestamp(time.time_ns()), "event": "gap", "dropped": missing})
-        self._bytes_out -= len(line) + 1  # it was never counted in
+        self._writer.settled -= len(line) + 1  # it was never counted in
         return [line]
 
-    def _write_all(self, data: bytes, lines: int) -> None:
-        """Write the batch, however often that takes; returns early only when `close` gave up."""
-        done = 0
+    def _write_out(self) -> None:
+        """Write all there is, however often that takes; returns early only when `close` gave up."""
         while not self._abandoned:
             try:
-                done = self._switch(data, done)
-                done = self._write_some(data, done)
+                if self._writer.step(RETRY_INTERVAL):
+                    self._recover()
+                    return
             except OSError as error:
                 self._fail(error)
                 self._pause()
-                continue
-            if done == len(data):
-                self._recover()
-                self._lines_out += lines
-                return
-
-    def _switch(self, data: bytes, done: int) -> int:
-        """Change to a new file where that is due and possible; return from where on `data` is written to it."""
-        inside_line = done > 0 and data[done - 1 : done] != b"\n"
-        if inside_line and self._failing_since is None:
-            return done  # finish the line where it began
-        if not (self._reopen or self._output.was_replaced()):
-            return done
-        self._reopen = True  # until it worked
-        changed = self._output.open()
-        self._reopen = False
-        if not (changed and inside_line):
-            return done
-        whole = data.rfind(b"\n", 0, done) + 1
-        self._bytes_out -= done - whole
-        return whole
-
-    def _write_some(self, data: bytes, done: int) -> int:
-        """Write up to the end; where a reopening waits only to the end of the line."""
-        end = len(data) if not self._reopen else data.find(b"\n", done) + 1
-        if done == end:
-            return done
-        written = self._output.write(memoryview(data)[done:end])
-        if written == 0:
-            self._output.wait(RETRY_INTERVAL)
-        self._bytes_out += written
-        return done + written
 
     def _pause(self) -> None:
         """Wait before the next attempt; `close` and `reopen` cut the wait short, once."""

@@ -16,6 +16,7 @@ import pytest
 
 from openmcp.sidecar.telemetry import audit
 from openmcp.sidecar.telemetry.audit import AuditLog
+from openmcp.sidecar.telemetry.chain import Chain, Head, checkpoint_of, parse
 
 PIPE_SIZE = 65536
 
@@ -78,7 +79,31 @@ def read_until(reader: int, size: int) -> bytes:
 
 
 def number(index: int, width: int = 100) -> bytes:
-    return b"%0*d" % (width, index)
+    return b'{"n":"%0*d"}' % (width - 8, index)
+
+
+def given(written: bytes) -> bytes:
+    """The lines as they were given: without checkpoints, numbers and chain values, which must all be right."""
+    chain, lines = Chain(), []
+    for line in written.splitlines(keepends=True):
+        link = parse(line[:-1])
+        assert link is not None, line
+        if chain.seq:
+            assert (link.seq, link.follows(chain.value)) == (chain.seq + 1, True), line
+        chain.move(Head(link.seq, link.value))
+        if checkpoint_of(link) is None:
+            lines.append(link.body.rpartition(b',"seq":')[0] + b"}\n")
+    return b"".join(lines)
+
+
+def read_lines(reader: int, count: int) -> bytes:
+    """Read so many lines that were given."""
+    data = b""
+    while b"\n" not in data[-1:] or len(given(data).splitlines()) < count:
+        chunk = os.read(reader, 65536)
+        assert chunk, "the pipe was closed early"
+        data += chunk
+    return data
 
 
 def test_lines_come_out_in_order_and_whole(make: Callable[..., AuditLog], tmp_path: Path) -> None:
@@ -87,33 +112,20 @@ def test_lines_come_out_in_order_and_whole(make: Callable[..., AuditLog], tmp_pa
     for index in range(10_000):
         log.write(number(index))
     assert log.close(10)
-    assert path.read_bytes() == b"".join(number(index) + b"\n" for index in range(10_000))
-    assert (log.stats.lines, log.stats.bytes, log.stats.buffered) == (10_000, 1_010_000, 0)
+    assert given(path.read_bytes()) == b"".join(number(index) + b"\n" for index in range(10_000))
+    assert (log.stats.lines, log.stats.bytes, log.stats.buffered) == (10_000, path.stat().st_size, 0)
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_line_is_written_soon(make: Callable[..., AuditLog], fifo: tuple[Path, int]) -> None:
     path, reader = fifo
     log = make(path)
-    log.write(b"one")
-    assert read_until(reader, 4) == b"one\n"
+    log.write(b'{"n":1}')
+    assert given(read_lines(reader, 1)) == b'{"n":1}\n'
     started = time.monotonic()
-    log.write(b"two")  # the writer rests now: at most the interval, and this machine's scheduling
-    assert read_until(reader, 4) == b"two\n"
+    log.write(b'{"n":2}')  # the writer rests now: at most the interval, and this machine's scheduling
+    assert given(read_lines(reader, 1)) == b'{"n":2}\n'
     assert time.monotonic() - started < audit.BATCH_INTERVAL + 0.2
-
-
-def test_an_existing_file_is_appended_to_and_a_torn_end_is_ended(make: Callable[..., AuditLog], tmp_path: Path) -> None:
-    path = tmp_path / "audit.log"
-    path.write_bytes(b"whole\nhal")
-    log = make(path)
-    log.write(b"next")
-    assert log.close(5)
-    assert path.read_bytes() == b"whole\nhal\nnext\n"
-    again = make(path)
-    again.write(b"last")
-    assert again.close(5)
-    assert path.read_bytes() == b"whole\nhal\nnext\nlast\n"
 
 
 @pytest.mark.parametrize("blocking", [True, False])
@@ -137,7 +149,7 @@ def test_a_stuck_reader_stops_acceptance_but_never_the_loop(
     assert log.stats.dropped == 0
     assert not log.flush(0.1), "the pipe is full by now and the writer waits"
     assert log.stats.bytes <= PIPE_SIZE
-    assert read_until(reader, 353_500) == b"".join(line + b"\n" for line in lines)
+    assert given(read_lines(reader, 3_500)) == b"".join(line + b"\n" for line in lines)
     assert log.flush(10)
     assert log.accepting
     assert log.stats.failures == 0
@@ -154,13 +166,13 @@ def test_memory_is_bounded_and_the_gap_is_told(make: Callable[..., AuditLog], fi
     output = b""
     while log.stats.buffered > PIPE_SIZE:
         output += os.read(reader, PIPE_SIZE)
-    log.write(b"after")
-    while b"after" not in output or b"gap" not in output:
+    log.write(b'{"n":"after"}')
+    while b"after" not in output or b"gap" not in output or not output.endswith(b"\n"):
         output += os.read(reader, PIPE_SIZE)
-    lines = output.splitlines()
+    lines = given(output).splitlines()
     gap = json.loads(next(line for line in lines if b"gap" in line))
     assert (gap["event"], gap["dropped"]) == ("gap", stats.dropped)
-    kept = [line for line in lines if line != b"after" and b"gap" not in line]
+    kept = [line for line in lines if b"after" not in line and b"gap" not in line]
     assert kept == [number(index) for index in range(5_000 - stats.dropped)]
 
 
@@ -178,9 +190,7 @@ def test_without_deny_lines_are_dropped_and_requests_go_on(
 
 def test_a_full_device_denies_and_is_told_once(make: Callable[..., AuditLog]) -> None:
     changes = Changes()
-    log = make(Path("/dev/full"), on_change=changes)
-    assert log.accepting
-    log.write(b"x")
+    log = make(Path("/dev/full"), on_change=changes)  # not even the first checkpoint can be written
     error = changes.wait(1)
     assert error is not None
     assert error.errno == errno.ENOSPC
@@ -196,7 +206,6 @@ def test_a_full_device_denies_and_is_told_once(make: Callable[..., AuditLog]) ->
 def test_a_full_device_without_deny_lets_requests_pass(make: Callable[..., AuditLog]) -> None:
     changes = Changes()
     log = make(Path("/dev/full"), deny_on_failure=False, on_change=changes)
-    log.write(b"x")
     changes.wait(1)
     assert log.accepting
 
@@ -214,7 +223,7 @@ def test_a_line_torn_by_a_full_disk_is_continued(make: Callable[..., AuditLog], 
         error = changes.wait(1)
         assert error is not None
         assert error.errno == errno.EFBIG
-        assert path.stat().st_size == 1_000, "the limit falls into the tenth line"
+        assert path.stat().st_size == 1_000, "the limit falls into a line"
         assert not log.accepting
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -222,7 +231,7 @@ def test_a_line_torn_by_a_full_disk_is_continued(make: Callable[..., AuditLog], 
     assert log.accepting
     log.write(number(30))
     assert log.close(5)
-    assert path.read_bytes() == b"".join(number(index) + b"\n" for index in range(31))
+    assert given(path.read_bytes()) == b"".join(number(index) + b"\n" for index in range(31))
     assert log.stats.failing_since is None
 
 
@@ -233,7 +242,7 @@ def test_a_line_torn_in_a_full_file_begins_again_in_the_new_one(make: Callable[.
     log = make(path, on_change=changes)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, hard))
-        for index in range(12):
+        for index in range(7):
             log.write(number(index))
         changes.wait(1)
         path.rename(old)  # and no signal: the next attempt sees it
@@ -241,8 +250,10 @@ def test_a_line_torn_in_a_full_file_begins_again_in_the_new_one(make: Callable[.
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert log.close(5)
-    assert old.read_bytes()[:909] == b"".join(number(index) + b"\n" for index in range(9))
-    assert path.read_bytes() == b"".join(number(index) + b"\n" for index in range(9, 12))
+    whole, _, torn = old.read_bytes().rpartition(b"\n")
+    assert torn
+    assert given(whole + b"\n" + path.read_bytes()) == b"".join(number(index) + b"\n" for index in range(7))
+    assert json.loads(path.read_bytes().splitlines()[0])["torn"]["bytes"] == len(torn)
 
 
 def test_reopening_a_full_file_continues_the_torn_line(make: Callable[..., AuditLog], tmp_path: Path) -> None:
@@ -262,7 +273,7 @@ def test_reopening_a_full_file_continues_the_torn_line(make: Callable[..., Audit
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert log.close(5)
-    assert path.read_bytes() == b"".join(number(index) + b"\n" for index in range(12))
+    assert given(path.read_bytes()) == b"".join(number(index) + b"\n" for index in range(12))
 
 
 def test_a_reader_that_went_away_denies(make: Callable[..., AuditLog], tmp_path: Path) -> None:
@@ -271,15 +282,16 @@ def test_a_reader_that_went_away_denies(make: Callable[..., AuditLog], tmp_path:
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     changes = Changes()
     log = make(path, on_change=changes)
+    assert log.flush(5)
     os.close(reader)
-    log.write(b"lost to nobody")
+    log.write(b'{"n":"lost to nobody"}')
     error = changes.wait(1)
     assert error is not None
     assert error.errno == errno.EPIPE
     assert not log.accepting
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     assert changes.wait(2) is None
-    assert os.read(reader, 100) == b"lost to nobody\n"
+    assert given(os.read(reader, 1000)) == b'{"n":"lost to nobody"}\n'
     assert log.accepting
     os.close(reader)
 
@@ -292,9 +304,9 @@ def test_a_file_that_cannot_be_opened_denies_until_it_can(make: Callable[..., Au
     assert isinstance(changes.wait(1), FileNotFoundError)
     folder.mkdir()
     assert changes.wait(2) is None, "it is tried again without a line to write"
-    log.write(b"x")
+    log.write(b'{"n":1}')
     assert log.close(5)
-    assert (folder / "audit.log").read_bytes() == b"x\n"
+    assert given((folder / "audit.log").read_bytes()) == b'{"n":1}\n'
 
 
 def test_a_named_pipe_without_a_reader_does_not_stop_the_start(make: Callable[..., AuditLog], tmp_path: Path) -> None:
@@ -319,18 +331,18 @@ def test_rotation_loses_nothing(make: Callable[..., AuditLog], tmp_path: Path, s
     assert log.close(5)
     parts = [tmp_path / f"audit.log.{turn}" for turn in range(5)] + [path]
     together = b"".join(part.read_bytes() for part in parts if part.exists())
-    assert together == b"".join(number(index) + b"\n" for index in range(1_000))
+    assert given(together) == b"".join(number(index) + b"\n" for index in range(1_000))
 
 
 def test_a_removed_file_is_made_again(make: Callable[..., AuditLog], tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     log = make(path)
-    log.write(b"before")
+    log.write(b'{"n":"before"}')
     assert log.flush(5)
     path.unlink()
-    log.write(b"after")
+    log.write(b'{"n":"after"}')
     assert log.close(5)
-    assert path.read_bytes() == b"after\n"
+    assert given(path.read_bytes()) == b'{"n":"after"}\n'
 
 
 def test_reopening_the_same_file_changes_nothing(make: Callable[..., AuditLog], tmp_path: Path) -> None:
@@ -340,7 +352,7 @@ def test_reopening_the_same_file_changes_nothing(make: Callable[..., AuditLog], 
         log.write(number(index))
         log.reopen()
     assert log.close(5)
-    assert path.read_bytes() == b"".join(number(index) + b"\n" for index in range(100))
+    assert given(path.read_bytes()) == b"".join(number(index) + b"\n" for index in range(100))
 
 
 def test_a_fault_of_our_own_denies(
@@ -354,7 +366,7 @@ def test_a_fault_of_our_own_denies(
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     monkeypatch.setattr(AuditLog, "_drain", broken)
     log = make(tmp_path / "audit.log")
-    log.write(b"x")
+    log.write(b'{"n":1}')
     log._thread.join(5)
     assert not log.accepting
     assert not log.close(0.1)
@@ -362,7 +374,7 @@ def test_a_fault_of_our_own_denies(
 
 def test_an_idle_log_does_not_wake_up(make: Callable[..., AuditLog], tmp_path: Path) -> None:
     log = make(tmp_path / "audit.log")
-    log.write(b"x")
+    log.write(b'{"n":1}')
     assert log.flush(5)
     status = Path(f"/proc/self/task/{log._thread.native_id}/status")
 
@@ -403,7 +415,7 @@ def test_lines_from_a_busy_loop_while_rotating_and_failing(make: Callable[..., A
     assert turns > 3
     parts = [*sorted(tmp_path.glob("audit.log.*")), path]
     together = b"".join(part.read_bytes() for part in parts if part.exists())
-    assert together == b"".join(number(index, 20) + b"\n" for index in range(50_000))
+    assert given(together) == b"".join(number(index, 20) + b"\n" for index in range(50_000))
 
 
 def test_standard_output_that_does_not_block(tmp_path: Path) -> None:
@@ -413,12 +425,12 @@ def test_standard_output_that_does_not_block(tmp_path: Path) -> None:
     code = (
         "from openmcp.sidecar.telemetry.audit import AuditLog\n"
         "log = AuditLog(None, deny_on_failure=True)\n"
-        "for index in range(5000): log.write(b'%0100d' % index)\n"
+        'for index in range(5000): log.write(b\'{"n":"%092d"}\' % index)\n'
         "raise SystemExit(0 if log.close(20) else 1)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=writer)
     os.close(writer)
-    data = read_until(reader, 505_000)
+    data = b"".join(iter(lambda: os.read(reader, 65536), b""))
     assert process.wait(20) == 0
     os.close(reader)
-    assert data == b"".join(number(index) + b"\n" for index in range(5_000))
+    assert given(data) == b"".join(number(index) + b"\n" for index in range(5_000))
