@@ -6,8 +6,8 @@ Source: basic/transports "Session Management" and "Listening for Messages from t
 import time
 from typing import Final
 
-from openmcp.sidecar.errors import INVALID_REQUEST, Refused, UpstreamFailed
-from openmcp.sidecar.mcp import era, headers, jsonrpc
+from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, Refused, UpstreamFailed
+from openmcp.sidecar.mcp import answers, era, headers, jsonrpc
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
@@ -69,9 +69,15 @@ class Connections:
         if not _may_connect(flow):
             raise session_not_found()
         identifier = self._sessions.answered_id(flow.session, message.id)
-        self._recorder.client_response(flow)
+        said = message.result if message.result is not None else message.error
+        decision = flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING, said)
+        self._recorder.client_response(flow, decision)
         flow.ending = "response"
-        document = jsonrpc.response_document(Response(identifier, message.result, message.error))
+        if decision.allowed:
+            document = jsonrpc.response_document(Response(identifier, message.result, message.error))
+        else:  # the server is waiting; what it asked for may not leave
+            flow.outcome = "denied"
+            document = answers.error(identifier, DENIED, f"Denied: {decision.reason}")
         asked = time.perf_counter()
         response = await backward(flow, document)
         flow.upstream_seconds = time.perf_counter() - asked

@@ -96,9 +96,11 @@ class Recorder:
         self._write("dropped", TO_AGENT, _members(line))
         self.metrics.stream_event(flow.server, "dropped")
 
-    def client_response(self, flow: Flow) -> None:
-        """The agent's answer to a request of the server."""
+    def client_response(self, flow: Flow, decision: Decision) -> None:
+        """The agent's answer to a request of the server, with what was decided about what it says."""
+        flow.decision = decision
         line = _fields(flow)
+        line |= {"decision": decision.word, "policy": decision.policy, "rule": decision.rule}
         line["bytes_in"] = flow.bytes_in
         self._write("client-response", TO_SERVER, _members(line))
 

@@ -641,3 +641,21 @@ async def test_the_agent_going_away_ends_the_call_and_is_recorded() -> None:
             await task
         assert it.ended["outcome"] == "client_gone"
         assert it.pipeline.relays.open == set()
+
+
+async def test_what_a_rule_looks_for_does_not_leave_in_an_answer_to_the_server() -> None:
+    leaks = deny(name="leaks", patterns=[r"CUST-[0-9]{8}"], message="customer numbers stay here")
+    async with scene(allow(tools=["good"]), leaks) as it:
+        await it.agent.initialize(elicitation={})
+        asked = request("elicitation/create", 5, message="?", requestedSchema={})
+        it.server = always(lambda: stream(asked, asked, response(identifier=2)))
+        first, _, _ = (await it.agent.call("good", 2)).messages
+        it.server = always(lambda: reply(status=202))
+        accepted = {"action": "accept", "content": {"n": "CUST-12345678"}}
+        answer = {"jsonrpc": "2.0", "id": first["id"], "result": accepted}
+        assert (await it.agent.send(answer)).status == 202
+        error = {"code": 40300, "message": "Denied: customer numbers stay here"}
+        assert it.sent[-1].json == {"jsonrpc": "2.0", "id": 5, "error": error}
+        [line] = it.recorded("client-response")
+        assert (line["decision"], line["rule"]) == ("deny", "leaks")
+        assert it.ended["outcome"] == "denied"
