@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jsonpath_ng.jsonpath import Descendants, JSONPath
 
 Getter = Callable[[object], list[object]]
-"""All values that a path finds in a JSON value, in document order. Never raises."""
+"""All values that a path finds in a JSON value, in document order. Raises nothing but, where asked to, `Lookalike`."""
 
 Location = tuple[str | int, ...]
 """The keys and indices that lead from the root to a value."""
@@ -34,12 +34,19 @@ class PathError(ValueError):
     """A path that cannot be used; the text says why, in words for the one who wrote it."""
 
 
+class Lookalike(Exception):
+    """An object has a key that a reader which ignores letter case, or cuts at NUL, takes for one of the path's."""
+
+
 @lru_cache(maxsize=1024)
-def compile_path(text: str) -> Getter:
-    """What finds the values of a path. Raises `PathError`."""
-    steps, keys = _compiled(text)
+def compile_path(text: str, *, exact: bool = False) -> Getter:
+    """What finds the values of a path. Raises `PathError`.
+
+    With `exact` what it makes raises `Lookalike` rather than read another value than somebody else might.
+    """
+    steps, keys = _compiled(text, exact)
     if keys is not None:
-        return _chain(keys)
+        return _exact_chain(keys) if exact else _chain(keys)
 
     def get(document: object) -> list[object]:
         return [value for _, value in _walk(steps, document)]
@@ -50,7 +57,7 @@ def compile_path(text: str) -> Getter:
 @lru_cache(maxsize=1024)
 def compile_locator(text: str) -> Locator:
     """What finds the places of the values of a path. Raises `PathError`."""
-    steps, _ = _compiled(text)
+    steps, _ = _compiled(text, exact=False)
 
     def locate(document: object) -> list[Location]:
         return [location for location, _ in _walk(steps, document)]
@@ -85,10 +92,32 @@ def _chain(keys: tuple[str, ...]) -> Getter:
     return get
 
 
-def _compiled(text: str) -> tuple[tuple[_Step, ...], tuple[str, ...] | None]:
+def _exact_chain(keys: tuple[str, ...]) -> Getter:
+    names = tuple((key, frozenset((key,)), frozenset((key.casefold(),))) for key in keys)
+
+    def get(document: object) -> list[object]:
+        for key, exactly, folded in names:
+            if not isinstance(document, dict):
+                return []
+            _refuse_lookalikes(document, exactly, folded)
+            if key not in document:
+                return []
+            document = document[key]
+        return [document]
+
+    return get
+
+
+def _refuse_lookalikes(mapping: dict[str, object], names: frozenset[str], folded: frozenset[str]) -> None:
+    for key in mapping:
+        if key not in names and (key.casefold() in folded or "\0" in key):
+            raise Lookalike("a key there can be read as another one: it differs in letter case alone, or holds a NUL")
+
+
+def _compiled(text: str, exact: bool) -> tuple[tuple[_Step, ...], tuple[str, ...] | None]:
     """The steps of a path, and its keys where it consists of keys alone."""
     tree = _parsed(text)
-    compiler = _Compiler()
+    compiler = _Compiler(_exact_members if exact else _members)
     compiler.add(tree, first=True)
     return tuple(compiler.steps), tuple(compiler.keys) if compiler.is_chain else None
 
@@ -133,8 +162,9 @@ def _no_operator(name: str) -> str:
 class _Compiler:
     """Turns a parsed path into steps, from left to right."""
 
-    def __init__(self) -> None:
+    def __init__(self, members: "Callable[[tuple[str, ...]], _Step]") -> None:
         self.steps: list[_Step] = []
+        self._members = members
         self.keys: list[str] = []
         self.is_chain = True
         self.descends = False
@@ -163,9 +193,9 @@ class _Compiler:
         if isinstance(node, parsed.Fields):
             if len(node.fields) == 1 and self.is_chain:
                 self.keys.append(node.fields[0])
-                self.steps.append(_members(node.fields))
+                self.steps.append(self._members(node.fields))
             else:
-                self._append(_members(node.fields))
+                self._append(self._members(node.fields))
         elif isinstance(node, parsed.Index):
             self._append(_elements(node.indices))
         elif isinstance(node, parsed.Slice):
@@ -182,7 +212,7 @@ class _Compiler:
         self.steps.append(step)
 
     def _branch(self, node: "JSONPath", first: bool) -> "_Compiler":
-        branch = _Compiler()
+        branch = _Compiler(self._members)
         branch.descends = self.descends
         branch.add(node, first=first)
         return branch
@@ -212,6 +242,18 @@ def _members(names: tuple[str, ...]) -> _Step:
                 for name in names:
                     if name in value:
                         yield (*location, name), value[name]
+
+    return step
+
+
+def _exact_members(names: tuple[str, ...]) -> _Step:
+    find, exactly, folded = _members(names), frozenset(names), frozenset(name.casefold() for name in names)
+
+    def step(places: Iterable[_Place]) -> Iterator[_Place]:
+        for place in places:
+            if isinstance(place[1], dict):
+                _refuse_lookalikes(place[1], exactly, folded)
+            yield from find((place,))
 
     return step
 

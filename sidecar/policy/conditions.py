@@ -12,7 +12,7 @@ from typing import Final
 
 import re2
 
-from openmcp.config.jsonpath import compile_path
+from openmcp.config.jsonpath import Lookalike, compile_path
 from openmcp.config.model import Condition, Operator, Value
 from openmcp.config.patterns import options
 from openmcp.sidecar.policy.globs import GlobSet
@@ -61,7 +61,7 @@ class _Condition:
     __slots__ = ("_get", "_nothing", "_test", "_words")
 
     def __init__(self, condition: Condition) -> None:
-        self._get = compile_path(condition.path)
+        self._get = compile_path(condition.path, exact=True)
         self._nothing = TRUE if condition.op in _NEGATIVE else FALSE
         self._test = _test(condition)
         self._words = _words(condition)
@@ -87,6 +87,8 @@ class _Condition:
             return f"{self._words}{doubt} the arguments are {seen(document)}, not an object"
         try:
             return f"{self._words}{doubt} {self._found(self._get(document))}"
+        except Lookalike as error:
+            return f"{self._words}{doubt} {error}"
         except Exception:  # as above
             return f"{self._words}{doubt} an error"
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openmcp.config.jsonpath import PathError, compile_locator, compile_path
+from openmcp.config.jsonpath import Lookalike, PathError, compile_locator, compile_path
 
 DOCUMENT = {
     "ticket_id": "7",
@@ -139,6 +139,38 @@ def test_any_text_is_a_path_or_refused(path, document):
     except PathError:
         return
     assert len(get(document)) == len(compile_locator(path)(document))
+
+
+LOOKALIKES = [
+    ("$.name", {"Name": 1}),
+    ("$.name", {"name": 1, "NAME": 2}),
+    ("$.name", {"name": 1, "name\0": 2}),
+    ("$.name", {"name": 1, "\0": 2}),
+    ("$.a.params", {"a": {"param\u017f": 1}}),
+    ("$.A.b", {"a": {"b": 1}}),
+    ("$..name", {"name": 1, "deep": [{"naMe": 2}]}),
+    ("$.*.name", {"x": {"NAME": 1}}),
+    ("$['a','b']", {"a": 1, "B": 2}),
+    ("($.a)|($.b)", {"a": 1, "B": 2}),
+    ("$.list[0].a", {"list": [{"A": 1}]}),
+]
+
+
+@pytest.mark.parametrize(("path", "document"), LOOKALIKES)
+def test_a_key_that_others_may_read_as_the_paths_is_noticed(path, document):
+    compile_path(path)(document)
+    with pytest.raises(Lookalike, match="letter case"):
+        compile_path(path, exact=True)(document)
+
+
+@given(document=JSON)
+@pytest.mark.parametrize("path", ["$.a", "$.a.b", "$..a", "$.*", "$[0].a", "$['a','b']"])
+def test_without_such_keys_the_same_is_found(path, document):
+    try:
+        found = compile_path(path, exact=True)(document)
+    except Lookalike:
+        return
+    assert found == compile_path(path)(document)
 
 
 def test_the_deepest_data_and_the_longest_paths_are_no_trouble():

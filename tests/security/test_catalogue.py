@@ -80,6 +80,13 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "resource_link or embedded resource with a denied URI": (
         "test_embedded.test_resource_link_or_embedded_resource_with_a_denied_uri",
     ),
+    "conditions: type confusion, number forms, addresses in other forms": (
+        "test_conditions.test_type_confusion",
+        "test_conditions.test_number_and_exponent_forms",
+        "test_conditions.test_an_address_in_another_form",
+    ),
+    "conditions: duplicate and look-alike keys of arguments": ("test_conditions.test_duplicate_keys",),
+    "conditions: a URI in two forms": ("test_conditions.test_uri_in_two_forms",),
     "stolen session id": (
         "test_sessions.test_stolen_session_id",
         "test_sessions.test_guessed_session_ids",
