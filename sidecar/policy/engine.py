@@ -17,7 +17,7 @@ from openmcp.identity.principal import Principal
 from openmcp.sidecar.mcp.methods import BASIC
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.agents import Agents
-from openmcp.sidecar.policy.asked import Asked, asked_by, asked_with
+from openmcp.sidecar.policy.asked import Asked, Search, asked_by, asked_with
 from openmcp.sidecar.policy.conditions import FALSE, TRUE, UNSURE
 from openmcp.sidecar.policy.decision import (
     ALLOW,
@@ -113,7 +113,8 @@ class _Candidates:
         self._known: _Bounded[tuple[int, ...], Decision] = _Bounded(MAX_PATTERNS)
 
     def decide(self, asked: Asked) -> Decision:
-        states = [rule.judge(self._subject, asked) if rule.conditional else TRUE for rule in self._rules]
+        search = self._agent.search
+        states = [rule.judge(self._subject, asked, search) if rule.conditional else TRUE for rule in self._rules]
         failed = [
             Failed(rule.ref, rule.why(self._subject, asked))
             for rule, state in zip(self._rules, states, strict=True)
@@ -153,7 +154,17 @@ class _Names:
 class AgentRules:
     """What an agent may do on a server. Agents under the same policies share one."""
 
-    __slots__ = ("_any_shadow", "_basis", "_methods", "_prompts", "_resources", "_shadow_basis", "_tools", "policies")
+    __slots__ = (
+        "_any_shadow",
+        "_basis",
+        "_methods",
+        "_prompts",
+        "_resources",
+        "_shadow_basis",
+        "_tools",
+        "policies",
+        "search",
+    )
 
     def __init__(self, policies: Iterable["_Compiled"]) -> None:
         given = tuple(policies)
@@ -162,6 +173,8 @@ class AgentRules:
         self._basis = _basis(rule for rule in rules if not rule.shadow)
         self._shadow_basis = _basis(rules)
         self._any_shadow = any(rule.shadow for rule in rules)
+        finders = [rule.finder for rule in rules if rule.finder is not None]
+        self.search: Search | None = Search(finders) if finders else None
         self._tools = _Names(TOOL, rules)
         self._prompts = _Names(PROMPT, rules)
         self._resources = _Names(RESOURCE, rules)

@@ -1,12 +1,15 @@
 """One rule of a policy, compiled: what it is about, when it holds, and what it then says."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from openmcp.config.model import Action, Approval, Policy, RequestRule
-from openmcp.sidecar.policy.asked import Asked, Finds
+from openmcp.sidecar.policy.asked import Asked, Search
 from openmcp.sidecar.policy.conditions import FALSE, TRUE, UNSURE, Conditions
 from openmcp.sidecar.policy.decision import RuleRef
 from openmcp.sidecar.types import PROMPT, RESOURCE, TOOL, Kind, Subject
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.policy.finder import Finder
 
 NOTHING_FOUND: Final = "no detector or pattern of it finds anything in the request"
 
@@ -23,15 +26,15 @@ class Rule:
     """One compiled request rule. `order` sorts rules by what they are, never by where they are written."""
 
     __slots__ = (
-        *("_finder", "_rule", "_when", "allows", "approval", "conditional", "denies", "order", "reason"),
+        *("_rule", "_when", "allows", "approval", "conditional", "denies", "finder", "order", "reason"),
         *("ref", "shadow"),
     )
 
     def __init__(self, policy: Policy, rule: RequestRule) -> None:
         self._rule = rule
         self._when = Conditions(rule.when)
-        self._finder = _finder(rule)
-        self.conditional: bool = bool(rule.when) or self._finder is not None
+        self.finder = _finder(rule)
+        self.conditional: bool = bool(rule.when) or self.finder is not None
         self.denies: bool = rule.action is Action.DENY
         self.allows: bool = rule.action is Action.ALLOW
         self.approval: Approval | None = rule.approval
@@ -59,13 +62,14 @@ class Rule:
             return _ALLOW
         return _UNJUDGED if state == UNSURE else _APPROVAL
 
-    def judge(self, subject: Subject, asked: Asked) -> int:
-        """Whether its conditions hold for what is asked. Never raises."""
+    def judge(self, subject: Subject, asked: Asked, search: Search | None) -> int:
+        """Whether its conditions hold for what is asked; `search` is that of the agent's rules. Never raises."""
         state = self._when.judge(asked.document(subject))
-        if state == FALSE or self._finder is None:
+        if state == FALSE or self.finder is None:
             return state
         try:
-            return state if asked.finds(self._finder) is not None else FALSE
+            assert search is not None, "the search of an agent's rules knows all their finders"
+            return state if asked.finds(self.finder, search) else FALSE
         except Exception:  # a text that cannot be searched may hold anything
             return UNSURE
 
@@ -83,16 +87,16 @@ class Rule:
             if subject.kind is not RESOURCE or "{" in subject.name:
                 return DEPENDS
             state = self._when.judge({"uri": subject.name})
-        if state == FALSE or self._finder is None:
+        if state == FALSE or self.finder is None:
             return state
-        return DEPENDS if self._finder.first(subject.name) is None else state
+        return DEPENDS if self.finder.first(subject.name) is None else state
 
 
 def _reason(policy: str, action: Action) -> str:
     return f"denied by policy {policy}" if action is Action.DENY else f"policy {policy} requires an approval"
 
 
-def _finder(rule: RequestRule) -> Finds | None:
+def _finder(rule: RequestRule) -> "Finder | None":
     if not rule.detect and not rule.patterns:
         return None
     from openmcp.sidecar.policy.finder import Finder  # here, since few request rules look for something
