@@ -11,7 +11,7 @@ from openmcp.sidecar.mcp import answers, era, headers, jsonrpc
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.decision import HIDDEN
 from openmcp.sidecar.stages import answering, forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder
@@ -125,7 +125,8 @@ class Connections:
         if description:
             message = Request(description["id"], description["method"], description["params"])
             call = call_of(message, LEGACY, flow.session.version)
-            if isinstance(flow.snapshot.policies.authorize(flow.principal, flow.server, call), Decision):
+            rules = flow.snapshot.policies.rules_for(flow.principal, flow.server)
+            if any(rules.shows(subject) is HIDDEN for subject in call.subjects):  # its arguments are not known any more
                 raise session_not_found()
             flow.asked(call)
             flow.message_id = message.id

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.gate import Gate, call, configuration, gate, message
-from tests.support.hostile import Hostile
+from tests.support.gate import Gate, call, configuration, gate, initialize, message
+from tests.support.hostile import Hostile, Reply, Request, friendly
 from tests.support.raw import Answer, Connection
 
-POLICY = {
+POLICY: dict[str, Any] = {
     "name": "conditions",
     "servers": ["server"],
     "requests": [
@@ -219,3 +219,30 @@ async def test_uri_in_two_forms(agent: Connection, server: Hostile, uri: str) ->
 async def test_uris_that_are_allowed(agent: Connection, server: Hostile) -> None:
     for uri in ("file:///public/x", "file:///public/x/../y", "note:///shown"):
         assert passed(await agent.ask(message("resources/read", 1, uri=uri)), server)
+
+
+async def test_a_stream_is_resumed_without_its_arguments(agent: Connection, sidecar: Gate, server: Hostile) -> None:
+    """Its call was judged; taking it up again takes no more than that such calls are not denied altogether by now."""
+
+    async def breaks_off(request: Request, reply: Reply) -> None:
+        if request.method == "GET" and request.header("accept") == "text/event-stream":
+            await reply.stream()
+            await reply.event({"jsonrpc": "2.0", "id": 1, "result": {"content": []}}, id="second")
+            await reply.end()
+        elif request.method == "POST" and request.json.get("method") == "tools/call":
+            await reply.stream()
+            await reply.chunk(b"id: first\ndata:\n\n")
+            await reply.end()
+        else:
+            await friendly(request, reply)
+
+    server.handler = breaks_off
+    await initialize(agent)
+    answer = await agent.ask(call("pay", amount=1, to="acme-1"))
+    token = next(line[4:] for line in answer.body.decode().split("\n") if line.startswith("id: "))
+    assert (await agent.ask(b"", "GET", last_event_id=token)).events[0]["result"] == {"content": []}
+    denying = {**POLICY, "requests": [*POLICY["requests"], {"name": "off", "tools": ["pay"], "action": "deny"}]}
+    sidecar.reload({**configuration(server.url), "policies": [denying]})
+    server.requests.clear()
+    assert (await agent.ask(b"", "GET", last_event_id=token)).status == 404
+    assert server.requests == []
