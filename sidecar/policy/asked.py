@@ -3,11 +3,12 @@
 Made for each call that a rule with conditions is about; taken apart when the first one looks.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.types import RESOURCE, JsonObject, Subject
+from openmcp.sidecar.types import RESOURCE, JsonObject, Request, Subject
 
 if TYPE_CHECKING:
     from openmcp.sidecar.policy.finder import Finder
@@ -29,10 +30,8 @@ class Search:
         self._set = FinderSet(self._finders)
 
     def found_in(self, document: object) -> "list[Finder]":
-        """The finders that find something in any text, number or key of a JSON value."""
-        from openmcp.sidecar.policy.finder import texts
-
-        finding = {index for text in texts(document) for index, _ in self._set.scan(text)}
+        """The finders that find something in any text, number or key of a JSON value, or in what these encode."""
+        finding = {index for text in _decoded(document) for index, _ in self._set.scan(text)}
         return [self._finders[index] for index in finding]
 
 
@@ -71,9 +70,24 @@ class Asked:
 
 
 def asked_by(call: Call) -> Asked:
-    """What a message asks for."""
-    params = call.message.params
-    return Asked(_arguments(call.method, params), params, call.method == COMPLETE)
+    """What a message asks for. Its id goes to the server as well, and may say anything."""
+    message = call.message
+    everything = [message.params, message.id] if isinstance(message, Request) else message.params
+    return Asked(_arguments(call.method, message.params), everything, call.method == COMPLETE)
+
+
+def _decoded(document: object) -> Iterator[str]:
+    """All texts of a JSON value, as they are and as they read where they are base64, JSON, or escaped like URIs."""
+    from openmcp.sidecar.policy.finder import texts
+    from openmcp.sidecar.policy.layers import opened
+
+    for text in texts(document):
+        yield text
+        if "%" in text:
+            yield unquote(text)
+        layer = opened(text)
+        if layer is not None:
+            yield from _decoded(layer.inner)
 
 
 def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
