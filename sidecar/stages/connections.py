@@ -71,7 +71,7 @@ class Connections:
         identifier = self._sessions.answered_id(flow.session, message.id)
         said = message.result if message.result is not None else message.error
         decision = flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING, said)
-        self._recorder.client_response(flow, decision)
+        self._recorder.client_response(flow, Response(identifier, message.result, message.error), decision)
         flow.ending = "response"
         if decision.allowed:
             document = jsonrpc.response_document(Response(identifier, message.result, message.error))

@@ -6,6 +6,7 @@ from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.trace import SAMPLED, TraceContext
@@ -18,7 +19,9 @@ class Flow:
     `agent` is the principal's name, `server` the server's, `method` and `name` what is called: empty until known.
     `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed, and
     `parent` is its span there. `exported`: there is a collector that gets the spans of sampled traces.
+    `answer`: the JSON-RPC document that was answered; None within streams, and where it is too large to be kept.
     `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
+    `findings`: what response rules found in the message that is recorded next.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
@@ -52,6 +55,8 @@ class Flow:
     upstream_seconds = 0.0
     asked_at = 0.0
     error: JsonObject | None = None
+    answer: JsonObject | None = None
+    findings: tuple[Finding, ...] = ()
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id

@@ -4,14 +4,19 @@ import functools
 import time
 from typing import Final
 
-from openmcp.sidecar.policy.decision import Decision
+from msgspec import structs
+
+from openmcp.sidecar.mcp import jsonrpc
+from openmcp.sidecar.policy.decision import Decision, RuleRef
+from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.payloads import Payloads
 from openmcp.sidecar.stages.spans import ended as ended_exchange
 from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.records import clip, encode, timestamp
 from openmcp.sidecar.telemetry.spans import Sink
-from openmcp.sidecar.types import Message, Request, Response
+from openmcp.sidecar.types import JsonObject, Message, Notification, Request, Response
 
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
@@ -30,9 +35,13 @@ _REMEMBERED: Final = 256
 class Recorder:
     """Writes records of flows; every exchange ends in one, also the failing ones."""
 
-    def __init__(self, audit: AuditLog, metrics: Metrics, spans: Sink | None = None) -> None:
-        """`spans` is where exchanges go that have ended, if there is a collector that wants to know."""
+    def __init__(
+        self, audit: AuditLog, metrics: Metrics, spans: Sink | None = None, payloads: Payloads | None = None
+    ) -> None:
+        """`spans` is where exchanges go that have ended, if there is a collector that wants to know; `payloads` writes
+        what messages say, if that is kept."""
         self._audit = audit
+        self._payloads = payloads
         self.metrics = metrics
         self.spans = spans
 
@@ -48,7 +57,10 @@ class Recorder:
         call = flow.call
         assert call is not None
         decided = _decided(flow.identified_by, flow.era.value, call.version, decision)
-        self._write(event, TO_SERVER, flow.common, decided, b'"bytes_in":%d' % flow.bytes_in)
+        members = [flow.common, decided, b'"bytes_in":%d' % flow.bytes_in]
+        if self._payloads is not None:
+            members.append(self._payloads.sent(flow, "params", call.message.params))
+        self._write(event, TO_SERVER, members)
 
     def end(self, flow: Flow) -> None:
         """How the exchange ended, with sizes and times; the event says what it was (`flow.ending`)."""
@@ -62,7 +74,9 @@ class Recorder:
             upstream,
             whole - upstream,
         )
-        self._write(flow.ending, TO_AGENT, flow.common or _common(flow), ended, sizes)
+        members = [flow.common or _common(flow), ended, sizes]
+        self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
+        self._write(flow.ending, TO_AGENT, members)
         decision = flow.decision.word if flow.decision is not None else "refused"
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
@@ -72,8 +86,11 @@ class Recorder:
         if spans is not None:
             spans.take(ended_exchange(flow, total))
 
-    def streamed(self, flow: Flow, message: Message, size: int) -> None:
-        """A message of the server that was passed on within a stream."""
+    def streamed(self, flow: Flow, message: Message, passed: JsonObject | None, size: int) -> None:
+        """A message of the server that was passed on within a stream.
+
+        `passed` is the document that went on, None where it is too large to be kept.
+        """
         line = _fields(flow)
         line["stream"] = flow.stream
         if isinstance(message, Response):
@@ -84,8 +101,13 @@ class Recorder:
             line["method"] = message.method
         if isinstance(message, Request):
             line["id"] = message.id
+        elif not isinstance(message, Response):
+            line.pop("id", None)
+            line.pop("name", None)
         line["bytes_out"] = size
-        self._write(event, TO_AGENT, _members(line))
+        members = [_members(line)]
+        self._add_said(members, flow, _by_servers_id(message, passed), size)
+        self._write(event, TO_AGENT, members)
         self.metrics.stream_event(flow.server, event)
 
     def dropped(self, flow: Flow, reason: str) -> None:
@@ -93,32 +115,48 @@ class Recorder:
         line = _fields(flow)
         line["stream"] = flow.stream
         line["reason"] = clip(reason)
-        self._write("dropped", TO_AGENT, _members(line))
+        members = [_members(line)]
+        _add_findings(members, flow)
+        self._write("dropped", TO_AGENT, members)
         self.metrics.stream_event(flow.server, "dropped")
 
-    def client_response(self, flow: Flow, decision: Decision) -> None:
-        """The agent's answer to a request of the server, with what was decided about what it says."""
+    def client_response(self, flow: Flow, message: Response, decision: Decision) -> None:
+        """The agent's answer to a request of the server (by the server's id), with what was decided about what it
+        says."""
         flow.decision = decision
         line = _fields(flow)
+        line["id"] = message.id
         line |= {"decision": decision.word, "policy": decision.policy, "rule": decision.rule}
         line["bytes_in"] = flow.bytes_in
-        self._write("client-response", TO_SERVER, _members(line))
+        members = [_members(line)]
+        if self._payloads is not None:
+            member, said = _said(jsonrpc.response_document(message))
+            members.append(self._payloads.sent(flow, member, said))
+        self._write("client-response", TO_SERVER, members)
+
+    def _add_said(self, members: list[bytes], flow: Flow, document: JsonObject | None, size: int) -> None:
+        """What was passed on to the agent, and what was found in it."""
+        if self._payloads is not None and (document is not None or size):
+            member, said = _said(document) if document is not None else ("message", None)
+            members.append(self._payloads.passed(flow, member, said, size))
+        _add_findings(members, flow)
 
     def unreadable(self, status: int) -> None:
         """An HTTP request that could not even be read."""
-        self._write("refused", TO_SERVER, _members({"status": status, "reason": "http"}))
+        self._write("refused", TO_SERVER, [_members({"status": status, "reason": "http"})])
         self.metrics.error("", "", "http")
 
     def reload(self, result: str, detail: str) -> None:
         """A new configuration that was taken (`ok`) or refused (`error`)."""
-        self._write("reload", "", _members({"outcome": result, "reason": clip(detail)}))
+        self._write("reload", "", [_members({"outcome": result, "reason": clip(detail)})])
         self.metrics.reload(result)
 
     def tool_changed(self, server: str, tool: str, what: str) -> None:
         """A pinned tool that is not what it was, and is withheld."""
-        self._write("tool-changed", TO_AGENT, _members({"server": server, "name": clip(tool), "reason": clip(what)}))
+        line = _members({"server": server, "name": clip(tool), "reason": clip(what)})
+        self._write("tool-changed", TO_AGENT, [line])
 
-    def _write(self, event: str, direction: str, *members: bytes) -> None:
+    def _write(self, event: str, direction: str, members: list[bytes]) -> None:
         """One line: time, event and direction, then these members."""
         stamp = timestamp(time.time_ns()).encode()
         self._audit.write(b'{"time":"' + stamp + _KINDS[event, direction] + b",".join(members) + b"}")
@@ -127,6 +165,39 @@ class Recorder:
 def _members(fields: dict[str, object]) -> bytes:
     """Some fields as they stand inside a line."""
     return encode(fields)[1:-1]
+
+
+def _said(document: JsonObject) -> tuple[str, JsonObject]:
+    """What a message says beyond its envelope: the member's name, and what it holds."""
+    for member in ("result", "error"):
+        if member in document:
+            return member, document[member]
+    return "params", document.get("params", {})
+
+
+def _by_servers_id(message: Message, passed: JsonObject | None) -> JsonObject | None:
+    """A cancellation with the id that the server gave its request, as that has in its line: ours is a secret."""
+    if isinstance(message, Notification) and passed is not None and "requestId" in message.params:
+        return {"params": passed["params"] | {"requestId": message.params["requestId"]}}
+    return passed
+
+
+def _add_findings(members: list[bytes], flow: Flow) -> None:
+    """What the response rules found in the message that this line is about: each rule once, with how often it did."""
+    if not flow.findings:
+        return
+    told: dict[Finding, int] = {}
+    for finding in flow.findings:
+        kind = structs.replace(finding, path="", removed="")
+        told[kind] = told.get(kind, 0) + 1
+    flow.findings = ()
+    members.append(_members({"findings": [_found(kind, count) for kind, count in told.items()]}))
+
+
+def _found(finding: Finding, count: int) -> dict[str, object]:
+    fields: dict[str, object] = {"policy": finding.policy, "rule": finding.rule, "action": finding.action}
+    fields |= {"what": finding.what, "count": count}
+    return fields | {"shadow": True} if finding.shadow else fields
 
 
 def _common(flow: Flow) -> bytes:
@@ -178,7 +249,19 @@ def _decided(identified_by: str, era: str, version: str, decision: Decision) -> 
     }
     if decision.reason:
         fields["reason"] = clip(decision.reason)
+    if len(decision.matched) > 1 or (decision.matched and not decision.rule):
+        fields["matched"] = [_rule(rule) for rule in decision.matched]
+    if decision.approvals:
+        fields["approvals"] = [_rule(rule) for rule in decision.approvals]
+    if decision.shadow is not None:
+        verdict, by = decision.shadow
+        fields["shadow"] = {"decision": verdict.value} | (_rule(by) if by is not None else {})
     return _members(fields)
+
+
+def _rule(rule: RuleRef) -> dict[str, object]:
+    fields: dict[str, object] = {"policy": rule.policy, "rule": rule.rule, "action": rule.action}
+    return fields | {"shadow": True} if rule.shadow else fields
 
 
 @functools.lru_cache(maxsize=1024)

@@ -8,6 +8,7 @@ from openmcp.config.model import Configuration, Server
 from openmcp.identity.agents import Identifier
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
+from openmcp.sidecar.policy.inspectors import Inspectors
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -23,6 +24,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     configuration: Configuration
     routes: Mapping[str, Route]
     policies: PolicySet
+    inspectors: Inspectors
     identifier: Identifier
     hosts: frozenset[str]
     origins: frozenset[str]

@@ -40,6 +40,11 @@ def encode(record: dict[str, object]) -> bytes:
         line = orjson.dumps(record)
     except TypeError:  # orjson's only error; also the base of its JSONEncodeError
         line = orjson.dumps(_plain(record), default=repr)
+    return escaped(line)
+
+
+def escaped(line: bytes) -> bytes:
+    """JSON in which characters that hide or reorder text are written as escapes; it says the same."""
     if line.isascii() and b"\x7f" not in line:
         return line
     return _UNSAFE.sub(_escape, line.decode()).encode()
