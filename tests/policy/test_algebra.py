@@ -50,22 +50,26 @@ def rules_of(actions: Any) -> st.SearchStrategy[RequestRule]:
     )
 
 
-def policies_of(actions: Any = st.sampled_from(Action), mode: Any = None) -> st.SearchStrategy[Policy]:  # noqa: B008 - a strategy is a value
+def policies_of(names: str, actions: Any, *modes: str) -> st.SearchStrategy[Policy]:
+    """Policies with one-letter names; those of one set differ, as do the rules of one policy."""
     return st.builds(
         Policy,
-        name=st.sampled_from(["p1", "p2"]),
+        name=st.sampled_from(names),
         servers=st.lists(st.sampled_from(["s1", "s*", "t"]), min_size=1, max_size=2).map(tuple),
         agents=st.lists(st.sampled_from(["a1", "a*", "b"]), max_size=2).map(tuple),
-        mode=mode if mode is not None else st.sampled_from(["enforce", "enforce", "shadow"]),
-        requests=st.lists(rules_of(actions), max_size=3).map(tuple),
+        mode=st.sampled_from(modes),
+        requests=st.lists(rules_of(actions), max_size=3, unique_by=lambda rule: rule.name).map(tuple),
     )
 
 
-policy_sets = st.lists(policies_of(), max_size=4)
-denials = policies_of(st.just(Action.DENY), st.just("enforce"))
-approvals = policies_of(st.just(Action.REQUIRE_APPROVAL), st.just("enforce"))
-allows = policies_of(st.just(Action.ALLOW), st.just("enforce"))
-shadows = policies_of(mode=st.just("shadow"))
+any_action = st.sampled_from(Action)
+policy_sets = st.lists(
+    policies_of("bdfh", any_action, "enforce", "enforce", "shadow"), max_size=4, unique_by=lambda policy: policy.name
+)
+denials = policies_of("ae", st.just(Action.DENY), "enforce")
+approvals = policies_of("ae", st.just(Action.REQUIRE_APPROVAL), "enforce")
+allows = policies_of("ae", st.just(Action.ALLOW), "enforce")
+shadows = policies_of("ae", any_action, "shadow")
 
 CALLS = [
     calling("a"),

@@ -1,6 +1,5 @@
 """The decision: deny before allow before default deny, whatever the order, and nothing without an allow."""
 
-
 import pytest
 
 from openmcp.config.model import Policy
