@@ -267,7 +267,7 @@ def _listen() -> _Reason:
     reason = _Reason()
     for name in ("exporter", "trace_exporter", "metric_exporter", "_log_exporter"):
         logger = logging.getLogger(f"opentelemetry.exporter.otlp.proto.grpc.{name}")
-        logger.handlers[:] = [reason]
+        logger.handlers[:], logger.filters[:] = [reason], []  # its filter takes two signals that fail for one
         logger.propagate = False
     return reason
 
@@ -284,7 +284,7 @@ def _connection(settings: Otlp) -> dict[str, Any]:
         "endpoint": settings.endpoint,
         "insecure": not secure,
         "credentials": credentials,
-        "headers": tuple((name.lower(), _header(name, secrets.read(secret))) for name, secret in settings.headers),
+        "headers": tuple((name, _header(name, secrets.read(secret))) for name, secret in settings.headers),
         "timeout": TIMEOUT,
     }
 

@@ -195,7 +195,7 @@ def _server_span(span: Message, ended: Ended) -> None:
     start = ended.end_ns - int(ended.seconds * 1e9)
     span.start_time_unix_nano, span.end_time_unix_nano = start, ended.end_ns
     _say(span, "openmcp.call", ended.call)
-    if ended.message:
+    if ended.message and span.status.code == Status.STATUS_CODE_ERROR:
         span.status.message = text(ended.message)
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +20,9 @@ import grpc.aio
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from tests.support.gate import Gate, configuration, gate
+from tests.support.hostile import Hostile
 
 PATIENCE = 20.0
 KINDS = {2: "SERVER", 3: "CLIENT"}
@@ -171,6 +175,16 @@ async def _serve(
     started.set_result(bound)
     await stop.wait()
     await server.stop(None)
+
+
+@asynccontextmanager
+async def exporting(folder: Path, server: Hostile, endpoint: str, **otlp: Any) -> AsyncIterator[Gate]:
+    """Run a sidecar before this server that exports; keywords are further members of `telemetry.otlp`. When the
+    block is left, everything has been exported."""
+    audit = {"output": {"file": str(folder / "audit.jsonl")}}
+    config = configuration(server.url) | {"telemetry": {"audit": audit, "otlp": {"endpoint": endpoint, **otlp}}}
+    async with gate(folder, config) as running:
+        yield running
 
 
 class _Service:
