@@ -1,39 +1,77 @@
-"""The named detectors: what each looks for (RE2) and how a candidate is checked.
+"""The named detectors as probes: a pattern (RE2), part of the one pass over a text, and a check of what it finds.
 
-Everything here works on UTF-8 bytes and byte offsets: the same for raw and for decoded text.
+A pattern is cheap and finds too much; the check looks at the candidate and around it and says what it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-Check = Callable[[bytes, int, int], "list[tuple[int, int]]"]
-"""From a text and a candidate's place (start, end) to the places of what was really found."""
+from openmcp.sidecar.policy import contacts, credentials, hidden, numbers
+from openmcp.sidecar.policy.places import Check
 
 Probe = tuple[str, Check | None]
 
+_DIGITS_13: Final = r"[2-689](?:[ \-._\t\r\n]{0,3}[0-9]){12}"
+_NANP: Final = r"[2-9][0-8][0-9](?:\) ?|[.\-])[2-9][0-9]{2}[.\- ][0-9]{4}"
+_AWS_ID: Final = r"(?:AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AROA|AIPA|ANPA|ANVA|APKA|ASCA)[A-Z0-9]{16}"
+_DER: Final = (
+    "MII[A-K][A-Za-z0-9+/]{2}(?:IBAA[JK]|IBADANBgkqhki|[A-Za-z0-9+/]{1,3}BgkqhkiG9w0BBQ)|MHcCAQEEI|MHQCAQEEI|MIGkAgEBBD"
+    "|MIHcAgEBBEI|M[IEH][A-Za-z0-9+/]{1,3}AgEA?MB[A-Za-z0-9+/]{3}yqGSM49|M[A-Za-z0-9+/]{1,3}C?AQ[AE]wBQYDK2V"
+    "|b3BlbnNzaC1rZXktdjE"
+)
+_PHONE_NAME: Final = (
+    r"(?i)(?:phone|telefone?|téléphone|mobile|mobil|cell|fax|whatsapp|\btel|\bfon|handynr|handynummer|телефон|тел|电话|電話|手机)"
+    r"(?:[ _\-]?(?:number|num|nr|no|nummer))?[^0-9A-Za-z\n]{1,6}[0-9]"
+)
 
-def _card(data: bytes, start: int, end: int) -> list[tuple[int, int]]:
-    digits = [byte - 48 for byte in data[start:end] if 48 <= byte <= 57]
-    doubled = (digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2])
-    return [(start, end)] if (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 else []
-
+RAW_ONLY: Final = frozenset(("hidden_text",))
+"""Detectors of what is only there in the text as it stands."""
 
 PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
     {
-        "credit_card": ((r"\b[3-6][0-9]{3}(?:[ \-]?[0-9]){9,15}\b", _card),),
-        "us_ssn": ((r"\b[0-8][0-9]{2}-[0-9]{2}-[0-9]{4}\b", None),),
-        "email": ((r"[A-Za-z0-9._%+\-]{1,64}@(?:[A-Za-z0-9\-]{1,63}\.)+[A-Za-z]{2,24}\b", None),),
-        "phone": ((r"\+[1-9](?:[ ().\-/]{0,2}[0-9]){7,14}\b", None),),
-        "iban": ((r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b", None),),
-        "aws_key": ((r"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b", None),),
-        "private_key": ((r"-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----[^\-]*", None),),
-        "jwt": ((r"\beyJ[A-Za-z0-9_\-]{8,}\.[A-Za-z0-9_\-]{4,}\.[A-Za-z0-9_\-]*", None),),
-        "github_token": ((r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})\b", None),),
-        "slack_token": ((r"\bxox[abeoprs]-[A-Za-z0-9\-]{10,255}", None),),
-        "ipv4_private": (
-            (r"\b(?:10\.[0-9]{1,3}|192\.168|172\.(?:1[6-9]|2[0-9]|3[01]))\.[0-9]{1,3}\.[0-9]{1,3}\b", None),
+        "credit_card": ((_DIGITS_13, numbers.card),),
+        "us_ssn": (
+            (r"[0-8][0-9]{2}(?:-[0-9]{2}-| [0-9]{2} )[0-9]{4}", numbers.social_security),
+            (r"(?i)(?:\bssn|social.?security)[^0-9\n]{1,24}[0-9]{9}", numbers.social_security_named),
         ),
-        "hidden_text": ((r"[\x{E0000}-\x{E007F}\x{202A}-\x{202E}\x{2066}-\x{2069}]+", None),),
+        "email": ((r"[^\s@/(){}\[\]<>,;:\"\\]@[A-Za-z0-9\x{80}-\x{10FFFF}]", contacts.email),),
+        "phone": (
+            (r"\+ ?\(?[1-9](?:[ ().\-/]{0,3}[0-9]){7}", contacts.international),
+            (rf"(?:1[.\- ])?\(?{_NANP}", contacts.national),
+            (r"\(?0[1-9](?:[ ().\-/]{0,2}[0-9]){7}|1[3-9][0-9][ \-][0-9]{4}[ \-][0-9]{4}", contacts.national),
+            (r"\([1-9][0-9]\) ?9?[0-9]{4}-[0-9]{4}", contacts.national),
+            (_PHONE_NAME, contacts.named),
+        ),
+        "iban": ((rf"(?i)(?:{numbers.COUNTRIES})[0-9]{{2}}(?:[ \-.\n]?[A-Z0-9]){{11}}", numbers.iban),),
+        "aws_key": (
+            (_AWS_ID, credentials.access_key),
+            (_AWS_ID, credentials.secret_key),
+            (r"(?i)(?:aws|secret)[^\n]{0,4}(?:secret|access)?[^\n]{0,3}(?:key|secret)", credentials.secret_key),
+        ),
+        "private_key": (
+            (r"(?i)-{2,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY", credentials.armoured_key),
+            (r"PuTTY-User-Key-File-[0-9]", credentials.putty_key),
+            (_DER, credentials.bare_key),
+            (r"AGE-SECRET-KEY-1[0-9A-Z]{58}", None),
+        ),
+        "jwt": ((r"e[yw][A-Za-z0-9_\-]{12}", credentials.web_token),),
+        "github_token": ((r"gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{36,}", None),),
+        "slack_token": (
+            (r"xox[abcdeoprs][.\-][A-Za-z0-9.%\-]{16,}|xapp-[0-9]-[A-Za-z0-9\-]{20,}", credentials.slack_token),
+            (r"hooks\.slack\.com/(?:services|workflows|triggers)/T[A-Za-z0-9_/]{20,}", None),
+        ),
+        "ipv4_private": (
+            (
+                r"(?:10\.[0-9]{1,3}|192\.168|172\.(?:1[6-9]|2[0-9]|3[01]))\.[0-9]{1,3}\.[0-9]{1,3}",
+                numbers.private_address,
+            ),
+        ),
+        "hidden_text": (
+            (hidden.TAGS, hidden.tags),
+            (hidden.ALWAYS, None),
+            (hidden.RUNS, None),
+            (hidden.SELECTORS, None),
+        ),
     }
 )

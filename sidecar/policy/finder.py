@@ -1,68 +1,107 @@
-"""Finds secrets, personal data and patterns in text: one pass of one `re2.Set` where there is nothing to find."""
+"""Finds secrets, personal data and patterns in text: one pass of one `re2.Set` where there is nothing to find.
+
+A text is read as it stands, folded (see folding.py) and decoded (see encodings.py), one after the other as long as
+something changes; what is found in a later form is mapped back to the characters of the text that it came from. What
+goes beyond the bounds below counts as found: nobody hides behind effort.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-import re2
-
-from openmcp.sidecar.policy.detectors import PROBES, Check
+from openmcp.sidecar.policy import encodings, folding
+from openmcp.sidecar.policy.detectors import PROBES, RAW_ONLY
+from openmcp.sidecar.policy.places import Check
+from openmcp.sidecar.policy.readings import Reading, next_reading
+from openmcp.sidecar.policy.sets import PatternSet, compiled
 from openmcp.sidecar.policy.spans import Span
 
 PATTERN: Final = "pattern"
 """What a pattern finds is called this, unless the finder has a name (that of its rule)."""
 
+NESTED: Final = "nested_encoding"
+"""The find where a text is encoded more often, or grows more, than is looked into."""
+
+MAX_READINGS: Final = 8
+"""Forms of a text that are read; what would be changed once more is a find."""
+
+MAX_FINDS: Final = 10_000
+"""Finds of one detector or pattern in one form of a text; after the last, all the rest counts as found."""
+
+MAX_CANDIDATES: Final = 200_000
+"""Candidates of one detector that are checked in one form of a text; after the last, all the rest counts as found."""
+
+MAX_SCANNED: Final = 1 << 33
+"""Bytes that the searches of one pattern may go through in one form of a text (a pattern that looks far ahead of each
+of its finds); at least 256 searches. After them all the rest counts as found."""
+
 
 class Finder:
     """What one rule looks for: detectors by name and patterns (RE2, searched), less what `except_` matches."""
 
-    __slots__ = ("_set", "detect", "exceptions", "name", "patterns")
+    __slots__ = ("_alone", "_exceptions", "detect", "name", "patterns")
 
     def __init__(
         self, detect: Iterable[str], patterns: Iterable[str], except_: Iterable[str] = (), name: str = ""
     ) -> None:
         self.detect = tuple(detect)
         self.patterns = tuple(patterns)
-        self.exceptions = [re2.compile(pattern) for pattern in except_]
         self.name = name or PATTERN
-        self._set: FinderSet | None = None
+        self._exceptions = tuple([compiled(pattern) for pattern in except_])
+        self._alone: FinderSet | None = None
 
     def spans(self, text: str) -> list[Span]:
         """The finds in `text`, ordered and apart from each other."""
-        return [span for _, span in self._alone().scan(text)]
+        return [span for _, span in self.alone().scan(text)]
 
     def first(self, document: object) -> str | None:
         """What was found in any text, number or key of a JSON value; None: nothing."""
-        alone = self._alone()
+        alone = self.alone()
         for text in texts(document):
             found = alone.scan(text)
             if found:
                 return found[0][1].what
         return None
 
-    def _alone(self) -> "FinderSet":
-        if self._set is None:
-            self._set = FinderSet((self,))
-        return self._set
+    def alone(self) -> "FinderSet":
+        """The set of this finder by itself."""
+        known = self._alone
+        if known is None:
+            known = FinderSet((self,))
+            self._alone = known
+        return known
 
     def excepts(self, found: str) -> bool:
         """Whether the operator wrote that this is fine."""
-        return any(pattern.search(found) is not None for pattern in self.exceptions)
+        return any(pattern.search(found) is not None for pattern in self._exceptions)
 
 
 class _Entry:
-    __slots__ = ("check", "owners", "regex", "source")
+    """One pattern of the set, and the finders that it is looked for."""
 
-    def __init__(self, source: str, check: Check | None) -> None:
+    __slots__ = ("_regex", "check", "owners", "raw_only", "source")
+
+    def __init__(self, source: str, check: Check | None, raw_only: bool) -> None:
         self.source = source
         self.check = check
-        self.regex: Any = re2.compile(source)
+        self.raw_only = raw_only
         self.owners: list[tuple[int, str]] = []
+        self._regex: Any = None
+
+    def regex(self) -> Any:
+        """The pattern by itself, compiled at the first candidate."""
+        if self._regex is None:
+            self._regex = compiled(self.source)
+        return self._regex
+
+
+Place = tuple[int, int]
+_Find = tuple[int, int, int, str]  # finder, start, end, what
 
 
 class FinderSet:
     """Several finders as one: a text in which none finds anything costs one pass, however many there are."""
 
-    __slots__ = ("_entries", "_finders", "_set")
+    __slots__ = ("_entries", "_finders", "_markers", "_set")
 
     def __init__(self, finders: Sequence[Finder]) -> None:
         self._finders = tuple(finders)
@@ -70,54 +109,120 @@ class FinderSet:
         for index, finder in enumerate(self._finders):
             for what in finder.detect:
                 for source, check in PROBES[what]:
-                    entries.setdefault((source, check), _Entry(source, check)).owners.append((index, what))
+                    entry = entries.setdefault((source, check), _Entry(source, check, what in RAW_ONLY))
+                    entry.owners.append((index, what))
             for source in finder.patterns:
-                entries.setdefault((source, None), _Entry(source, None)).owners.append((index, finder.name))
+                entries.setdefault((source, None), _Entry(source, None, False)).owners.append((index, finder.name))
         self._entries = tuple(entries.values())
-        self._set: Any = re2.Set.SearchSet()
-        for entry in self._entries:
-            self._set.Add(entry.source)
-        self._set.Compile()
+        self._markers = len(self._entries)
+        self._set = PatternSet(
+            [entry.source for entry in self._entries]
+            + [folding.marker(), encodings.ESCAPES, encodings.BASE64, encodings.HEXADECIMAL]
+        )
 
     def suspects(self, text: str) -> bool:
-        """Whether `scan` could find anything in `text`, or in any line of it: neither checks nor exceptions are asked."""
-        return self._set.Match(text.encode("utf-8", "surrogatepass")) is not None
+        """Whether `scan` could find anything in `text`, or in a line of it: no check and no exception is asked.
+
+        The inspection of messages asks this of all their texts at once.
+        """
+        data = text.encode("utf-8", "surrogatepass")
+        return bool(self._set.match(data)) or (len(data) != len(text) and folding.needs_folding(text))
 
     def scan(self, text: str) -> list[tuple[int, Span]]:
         """Finds as (index of the finder, span): ordered by finder and place; those of one finder do not overlap."""
         data = text.encode("utf-8", "surrogatepass")
-        hits = self._set.Match(data)
-        if hits is None:
+        hits = self._set.match(data)
+        if not hits and (len(data) == len(text) or not folding.needs_folding(text)):
             return []
-        found: list[tuple[int, int, int, str]] = []
-        for hit in hits:
-            entry = self._entries[hit]
-            for start, end in _places(entry, data):
-                shown = data[start:end].decode("utf-8", "replace")
-                found += [(i, start, -end, what) for i, what in entry.owners if not self._finders[i].excepts(shown)]
-        return _merged(sorted(found), data)
+        return self._read(Reading(text, data), hits)
+
+    def _read(self, reading: Reading, hits: list[int]) -> list[tuple[int, Span]]:
+        found: list[_Find] = []
+        for _ in range(MAX_READINGS):
+            here = [find for hit in hits if hit < self._markers for find in self._finds(self._entries[hit], reading)]
+            found += _in_raw(here, reading)
+            following = next_reading(reading, [hit - self._markers for hit in hits])
+            if following is None or following.text == reading.text:
+                return _merged(found)
+            if not following.within_bounds():
+                break
+            reading = following
+            hits = self._set.match(reading.data)
+        return _merged(found + self._nested(reading, hits))
+
+    def _nested(self, reading: Reading, hits: list[int]) -> list[_Find]:
+        """What was not looked into any further, as a find of every finder."""
+        whole = reading.to_raw([(0, len(reading.text))])[0]
+        return [(index, whole[0], whole[1], NESTED) for index in range(len(self._finders))]
+
+    def _finds(self, entry: _Entry, reading: Reading) -> Iterator[_Find]:
+        """Finds in one form of a text, in bytes of it."""
+        if entry.raw_only and reading.parent is not None:
+            return
+        data = reading.data
+        for start, end in _places(entry, data):
+            for index, what in entry.owners:
+                finder = self._finders[index]
+                if not finder.excepts(data[start:end].decode("utf-8", "replace")):
+                    yield (index, start, end, what)
 
 
-def _places(entry: _Entry, data: bytes) -> Iterator[tuple[int, int]]:
-    for match in entry.regex.finditer(data):
+def _places(entry: _Entry, data: bytes) -> Iterator[Place]:
+    return _matched(entry.regex(), data) if entry.check is None else _checked(entry.regex(), entry.check, data)
+
+
+def _matched(regex: Any, data: bytes) -> Iterator[Place]:
+    """The matches of a pattern that are not empty."""
+    most = min(MAX_FINDS, max(256, MAX_SCANNED // (len(data) + 1)))
+    for count, match in enumerate(regex.finditer(data)):
         start, end = match.span()
+        if count == most:
+            yield (start, len(data))
+            return
         if start < end:
-            yield from entry.check(data, start, end) if entry.check is not None else [(start, end)]
+            yield (start, end)
 
 
-def _merged(found: list[tuple[int, int, int, str]], data: bytes) -> list[tuple[int, Span]]:
-    joined: list[tuple[int, int, int, str]] = []
-    for index, start, negative, what in found:
-        last = joined[-1] if joined else None
-        if last is not None and last[0] == index and start < last[2]:
-            joined[-1] = (index, last[1], max(last[2], -negative), last[3])
+def _checked(regex: Any, check: Check, data: bytes) -> Iterator[Place]:
+    """The candidates that the check confirms."""
+    position = finds = 0
+    for _ in range(MAX_CANDIDATES):
+        match = regex.search(data, position)
+        if match is None:
+            return
+        start, end = match.span()
+        first, last, position = check(data, start, end)
+        if first < 0:
+            continue
+        finds += 1
+        if finds > MAX_FINDS:
+            break
+        yield (first, last)
+    yield (position, len(data))
+
+
+def _in_raw(found: list[_Find], reading: Reading) -> list[_Find]:
+    """The finds of a form of a text as places in the text itself, in characters."""
+    if not found:
+        return []
+    places = reading.to_raw(reading.characters([(start, end) for _, start, end, _ in found]))
+    return [(find[0], place[0], place[1], find[3]) for find, place in zip(found, places, strict=True)]
+
+
+def _merged(found: list[_Find]) -> list[tuple[int, Span]]:
+    """Finds of one finder that overlap are one, called as the one that begins first (the longest of those)."""
+    merged: list[_Find] = []
+    for index, start, end, what in sorted(found, key=_order):
+        if merged and merged[-1][0] == index and start < merged[-1][2]:
+            _, first, last, name = merged[-1]
+            merged[-1] = (index, first, max(last, end), name)
         else:
-            joined.append((index, start, -negative, what))
-    return [(i, Span(_characters(data, start), _characters(data, end), what)) for i, start, end, what in joined]
+            merged.append((index, start, end, what))
+    return [(index, Span(start, end, what)) for index, start, end, what in merged]
 
 
-def _characters(data: bytes, offset: int) -> int:
-    return len(data[:offset].decode("utf-8", "surrogatepass"))
+def _order(find: _Find) -> tuple[int, int, int]:
+    return (find[0], find[1], -find[2])
 
 
 def texts(document: object) -> Iterator[str]:

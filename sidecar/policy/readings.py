@@ -1,0 +1,117 @@
+"""The forms in which one text is read, and the way back from each to the text itself."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from openmcp.sidecar.policy import encodings, folding
+from openmcp.sidecar.policy.folding import Piece
+
+Pieces = Callable[[str], Iterator[Piece]]
+Place = tuple[int, int]
+
+FOLD: Final = 0
+ESCAPES: Final = 1
+BASE64: Final = 2
+HEXADECIMAL: Final = 3
+_GROWTH: Final = 4
+_ALLOWANCE: Final = 4096
+
+
+class Reading:
+    """A form of a text: as it stands, or made from another reading by `pieces`. `data` is the text in UTF-8."""
+
+    __slots__ = ("_pieces", "_root", "data", "parent", "text")
+
+    def __init__(self, text: str, data: bytes, parent: "Reading | None" = None, pieces: Pieces | None = None) -> None:
+        self.text = text
+        self.data = data
+        self.parent = parent
+        self._pieces = pieces
+        self._root: int = len(text) if parent is None else parent._root
+
+    def within_bounds(self) -> bool:
+        """Whether the form has not grown far beyond the text."""
+        return len(self.text) <= _GROWTH * self._root + _ALLOWANCE
+
+    def characters(self, places: Sequence[Place]) -> list[Place]:
+        """Places in bytes as places in characters."""
+        if len(self.data) == len(self.text):
+            return list(places)
+        offsets: dict[int, int] = {}
+        reached = count = 0
+        for offset in sorted({offset for place in places for offset in place}):
+            count += len(self.data[reached:offset].decode("utf-8", "surrogatepass"))
+            reached = offset
+            offsets[offset] = count
+        return [(offsets[start], offsets[end]) for start, end in places]
+
+    def to_raw(self, places: Sequence[Place]) -> list[Place]:
+        """Places in this form as places in the text itself: everything that they were made from."""
+        result = list(places)
+        reading = self
+        while reading.parent is not None and reading._pieces is not None:
+            result = _back(result, reading.parent.text, reading.text, reading._pieces)
+            reading = reading.parent
+        return result
+
+
+def _back(places: list[Place], text: str, made: str, pieces: Pieces) -> list[Place]:
+    """From places in what was made to places in `text`.
+
+    A place that begins or ends within a piece takes all of it. Where the pieces do not make up what was made, the place
+    is the whole text.
+    """
+    starts = sorted({start for start, _ in places})
+    ends = sorted({end for _, end in places})
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    begun = ended = grown = 0  # starts and ends that are placed, and how much longer what was made is up to here
+    for start, end, plain in pieces(text):
+        behind = start + grown + len(plain)
+        while begun < len(starts) and starts[begun] < behind:
+            first[starts[begun]] = min(starts[begun] - grown, start)
+            begun += 1
+        while ended < len(ends) and ends[ended] <= behind:
+            last[ends[ended]] = ends[ended] - grown if ends[ended] <= start + grown else end
+            ended += 1
+        grown += len(plain) - (end - start)
+    if len(text) + grown != len(made):
+        return [(0, len(text)) for _ in places]
+    first.update({start: start - grown for start in starts[begun:]})
+    last.update({end: end - grown for end in ends[ended:]})
+    return [(first[start], last[end]) for start, end in places]
+
+
+def next_reading(reading: Reading, markers: Sequence[int]) -> Reading | None:
+    """The next form of the text, in which `markers` (FOLD, ...) were found; None: nothing to fold or decode."""
+    if FOLD in markers or (len(reading.data) != len(reading.text) and folding.needs_folding(reading.text)):
+        folded = folding.fold(reading.text)
+        if folded != reading.text:
+            return _made(folded, reading, folding.fold_pieces)
+    for marker, pieces in _DECODERS:
+        if marker in markers:
+            decoded = _applied(reading.text, pieces)
+            if decoded != reading.text:
+                return _made(decoded, reading, pieces)
+    return None
+
+
+_DECODERS: Final[tuple[tuple[int, Pieces], ...]] = (
+    (ESCAPES, encodings.unescape_pieces),
+    (BASE64, encodings.base64_pieces),
+    (HEXADECIMAL, encodings.hexadecimal_pieces),
+)
+
+
+def _made(text: str, parent: Reading, pieces: Pieces) -> Reading:
+    return Reading(text, text.encode("utf-8", "surrogatepass"), parent, pieces)
+
+
+def _applied(text: str, pieces: Pieces) -> str:
+    parts: list[str] = []
+    reached = 0
+    for start, end, plain in pieces(text):
+        parts += (text[reached:start], plain)
+        reached = end
+    parts.append(text[reached:])
+    return "".join(parts)
