@@ -207,7 +207,9 @@ async def test_log_injection(agent: Connection, sidecar: Gate) -> None:
     await agent.ask(call(name))
     line = await sidecar.recorded(event="request")
     assert (line["name"], line["decision"]) == (name, "deny")
-    assert len(sidecar.record.read_text().splitlines()) == 2
+    await sidecar.recorded(ends=True)
+    lines = [json.loads(line) for line in sidecar.record.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["checkpoint", "request", "response"]
 
 
 async def test_log_injection_by_length(agent: Connection, sidecar: Gate) -> None:
