@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from openmcp.sidecar.policy import contacts, credentials, hidden, numbers
-from openmcp.sidecar.policy.places import Check
+from openmcp.sidecar.policy.candidates import Check
 
 Probe = tuple[str, Check | None]
 

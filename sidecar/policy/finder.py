@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from openmcp.sidecar.policy import encodings, folding
 from openmcp.sidecar.policy.detectors import PROBES, RAW_ONLY
-from openmcp.sidecar.policy.places import Check
+from openmcp.sidecar.policy.candidates import Check
 from openmcp.sidecar.policy.readings import Reading, next_reading
 from openmcp.sidecar.policy.sets import PatternSet, compiled
 from openmcp.sidecar.policy.spans import Span
