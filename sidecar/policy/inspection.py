@@ -1,17 +1,17 @@
 """Inspection of what servers say: results, errors, and the params of their notifications and requests.
 
-In the common case there is nothing to find: all texts of a message, decoded texts included, are searched in one pass.
+In the common case there is nothing to find: all texts of a message, those in base64 included, are searched in one pass.
 Only where that pass suspects something is the message taken apart (`redaction`).
 """
 
 from collections.abc import Iterable
 from typing import Any, Final
 
+from openmcp.sidecar.policy.blobs import Blob
 from openmcp.sidecar.policy.effects import Effects
 from openmcp.sidecar.policy.finder import FinderSet
 from openmcp.sidecar.policy.findings import Examined
-from openmcp.sidecar.policy.layers import SHORTEST, opened, opened_blob
-from openmcp.sidecar.policy.places import KNOWN_KEYS, SHORTEST_NUMBER, is_blob, is_known, number_text, pieces
+from openmcp.sidecar.policy.members import KNOWN_KEYS, KNOWN_VALUES, SHORTEST_NUMBER, is_blob, number_text, pieces
 from openmcp.sidecar.policy.redaction import Examination
 from openmcp.sidecar.policy.responses import CompiledResponseRule
 from openmcp.sidecar.types import JsonObject, Subject
@@ -58,25 +58,24 @@ class Inspector:
         texts: list[str] = []
         if gather(document, texts) and self._binary:
             return False
-        if self._anchored:
-            return not any(map(self._finders.suspects, texts))
-        return not self._finders.suspects(_BETWEEN.join(texts))
+        finders = self._finders
+        if not self._anchored and not finders.suspects(_BETWEEN.join(texts)):
+            return True
+        # What is suspected may be nothing: a number without its check digits, an escape, what an exception names.
+        return not any(finders.scan(text) for text in texts)
 
 
 def gather(document: object, texts: list[str]) -> bool:
-    """Add all texts of a JSON value, and those inside of them; True where there is binary content."""
+    """Add all texts of a JSON value, keys and long numbers as well; True where there is binary content."""
     stack: list[object] = [document]
     binary = False
     while stack:
         value = stack.pop()
         if type(value) is dict:
-            binary |= _gather_members(value, texts, stack)
+            if _gather_members(value, texts, stack):
+                binary = True
         elif type(value) is list:
             _gather_items(value, texts, stack)
-        elif type(value) is str:
-            _gather_text(value, texts, stack)
-        else:
-            _gather_number(value, texts)
     return binary
 
 
@@ -84,44 +83,51 @@ def _gather_members(value: dict[str, Any], texts: list[str], stack: list[object]
     binary = False
     for key, member in value.items():
         if key not in KNOWN_KEYS:
-            _gather_text(key, texts, stack)
-        if type(member) is str:
-            if is_blob(value, key):
-                binary = True
-                layer = opened_blob(member, value.get("mimeType"))
+            texts.append(key)
+        kind = type(member)
+        if kind is str:
+            if key == "blob" or key == "data":
+                binary |= _gather_blob(value, key, texts)
+            elif key not in KNOWN_VALUES or member not in KNOWN_VALUES[key]:
                 texts.append(member)
-                if layer is not None:
-                    stack.append(layer.inner)
-            elif not is_known(key, member):
-                _gather_text(member, texts, stack)
-        elif type(member) is dict or type(member) is list:
+        elif kind is dict or kind is list:
             stack.append(member)
-        else:
+        elif kind is int or kind is float:
             _gather_number(member, texts)
     return binary
 
 
 def _gather_items(value: list[Any], texts: list[str], stack: list[object]) -> None:
-    stack.extend(value)
-    if len(value) > 1:
+    for item in value:
+        kind = type(item)
+        if kind is dict or kind is list:
+            stack.append(item)
+        elif kind is str:
+            texts.append(item)
+        elif kind is int or kind is float:
+            _gather_number(item, texts)
+    if len(value) > 1 and type(value[0]) is dict:
         parts = pieces(value)
         if parts:
-            _gather_text("".join([text for _, text in parts]), texts, stack)
+            texts.append("".join([text for _, text in parts]))
 
 
-def _gather_text(text: str, texts: list[str], stack: list[object]) -> None:
-    texts.append(text)
-    if len(text) >= SHORTEST:
-        layer = opened(text)
-        if layer is not None:
-            stack.append(layer.inner)
+def _gather_blob(holder: dict[str, Any], key: str, texts: list[str]) -> bool:
+    written: str = holder[key]
+    if not is_blob(holder, key):
+        texts.append(written)
+        return False
+    blob = Blob(written, holder.get("mimeType"))
+    if blob.text is not None:
+        texts.append(blob.text)
+    if blob.plain:
+        texts.append(written)
+    return True
 
 
-def _gather_number(value: object, texts: list[str]) -> None:
-    if type(value) is int:
-        if not -SHORTEST_NUMBER < value < SHORTEST_NUMBER:
-            texts.append(str(value))
-    elif type(value) is float:
-        text = number_text(value)
-        if text:
-            texts.append(text)
+def _gather_number(value: int | float, texts: list[str]) -> None:
+    if -SHORTEST_NUMBER < value < SHORTEST_NUMBER and isinstance(value, int):
+        return
+    text = number_text(value)
+    if text:
+        texts.append(text)

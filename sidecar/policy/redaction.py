@@ -1,6 +1,6 @@
 """A message in which something is suspected, taken apart: what is found, where, and the message without it.
 
-Every text is searched with the layers inside of it, innermost first. What may not be rewritten, since the message
+What may not be rewritten, since the message
 would no longer be valid or would name something else, is not rewritten: the content item or list entry around it is
 taken out, or the message is blocked. Where a text repeats structuredContent as JSON, it is written anew from what
 became of that.
@@ -10,11 +10,11 @@ import json
 from typing import Any, Final
 
 from openmcp.config.jsonpath import Location
+from openmcp.sidecar.policy.blobs import Blob, dumped_like
 from openmcp.sidecar.policy.edits import Edits
 from openmcp.sidecar.policy.effects import BINARY, Effects, Place, cut, marker
 from openmcp.sidecar.policy.findings import Examined
-from openmcp.sidecar.policy.layers import Layer, dumped_like, opened, opened_blob, unpacked
-from openmcp.sidecar.policy.places import (
+from openmcp.sidecar.policy.members import (
     FREE,
     KNOWN_KEYS,
     META,
@@ -127,7 +127,7 @@ class Examination:
                 self._effects.edits.set(place.location, cut(text, spans))
 
     def _key(self, node: _Node, key: str, location: Location) -> None:
-        if not self._effects.suspects(key) and opened(key) is None:
+        if not self._effects.suspects(key):
             return
         self._effects.mask(location)
         new = self._searched(key, node.place(location, node.zone not in (FREE, META)))
@@ -144,67 +144,25 @@ class Examination:
         return self._searched(text, place)
 
     def _searched(self, text: str, place: Place) -> str:
-        layer = opened(text)
-        if layer is not None:
-            text = self._inside(text, layer, place)
         spans = self._effects.search(text, place)
         return cut(text, spans) if spans else text
-
-    def _inside(self, text: str, layer: Layer, place: Place) -> str:
-        """A text whose inner layer has been searched."""
-        inner = layer.inner
-        new: Any = self._searched(inner, place) if type(inner) is str else self._value(inner, place)
-        if new is inner:
-            return text
-        closed = layer.close(new)
-        if closed is None:
-            self._effects.stuck(place)
-            return text
-        return closed
-
-    def _value(self, value: Any, place: Place) -> Any:
-        """A JSON value that was written into the text at `place`, without what was found in it."""
-        edits = Edits()
-        stack: list[tuple[Location, Any]] = [((), value)]
-        while stack:
-            location, one = stack.pop()
-            if type(one) is dict:
-                for key in one:
-                    renamed = key if key in KNOWN_KEYS else self._searched(key, place)
-                    if renamed is not key:
-                        edits.rename(location, key, renamed)
-                stack += [((*location, key), member) for key, member in one.items()]
-            elif type(one) is list:
-                stack += [((*location, index), member) for index, member in enumerate(one)]
-            else:
-                new = self._scalar(one, place)
-                if new is not one:
-                    edits.set(location, new)
-        return edits.apply(value)
-
-    def _scalar(self, value: Any, place: Place) -> Any:
-        if type(value) is str:
-            return self._searched(value, place)
-        if type(value) is not int and type(value) is not float:
-            return value
-        text = number_text(value)
-        spans = self._effects.search(text, place) if text else []
-        return cut(text, spans) if spans else value
 
     def _blob(self, node: _Node, key: str, location: Location) -> None:
         """Base64 of an image, audio or blob: as text where it holds text, and as content of its type and size."""
         holder = node.value
-        text: str = holder[key]
+        written: str = holder[key]
+        blob = Blob(written, holder.get("mimeType"))
         place = node.place(location, False)
         if node.zone == PROTOCOL:
-            types, size = _types(holder), len(unpacked(text))
-            self._effects.binary(place, types, size, _instead(holder, node.item, types[0], size))
-        layer = opened_blob(text, holder.get("mimeType"))
-        new = text if layer is None else self._inside(text, layer, place)
-        spans = self._effects.search(new, place.as_fixed())
-        if spans:
-            new = cut(new, spans)
-        if new is not text:
+            types = _types(holder)
+            self._effects.binary(place, types, blob.size, _instead(holder, node.item, types[0], blob.size))
+        new = written
+        if blob.text is not None:
+            text = self._searched(blob.text, place)
+            new = written if text is blob.text else blob.close(text)
+        if blob.plain:
+            new = self._searched(new, place.as_fixed())
+        if new is not written:
             self._effects.edits.set(location, new)
 
     def _joined(self, node: _Node, is_content: bool) -> None:
@@ -220,9 +178,6 @@ class Examination:
             places.append(Place(location, location in self._effects.twins, item, node.entry))
             edges.append(at)
             at += len(text)
-        layer = opened(whole)
-        if layer is not None:
-            self._inside(whole, layer, Place(places[0].location, True, None, node.entry))
         for span, first, last in self._effects.crossing(whole, edges, places):
             for index in range(first, last + 1):
                 begin = max(span.start - edges[index], 0)

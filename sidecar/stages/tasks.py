@@ -49,6 +49,11 @@ class Tasks:
             raise Refused(400, INVALID_PARAMS, "params.taskId is not a task of this agent", reason="foreign_task")
         return owner
 
+    def tool(self, server: str, principal: str, identifier: object) -> str:
+        """The tool that made a task of this agent; empty where there is no such task."""
+        owner = self._owners.get((server, identifier)) if type(identifier) is str else None
+        return owner.tool if owner is not None and owner.principal == principal else ""
+
     def owned(self, server: str, principal: str, identifier: object) -> bool:
         """Whether a task is one of this agent's."""
         owner = self._owners.get((server, identifier)) if type(identifier) is str else None

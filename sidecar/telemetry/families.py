@@ -19,6 +19,12 @@ FAMILIES = {
     "errors": Family("openmcp_errors", "counter", "Messages that ended in an error.", ("server", "method", "kind")),
     "sessions": Family("openmcp_sessions", "counter", "Sessions opened and ended.", ("server", "event")),
     "stream_events": Family("openmcp_stream_events", "counter", "Events passed on in streams.", ("server", "kind")),
+    "findings": Family(
+        "openmcp_findings",
+        "counter",
+        "What response rules found in messages of servers.",
+        ("server", "policy", "rule", "action"),
+    ),
     "connects": Family(
         "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
     ),

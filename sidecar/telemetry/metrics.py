@@ -187,6 +187,10 @@ class Metrics:
         """Count an event that was passed on in a stream of this kind."""
         self._count("stream_events", (server, kind))
 
+    def finding(self, server: str, policy: str, rule: str, action: str) -> None:
+        """Count what a response rule found in a message of the server; `action` is what was done, or `shadow`."""
+        self._count("findings", (server, policy, rule, action))
+
     def connect(self, server: str, endpoint: str, result: str) -> None:
         """Count an attempt to connect; `result` is `ok` or the class of the error."""
         self._count("connects", (server, endpoint, result))

@@ -1,0 +1,162 @@
+"""What servers say, inspected before an agent reads it: results, errors, notifications and questions."""
+
+from typing import Final
+
+from openmcp.sidecar.errors import DENIED, Refused
+from openmcp.sidecar.mcp import answers, era, methods
+from openmcp.sidecar.policy.findings import Examined, Finding
+from openmcp.sidecar.policy.inspection import Inspector
+from openmcp.sidecar.policy.unseen import visible
+from openmcp.sidecar.stages import tasks
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.schemas import Schemas
+from openmcp.sidecar.types import METHOD, MODERN, TOOL, JsonObject, Subject
+
+_LISTED: Final = {method: member for method, (member, _, _) in methods.LISTS.items()} | {"tasks/list": "tasks"}
+_TOOL_RESULTS: Final = frozenset(("tools/call", "tasks/result"))
+"""Methods whose result is that of a tool: blocked, it becomes one that says so to the agent's model."""
+_RELATED: Final = "io.modelcontextprotocol/related-task"
+UNFIT: Final = "what policy left of the result does not fit the tool's output schema"
+
+
+class Inspection:
+    """Applies the response rules of an agent on a server, and notes what they found in its flow."""
+
+    def __init__(self, known: tasks.Tasks) -> None:
+        self._tasks = known
+        self._schemas = Schemas()
+
+    def result(self, flow: Flow, result: JsonObject) -> JsonObject:
+        """The result as the agent may read it: the same object where nothing was found.
+
+        Raises `Refused` where it is blocked, unless it is a tool's: that becomes one that names the rule.
+        """
+        if flow.method in methods.LISTS:
+            result = self._shown(flow, result)
+        inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
+        if inspector is None:
+            return result
+        sealed = _sealed(flow, result)
+        open_part = {key: value for key, value in result.items() if key not in sealed} if sealed else result
+        examined = inspector.examine(self._subjects(flow, {}), open_part, _LISTED.get(flow.method, ""))
+        if not examined.findings:
+            return result
+        flow.findings += examined.findings
+        if examined.blocked is not None:
+            return _blocked_result(flow, examined.blocked)
+        if examined.document is open_part:
+            return result
+        edited = examined.document | sealed
+        return edited if self._fits(flow, result, edited) else _tool_error(flow, UNFIT)
+
+    def error(self, flow: Flow, error: JsonObject) -> JsonObject:
+        """The server's error as the agent may read it; raises `Refused` where it is blocked."""
+        inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
+        if inspector is None:
+            return error
+        return _passed(flow, inspector.examine(self._subjects(flow, {}), error))
+
+    def params(self, flow: Flow, method: str, params: JsonObject, known: str = "") -> JsonObject:
+        """The params of a notification or a request of the server; raises `Refused` where they are blocked.
+
+        `known` is a member that was checked to be the agent's own: it is not looked at.
+        """
+        inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
+        if inspector is None:
+            return params
+        subjects = (*self._subjects(flow, params), Subject(METHOD, method))
+        own = {known: params[known]} if known in params else {}
+        meta = params.get("_meta")
+        if type(meta) is dict and era.META_SUBSCRIPTION in meta and flow.stream == "listen":
+            own["_meta"] = meta
+        return self._rest(flow, inspector, subjects, params, own)
+
+    def _rest(
+        self, flow: Flow, inspector: Inspector, subjects: tuple[Subject, ...], params: JsonObject, own: JsonObject
+    ) -> JsonObject:
+        """The params without what is the agent's own: its progress token, the id of its subscription."""
+        if not own:
+            return _passed(flow, inspector.examine(subjects, params))
+        looked = {key: value for key, value in params.items() if key not in own}
+        if "_meta" in own:
+            looked["_meta"] = {key: value for key, value in own["_meta"].items() if key != era.META_SUBSCRIPTION}
+        passed = _passed(flow, inspector.examine(subjects, looked))
+        if passed is looked:
+            return params
+        if "_meta" in own:
+            own = own | {"_meta": passed["_meta"] | {era.META_SUBSCRIPTION: own["_meta"][era.META_SUBSCRIPTION]}}
+        return passed | own
+
+    def _subjects(self, flow: Flow, params: JsonObject) -> tuple[Subject, ...]:
+        """What is answered: the call's subjects; of a task, and what is about one, the tool that made it."""
+        subjects = flow.call.subjects if flow.call is not None else ()
+        if flow.call is not None and flow.method in tasks.METHODS:
+            params = flow.call.message.params
+        elif not params:
+            return subjects
+        tool = self._tasks.tool(flow.server, flow.agent, _task_id(params))
+        return (Subject(TOOL, tool), *subjects) if tool else subjects
+
+    def _shown(self, flow: Flow, result: JsonObject) -> JsonObject:
+        """A list without hidden characters; what its tools promise to return is kept in mind."""
+        member, kind, key = methods.LISTS[flow.method]
+        entries = result.get(member)
+        if type(entries) is not list:
+            return result
+        shown = visible(entries, key)
+        if kind is TOOL:
+            self._schemas.remember(flow.server, shown)
+        return result if shown is entries else result | {member: shown}
+
+    def _fits(self, flow: Flow, result: JsonObject, edited: JsonObject) -> bool:
+        """Whether a tool's result still is what the tool promises."""
+        structured = edited.get("structuredContent")
+        if flow.method not in _TOOL_RESULTS or structured is result.get("structuredContent"):
+            return True
+        names = [subject.name for subject in self._subjects(flow, {}) if subject.kind is TOOL]
+        return all(self._schemas.fits(flow.server, name, structured) for name in names)
+
+
+def _task_id(params: JsonObject) -> object:
+    """The task that params are about, by themselves or as related to one."""
+    if "taskId" in params:
+        return params["taskId"]
+    related = era.meta_of(params).get(_RELATED)
+    return related.get("taskId") if type(related) is dict else None
+
+
+def _sealed(flow: Flow, result: JsonObject) -> JsonObject:
+    """What of an edited result is our own seal, and tells the agent nothing."""
+    if flow.method in _LISTED and "nextCursor" in result:
+        return {"nextCursor": result["nextCursor"]}
+    if flow.era is MODERN and result.get("resultType") == "input_required" and "requestState" in result:
+        return {"requestState": result["requestState"]}
+    return {}
+
+
+def _passed(flow: Flow, examined: Examined) -> JsonObject:
+    flow.findings += examined.findings
+    if examined.blocked is not None:
+        raise _refused(flow, examined.blocked)
+    return examined.document
+
+
+def _blocked_result(flow: Flow, finding: Finding) -> JsonObject:
+    if flow.method in _TOOL_RESULTS:
+        return _tool_error(flow, _reason(finding))
+    raise _refused(flow, finding)
+
+
+def _tool_error(flow: Flow, reason: str) -> JsonObject:
+    flow.outcome = "blocked"
+    text = f"Blocked: {reason} (decision {flow.id})"
+    return answers.tool_error(text, flow.era, {answers.DECISION_KEY: flow.id})
+
+
+def _refused(flow: Flow, finding: Finding) -> Refused:
+    text = f"Blocked: {_reason(finding)}"
+    return Refused(200, DENIED, text, reason="blocked", data={answers.DECISION_KEY: flow.id})
+
+
+def _reason(finding: Finding) -> str:
+    return f"rule {finding.rule} of policy {finding.policy} does not let through what the server says"
