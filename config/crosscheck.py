@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 from openmcp.config.cursor import At
 from openmcp.config.globs import matches
-from openmcp.config.model import Action, Address, ApiKeyAgents, Configuration, Policy
+from openmcp.config.model import Action, Address, AgentSelector, ApiKeyAgents, Configuration, Policy
+from openmcp.config.policycheck import check_policies
 from openmcp.config.problems import Mark, Report, did_you_mean
 
 _LOOPBACK = ("localhost", "::1", "[::1]")
@@ -16,7 +17,7 @@ def cross_check(
     made: Configuration,
     sections: Mapping[str, At],
     servers: Mapping[str, At],
-    policies: Mapping[str, At],
+    policies: dict[str, At],
     report: Report,
 ) -> None:
     """Report errors and warnings about how the sections fit; the mappings give their places by name."""
@@ -26,13 +27,11 @@ def cross_check(
     for policy in made.policies:
         _policy(made, policy, policies[policy.name])
         _workflows(made, policies[policy.name])
+    check_policies(made.policies, made.servers, policies)
+    _payloads(made, sections.get("telemetry"))
     for server in made.servers:
         at = servers[server.name]
-        if not any(_opens(policy, server.name) for policy in made.policies):
-            at.warn(
-                f'no policy allows anybody anything on "{server.name}"',
-                "write a policy for it with a rule that says action: allow",
-            )
+        _users(made, server.name, at)
         if server.health.timeout > server.health.interval:
             (at.key("health") or at).warn("the timeout is longer than the interval")
 
@@ -91,15 +90,17 @@ def _identification(made: Configuration, at: At | None, report: Report, servers:
 
 
 def _policy(made: Configuration, policy: Policy, at: At) -> None:
-    if not policy.requests:
+    if not policy.requests and not policy.responses:
         at.warn(f'policy "{policy.name}" has no rules')
     for item, text in _items(at, "servers"):
         if not any(matches(text, server.name) for server in made.servers):
             item.warn(f'no server is named "{text}"', _names(server.name for server in made.servers))
     callers = _callers(made)
-    for item, text in _items(at, "agents"):
-        if made.identity.agents and not any(matches(text, caller) for caller in callers):
-            item.warn(f'no caller that `identity.agents` identifies is named "{text}"', _names(callers))
+    for agent, (item, text) in zip(policy.agents, _items(at, "agents"), strict=True):
+        if not made.identity.agents or _identifies(callers, agent):
+            continue
+        what = f'is named "{text}"' if isinstance(agent, str) else "has a SPIFFE ID or claims"
+        item.warn(f"no caller that `identity.agents` identifies {what}", _names(callers))
 
 
 def _workflows(made: Configuration, at: At) -> None:
@@ -132,7 +133,37 @@ def _callers(made: Configuration) -> list[str]:
     return names
 
 
+def _identifies(callers: Iterable[str], agent: str | AgentSelector) -> bool:
+    """Whether one of the callers is meant; none of them has a SPIFFE ID or claims in this version."""
+    return isinstance(agent, str) and any(matches(agent, caller) for caller in callers)
+
+
+def _users(made: Configuration, server: str, at: At) -> None:
+    """Warn where nobody may use a server."""
+    modes = {policy.mode for policy in made.policies if _opens(policy, server)}
+    if "enforce" in modes:
+        return
+    if modes:
+        hint = "a policy in mode shadow is recorded and opens nothing: write mode: enforce, or another policy"
+        at.warn(f'only policies in mode shadow allow anybody anything on "{server}"', hint)
+    else:
+        hint = "write a policy for it with a rule that says action: allow"
+        at.warn(f'no policy allows anybody anything on "{server}"', hint)
+
+
 def _opens(policy: Policy, server: str) -> bool:
-    """Whether a policy allows anybody anything on a server."""
-    allows = any(rule.action is Action.ALLOW for rule in policy.requests)
+    """Whether a policy allows anything on a server, by itself or after an approval."""
+    allows = any(rule.action is not Action.DENY for rule in policy.requests)
     return allows and any(matches(glob, server) for glob in policy.servers)
+
+
+def _payloads(made: Configuration, at: At | None) -> None:
+    audit = at.key("audit") if at is not None else None
+    payloads = audit.key("payloads") if audit is not None else None
+    if payloads is None or made.telemetry.audit.payloads == "none":
+        return
+    if not any(policy.responses and policy.mode == "enforce" for policy in made.policies):
+        payloads.warn(
+            "no policy has a response rule: messages are recorded as they are, nothing is redacted",
+            "write responses: [{name: NAME, detect: [...], action: redact}] in a policy",
+        )

@@ -72,7 +72,7 @@ telemetry:
 
 def test_everything_that_this_version_has():
     found = good(EVERYTHING)
-    assert found.warnings == ()
+    assert [(problem.line, problem.path) for problem in found.warnings] == [(33, "policies[0].requests[2]")]
     assert found.configuration == model.Configuration(
         listen=model.Listen(
             mcp=model.Address(host="::1", port=0),
