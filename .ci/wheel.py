@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("config", "identity", "sidecar")
 COMPILED = (
     *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "sse", "surface")),
-    *("policy/engine", "policy/globs", "sealing", "pipeline"),
+    *(f"policy/{name}" for name in ("agents", "asked", "conditions", "engine", "globs", "index", "rules")),
+    *("sealing", "pipeline"),
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "relays", "sessions", "streams")),
