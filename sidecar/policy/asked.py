@@ -3,9 +3,8 @@
 Made for each call that a rule with conditions is about; taken apart when the first one looks.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
 
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.types import RESOURCE, JsonObject, Request, Subject
@@ -30,8 +29,10 @@ class Search:
         self._set = FinderSet(self._finders)
 
     def found_in(self, document: object) -> "list[Finder]":
-        """The finders that find something in any text, number or key of a JSON value, or in what these encode."""
-        finding = {index for text in _decoded(document) for index, _ in self._set.scan(text)}
+        """The finders that find something in any text, number or key of a JSON value."""
+        from openmcp.sidecar.policy.finder import texts
+
+        finding = {index for text in texts(document) for index, _ in self._set.scan(text)}
         return [self._finders[index] for index in finding]
 
 
@@ -74,20 +75,6 @@ def asked_by(call: Call) -> Asked:
     message = call.message
     everything = [message.params, message.id] if isinstance(message, Request) else message.params
     return Asked(_arguments(call.method, message.params), everything, call.method == COMPLETE)
-
-
-def _decoded(document: object) -> Iterator[str]:
-    """All texts of a JSON value, as they are and as they read where they are base64, JSON, or escaped like URIs."""
-    from openmcp.sidecar.policy.finder import texts
-    from openmcp.sidecar.policy.layers import opened
-
-    for text in texts(document):
-        yield text
-        if "%" in text:
-            yield unquote(text)
-        layer = opened(text)
-        if layer is not None:
-            yield from _decoded(layer.inner)
 
 
 def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
