@@ -99,11 +99,10 @@ class Recorder:
         else:
             event = "server-request" if isinstance(message, Request) else "notification"
             line["method"] = message.method
+            line.pop("name", None)  # of the call; the two are joined by `call`
+            line.pop("id", None)
         if isinstance(message, Request):
             line["id"] = message.id
-        elif not isinstance(message, Response):
-            line.pop("id", None)
-            line.pop("name", None)
         line["bytes_out"] = size
         members = [_members(line)]
         self._add_said(members, flow, _by_servers_id(message, passed), size)
@@ -116,7 +115,7 @@ class Recorder:
         line["stream"] = flow.stream
         line["reason"] = clip(reason)
         members = [_members(line)]
-        _add_findings(members, flow)
+        self._add_findings(members, flow)
         self._write("dropped", TO_AGENT, members)
         self.metrics.stream_event(flow.server, "dropped")
 
@@ -139,7 +138,21 @@ class Recorder:
         if self._payloads is not None and (document is not None or size):
             member, said = _said(document) if document is not None else ("message", None)
             members.append(self._payloads.passed(flow, member, said, size))
-        _add_findings(members, flow)
+        self._add_findings(members, flow)
+
+    def _add_findings(self, members: list[bytes], flow: Flow) -> None:
+        """What the response rules found in the message that this line is about: each rule once, with how often it did,
+        and where first."""
+        if not flow.findings:
+            return
+        told: dict[Finding, tuple[int, str]] = {}
+        for finding in flow.findings:
+            kind = structs.replace(finding, path="", removed="")
+            count, path = told.get(kind, (0, finding.path))
+            told[kind] = (count + 1, path)
+            self.metrics.finding(flow.server, kind.policy, kind.rule, "shadow" if kind.shadow else kind.action)
+        flow.findings = ()
+        members.append(_members({"findings": [_found(kind, *found) for kind, found in told.items()]}))
 
     def unreadable(self, status: int) -> None:
         """An HTTP request that could not even be read."""
@@ -182,21 +195,9 @@ def _by_servers_id(message: Message, passed: JsonObject | None) -> JsonObject | 
     return passed
 
 
-def _add_findings(members: list[bytes], flow: Flow) -> None:
-    """What the response rules found in the message that this line is about: each rule once, with how often it did."""
-    if not flow.findings:
-        return
-    told: dict[Finding, int] = {}
-    for finding in flow.findings:
-        kind = structs.replace(finding, path="", removed="")
-        told[kind] = told.get(kind, 0) + 1
-    flow.findings = ()
-    members.append(_members({"findings": [_found(kind, count) for kind, count in told.items()]}))
-
-
-def _found(finding: Finding, count: int) -> dict[str, object]:
+def _found(finding: Finding, count: int, path: str) -> dict[str, object]:
     fields: dict[str, object] = {"policy": finding.policy, "rule": finding.rule, "action": finding.action}
-    fields |= {"what": finding.what, "count": count}
+    fields |= {"what": finding.what, "count": count, "path": path}
     return fields | {"shadow": True} if finding.shadow else fields
 
 
