@@ -8,10 +8,10 @@ goes beyond the bounds below counts as found: nobody hides behind effort.
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from openmcp.sidecar.policy import encodings, folding
-from openmcp.sidecar.policy.detectors import PROBES, RAW_ONLY
+from openmcp.sidecar.policy import folding
 from openmcp.sidecar.policy.candidates import Check
-from openmcp.sidecar.policy.readings import Reading, next_reading
+from openmcp.sidecar.policy.detectors import PROBES, RAW_ONLY
+from openmcp.sidecar.policy.readings import Reading, markers, next_reading
 from openmcp.sidecar.policy.sets import PatternSet, compiled
 from openmcp.sidecar.policy.spans import Span
 
@@ -21,7 +21,7 @@ PATTERN: Final = "pattern"
 NESTED: Final = "nested_encoding"
 """The find where a text is encoded more often, or grows more, than is looked into."""
 
-MAX_READINGS: Final = 8
+MAX_READINGS: Final = 16
 """Forms of a text that are read; what would be changed once more is a find."""
 
 MAX_FINDS: Final = 10_000
@@ -115,10 +115,7 @@ class FinderSet:
                 entries.setdefault((source, None), _Entry(source, None, False)).owners.append((index, finder.name))
         self._entries = tuple(entries.values())
         self._markers = len(self._entries)
-        self._set = PatternSet(
-            [entry.source for entry in self._entries]
-            + [folding.marker(), encodings.ESCAPES, encodings.BASE64, encodings.HEXADECIMAL]
-        )
+        self._set = PatternSet([*(entry.source for entry in self._entries), *markers()])
 
     def suspects(self, text: str) -> bool:
         """Whether `scan` could find anything in `text`, or in a line of it: no check and no exception is asked.
@@ -126,13 +123,13 @@ class FinderSet:
         The inspection of messages asks this of all their texts at once.
         """
         data = text.encode("utf-8", "surrogatepass")
-        return bool(self._set.match(data)) or (len(data) != len(text) and folding.needs_folding(text))
+        return bool(self._set.match(data)) or (len(data) != len(text) and folding.needs_normalizing(text))
 
     def scan(self, text: str) -> list[tuple[int, Span]]:
         """Finds as (index of the finder, span): ordered by finder and place; those of one finder do not overlap."""
         data = text.encode("utf-8", "surrogatepass")
         hits = self._set.match(data)
-        if not hits and (len(data) == len(text) or not folding.needs_folding(text)):
+        if not hits and (len(data) == len(text) or not folding.needs_normalizing(text)):
             return []
         return self._read(Reading(text, data), hits)
 
@@ -141,8 +138,8 @@ class FinderSet:
         for _ in range(MAX_READINGS):
             here = [find for hit in hits if hit < self._markers for find in self._finds(self._entries[hit], reading)]
             found += _in_raw(here, reading)
-            following = next_reading(reading, [hit - self._markers for hit in hits])
-            if following is None or following.text == reading.text:
+            following = next_reading(reading, [hit - self._markers for hit in hits if hit >= self._markers])
+            if following is None:
                 return _merged(found)
             if not following.within_bounds():
                 break

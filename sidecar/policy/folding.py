@@ -1,7 +1,8 @@
-"""Text as a reader would take it: NFKC, without what is invisible, digits, dashes and spaces of all kinds made plain.
+"""Text as a reader would take it, in steps: without control characters, without what is invisible, digits, dashes and
+spaces of all kinds made plain, NFKC, without marks that are written above ASCII.
 
-`fold` works on the whole text. Where each part of its result came from is asked for only after a find: `fold_pieces`
-then folds piece by piece.
+A step is a function that makes the whole text anew, and one that says which pieces of it become what: the first is
+fast, the second is asked for after a find.
 """
 
 import re
@@ -10,10 +11,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final
 
-import re2
+from openmcp.sidecar.policy.sets import compiled
 
 Piece = tuple[int, int, str]
 """A part (start, end) of a text that becomes other text; what lies between two of them stays as it is."""
+
+CONTROLS: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{9b}]"
+MARKS: Final = r"[!-~]\p{Mn}"
 
 _PLANES: Final = ((0x80, 0x3400), (0xA000, 0xAC00), (0xF900, 0x17000), (0x1B000, 0x20000), (0xE0000, 0xE0200))
 """Where characters of interest are: the rest is ideographs, Hangul, Tangut and private use."""
@@ -21,120 +25,139 @@ _PLANES: Final = ((0x80, 0x3400), (0xA000, 0xAC00), (0xF900, 0x17000), (0x1B000,
 _IGNORABLE: Final = frozenset((0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2065, 0x3164, 0xFFA0))
 _SELECTORS: Final = frozenset((*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)))
 _DASHES: Final = frozenset((0x02D7, 0x2043, 0x2212))
-_FULL_STOPS: Final = frozenset((0x3002, 0xFF61))
-_LONG: Final = frozenset((0xFDFA, 0xFDFB))
-"""Ligatures that NFKC makes 18 and 8 characters of."""
+_OTHERS: Final = {0x85: "\n", 0x3002: ".", 0xFF61: ".", 0xFDFA: " ", 0xFDFB: " "}
+"""The last two are ligatures that NFKC makes 18 and 8 characters of."""
 _BY_CATEGORY: Final = {"Cf": "", "Me": "", "Pd": "-", "Zs": " ", "Zl": "\n", "Zp": "\n"}
 
 # The commonest of all that is changed: replacing them one after the other is the fastest for prose.
-_COMMON: Final = (
-    *[(gone, "") for gone in "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\ufe0f"],
-    *[(dash, "-") for dash in "\u2010\u2011\u2012\u2013\u2014\u2212"],
-    *[(space, " ") for space in "\u00a0\u202f\u2009\u3000"],
-    *zip("\u3002\uff0c\uff1a\uff08\uff09\uff01\uff1f\uff1b", ".,:()!?;", strict=True),
-    ("\u2026", "..."),
-)
+_COMMON: Final = {
+    **dict.fromkeys("\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad\ufe0f", ""),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
+    **dict.fromkeys("\u00a0\u202f\u2009\u3000", " "),
+    **dict(zip("\u3002\uff0c\uff1a\uff08\uff09\uff01\uff1f\uff1b", ".,:()!?;", strict=True)),
+}
+_COMMON_PAIRS: Final = tuple(_COMMON.items())
+_ANY_COMMON: Final = re.compile(f"[{''.join(_COMMON)}]")
 
-_CONTROL: Final = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x9b]"
-_TERMINAL: Final = r"(?:\x1b\[|\x9b)[0-?]{0,32}[ -/]{0,8}[@-~]|" + _CONTROL
-_CONTROLS: Final = re.compile(_CONTROL)
-_TERMINALS: Final = re.compile(_TERMINAL)
-_PART: Final = re.compile(_TERMINAL + r"|[ -~]?(?:(?!\x9b)[^\x00-\x7f])+")
+_TERMINALS: Final = re.compile(r"(?:\x1b\[|\x9b)[0-?]{0,32}[ -/]{0,8}[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x9b]")
+_RUN: Final = re.compile(r"[\x00-\x7f]?[^\x00-\x7f]+")
 
 
 @cache
-def _table() -> dict[int, str]:
-    """What becomes of characters, besides NFKC."""
+def table() -> dict[int, str]:
+    """What becomes of characters, besides NFKC: code point to text."""
     codes = (code for first, last in _PLANES for code in range(first, last))
     return {code: plain for code in codes if (plain := _plain(code)) is not None}
 
 
 def _plain(code: int) -> str | None:
     character = chr(code)
-    category = unicodedata.category(character)
-    if category in _BY_CATEGORY:
-        return _BY_CATEGORY[category]
-    if category in ("Nd", "No"):
-        digit = unicodedata.digit(character, None)
-        return None if digit is None else str(digit)
+    common = _COMMON.get(character, _BY_CATEGORY.get(unicodedata.category(character)))
+    if common is not None:
+        return common
+    digit = unicodedata.digit(character, None)
+    if digit is not None:
+        return str(digit)
     if code in _IGNORABLE or code in _SELECTORS:
         return ""
-    if code in _DASHES:
-        return "-"
-    return {**dict.fromkeys(_FULL_STOPS, "."), **dict.fromkeys(_LONG, " "), 0x85: "\n"}.get(code)
+    return "-" if code in _DASHES else _OTHERS.get(code)
 
 
 @cache
-def marker() -> str:
-    """An RE2 pattern that finds what is folded besides NFKC."""
+def characters() -> str:
+    """An RE2 pattern that finds what the table changes."""
     ranges: list[tuple[int, int]] = []
-    for code in _table():
+    for code in sorted(table()):
         if ranges and code == ranges[-1][1] + 1:
             ranges[-1] = (ranges[-1][0], code)
         else:
             ranges.append((code, code))
-    characters = "".join([rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in ranges])
-    return rf"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x{{9b}}{characters}]|[!-~]\p{{Mn}}"
+    return "[" + "".join([rf"\x{{{first:x}}}-\x{{{last:x}}}" for first, last in ranges]) + "]"
 
 
-@cache
-def _tools() -> tuple[Any, Any]:
-    """A finder of what the table changes or a mark above ASCII, and one of the latter alone."""
-    return re2.compile(marker()), re2.compile(r"([!-~])\p{Mn}+")
+def without_controls(text: str) -> str:
+    """Without control characters, and without what a terminal takes for commands."""
+    return _TERMINALS.sub("", text)
 
 
-def fold(text: str) -> str:
-    """The text folded; `text` itself where nothing changes. At most six times as long."""
-    folded = text
-    if _CONTROLS.search(folded) is not None:
-        folded = _TERMINALS.sub("", folded)
-    if folded.isascii():
-        return folded
-    for written, plain in _COMMON:
-        folded = folded.replace(written, plain)
-    anything, _ = _tools()
-    if anything.search(folded.encode("utf-8", "surrogatepass")) is not None:
-        folded = folded.translate(_table())
-    return _unmarked(unicodedata.normalize("NFKC", folded))
+def control_pieces(text: str) -> Iterator[Piece]:
+    """What `without_controls` changes."""
+    return ((match.start(), match.end(), "") for match in _TERMINALS.finditer(text))
 
 
-def _unmarked(text: str) -> str:
-    """Without the marks that NFKC could not compose with a character of ASCII."""
-    _, marked = _tools()
-    if text.isascii() or marked.search(text.encode("utf-8", "surrogatepass")) is None:
-        return text
-    plain: str = marked.sub(r"\1", text)
-    return plain
+def common(text: str) -> str:
+    """With the commonest characters made plain."""
+    for written, plain in _COMMON_PAIRS:
+        text = text.replace(written, plain)
+    return text
 
 
-def needs_folding(text: str) -> bool:
-    """Whether NFKC alone would change the text; `marker` finds all else."""
+def common_pieces(text: str) -> Iterator[Piece]:
+    """What `common` changes."""
+    return ((match.start(), match.end(), _COMMON[match[0]]) for match in _ANY_COMMON.finditer(text))
+
+
+def rare(text: str) -> str:
+    """With all characters of the table made plain."""
+    return text.translate(table())
+
+
+def rare_pieces(text: str) -> Iterator[Piece]:
+    """What `rare` changes."""
+    known = table()
+    for index, character in enumerate(text):
+        plain = known.get(ord(character))
+        if plain is not None:
+            yield (index, index + 1, plain)
+
+
+def needs_normalizing(text: str) -> bool:
+    """Whether the text is not in NFKC."""
     return not unicodedata.is_normalized("NFKC", text)
 
 
-def fold_pieces(text: str) -> Iterator[Piece]:
-    """What `fold` changes, in order."""
-    table = _table()
-    for match in _PART.finditer(text):
-        part = match[0]
-        if _CONTROLS.match(part) is not None:
-            yield (match.start(), match.end(), "")
+def normalized(text: str) -> str:
+    """In NFKC: at most six times as long, since the table takes the longest ligatures away."""
+    return unicodedata.normalize("NFKC", text)
+
+
+def normalized_pieces(text: str) -> Iterator[Piece]:
+    """What `normalized` changes."""
+    for match in _RUN.finditer(text):
+        if unicodedata.is_normalized("NFKC", match[0]):
             continue
         start = match.start()
-        for segment in _segments(part, table):
-            folded = _unmarked(unicodedata.normalize("NFKC", segment.translate(table)))
-            if folded != segment:
-                yield (start, start + len(segment), folded)
+        for segment in _segments(match[0]):
+            plain = unicodedata.normalize("NFKC", segment)
+            if plain != segment:
+                yield (start, start + len(segment), plain)
             start += len(segment)
 
 
-def _segments(part: str, table: dict[int, str]) -> Iterator[str]:
-    """Cuts before each character that cannot join the one before it."""
+def _segments(run: str) -> Iterator[str]:
+    """Cuts before each character that cannot join the one before it: neither a mark nor a letter of Hangul."""
     first = 0
-    for index in range(1, len(part)):
-        code = ord(part[index])
-        joins = table.get(code) == "" or 0x1100 <= code <= 0x11FF or 0xFFA0 <= code <= 0xFFDC
-        if not joins and unicodedata.category(part[index])[0] != "M":
-            yield part[first:index]
+    for index in range(1, len(run)):
+        code = ord(run[index])
+        if 0x1100 <= code <= 0x11FF or 0x3131 <= code <= 0x318E or 0xFFA0 <= code <= 0xFFDC:
+            continue
+        if unicodedata.category(run[index])[0] != "M" and run[index] not in "\uff9e\uff9f":
+            yield run[first:index]
             first = index
-    yield part[first:]
+    yield run[first:]
+
+
+@cache
+def _marked() -> Any:
+    return compiled(r"([!-~])\p{Mn}+")
+
+
+def without_marks(text: str) -> str:
+    """Without the marks that NFKC could not compose with a character of ASCII."""
+    plain: str = _marked().sub(r"\1", text)
+    return plain
+
+
+def mark_pieces(text: str) -> Iterator[Piece]:
+    """What `without_marks` changes."""
+    return ((match.start() + 1, match.end(), "") for match in _marked().finditer(text))

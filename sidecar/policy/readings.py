@@ -9,10 +9,6 @@ from openmcp.sidecar.policy.folding import Piece
 Pieces = Callable[[str], Iterator[Piece]]
 Place = tuple[int, int]
 
-FOLD: Final = 0
-ESCAPES: Final = 1
-BASE64: Final = 2
-HEXADECIMAL: Final = 3
 _GROWTH: Final = 4
 _ALLOWANCE: Final = 4096
 
@@ -82,29 +78,38 @@ def _back(places: list[Place], text: str, made: str, pieces: Pieces) -> list[Pla
     return [(first[start], last[end]) for start, end in places]
 
 
-def next_reading(reading: Reading, markers: Sequence[int]) -> Reading | None:
-    """The next form of the text, in which `markers` (FOLD, ...) were found; None: nothing to fold or decode."""
-    if FOLD in markers or (len(reading.data) != len(reading.text) and folding.needs_folding(reading.text)):
-        folded = folding.fold(reading.text)
-        if folded != reading.text:
-            return _made(folded, reading, folding.fold_pieces)
-    for marker, pieces in _DECODERS:
-        if marker in markers:
-            decoded = _applied(reading.text, pieces)
-            if decoded != reading.text:
-                return _made(decoded, reading, pieces)
+def markers() -> list[str]:
+    """RE2 patterns of which each finds what one of the steps changes."""
+    return [folding.CONTROLS, folding.characters(), folding.MARKS, *encodings.MARKERS]
+
+
+_CONTROLS: Final = 0
+_CHARACTERS: Final = 1
+_MARKS: Final = 2
+
+
+def next_reading(reading: Reading, found: Sequence[int]) -> Reading | None:
+    """The next form of the text, in which those of `markers()` were found; None: there is nothing to fold or decode."""
+    text = reading.text
+    for made, pieces in _steps(text, found):
+        if made != text:
+            return Reading(made, made.encode("utf-8", "surrogatepass"), reading, pieces)
     return None
 
 
-_DECODERS: Final[tuple[tuple[int, Pieces], ...]] = (
-    (ESCAPES, encodings.unescape_pieces),
-    (BASE64, encodings.base64_pieces),
-    (HEXADECIMAL, encodings.hexadecimal_pieces),
-)
-
-
-def _made(text: str, parent: Reading, pieces: Pieces) -> Reading:
-    return Reading(text, text.encode("utf-8", "surrogatepass"), parent, pieces)
+def _steps(text: str, found: Sequence[int]) -> Iterator[tuple[str, Pieces]]:
+    if _CONTROLS in found:
+        yield folding.without_controls(text), folding.control_pieces
+    if _CHARACTERS in found:
+        yield folding.common(text), folding.common_pieces
+        yield folding.rare(text), folding.rare_pieces
+    if not text.isascii():
+        yield folding.normalized(text), folding.normalized_pieces
+    if _MARKS in found:
+        yield folding.without_marks(text), folding.mark_pieces
+    for number, pieces in enumerate(encodings.DECODERS, start=_MARKS + 1):
+        if number in found:
+            yield _applied(text, pieces), pieces
 
 
 def _applied(text: str, pieces: Pieces) -> str:
