@@ -55,13 +55,12 @@ class Payloads:
         text = escaped(text)
         kept = b'"%b":%b' % (member.encode(), text) if len(text) <= MAX_BYTES else _clipped(member, len(text), text)
         removed = [finding for finding in findings if finding.removed]
-        return kept + self._removed(removed) if removed else kept
+        return kept + self._removed(removed, bool(secrets)) if removed or secrets else kept
 
-    def _removed(self, findings: list[Finding]) -> bytes:
-        entries = [
-            {"path": clip(finding.path), "what": finding.what, "hmac": self._hash(finding.removed)}
-            for finding in findings[:_MAX_REMOVED]
-        ]
+    def _removed(self, findings: list[Finding], credential: bool) -> bytes:
+        entries = [{"path": "$", "what": "credential"}] if credential else []
+        for finding in findings[:_MAX_REMOVED]:
+            entries.append({"path": clip(finding.path), "what": finding.what, "hmac": self._hash(finding.removed)})
         more = b',"removed_more":%d' % (len(findings) - _MAX_REMOVED) if len(findings) > _MAX_REMOVED else b""
         return b"," + encode({"removed": entries})[1:-1] + more
 
