@@ -17,7 +17,8 @@ class Event(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True):
     """A client's message with what policy and transport need to know of it, read from the body once.
 
-    `name` is the tool, prompt or URI it names, or empty; all `subjects` must be allowed.
+    `name` is the tool, prompt or URI it names, or empty; all `subjects` must be allowed. `beside` is what goes to the
+    server beside the message, in a header.
     """
 
     message: Request | Notification
@@ -25,6 +26,7 @@ class Call(msgspec.Struct, frozen=True):
     version: str
     name: str
     subjects: tuple[Subject, ...]
+    beside: str = ""
 
     @property
     def method(self) -> str:

@@ -73,7 +73,7 @@ class Asked:
 def asked_by(call: Call) -> Asked:
     """What a message asks for. Its id goes to the server as well, and may say anything."""
     message = call.message
-    everything = [message.params, message.id] if isinstance(message, Request) else message.params
+    everything = [message.params, message.id if isinstance(message, Request) else "", call.beside]
     return Asked(_arguments(call.method, message.params), everything, call.method == COMPLETE)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
+
 from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, NOT_IDENTIFIED, Malformed, Refused
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc, methods
@@ -91,7 +93,8 @@ def _client_call(flow: Flow, message: Request | Notification, declared: str | No
             raise answers.unknown_method(message.method)
     elif message.method not in methods.CLIENT_NOTIFICATIONS[flow.era]:
         raise Refused(202, INVALID_REQUEST, "unknown notification", reason="unknown_notification")
-    return call_of(message, flow.era, version)
+    call = call_of(message, flow.era, version)
+    return msgspec.structs.replace(call, beside=flow.tracestate) if flow.tracestate else call
 
 
 def _client_response(message: Response, declared: str | None) -> Response:

@@ -158,4 +158,5 @@ class Connections:
 
 def _may_connect(flow: Flow) -> bool:
     """Whether policy would let the agent begin a session now: what a session carries by itself depends on that."""
-    return flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING).allowed
+    beside = {"tracestate": flow.tracestate} if flow.tracestate else None
+    return flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING, beside).allowed
