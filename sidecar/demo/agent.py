@@ -29,7 +29,7 @@ class Agent:
         """The names of the tools it is shown."""
         return [tool.name for tool in (await self._client.list_tools()).tools]
 
-    async def call(self, tool: str, **arguments: str) -> "Answer":
+    async def call(self, tool: str, **arguments: str | int) -> "Answer":
         """Call a tool. An error of the protocol raises the SDK's MCPError."""
         return Answer.of(await self._client.call_tool(tool, arguments))
 

@@ -18,6 +18,8 @@ WIDEST: Final = 100
 """Columns; longer lines are harder to read."""
 COLUMNS: Final = {"time": 5, "agent": 11, "era": 6, "message": 25, "decided": 7, "by rule": 14, "ms": 6}
 """Widths; with a space between them they fill 80 columns."""
+SHORT: Final = {"requireApproval": "pending"}
+"""Decisions whose own word is too long for a column."""
 STYLES: Final = {"allow": "green", "deny": "red"}
 
 
@@ -115,7 +117,8 @@ def printable(text: str) -> str:
 
 def _cells(row: Row, began: float) -> list[Text]:
     spent = f"{row.total_ms:.1f}" if row.total_ms is not None else ""
-    decided = Text(printable(row.decision), style=STYLES.get(row.decision, "yellow"))
+    word = SHORT.get(row.decision, row.decision)
+    decided = Text(printable(word), style=STYLES.get(row.decision, "yellow"))
     texts = [Text(printable(cell)) for cell in (row.agent, row.era, row.what)]
     since = row.began - began
     time = Text(f"{since:.2f}" if since < 100 else f"{since:.0f}", style="dim")

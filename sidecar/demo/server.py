@@ -31,6 +31,18 @@ def get_ticket(number: str) -> str:
 
 
 @server.tool()
+def get_customer(number: str) -> str:
+    """Who opened a ticket, and how they can be reached."""
+    return f"Ticket {number} is from Jane Doe, jane.doe@customer.example; li@acme.example looks after it."
+
+
+@server.tool()
+def refund(number: str, amount: int) -> str:
+    """Pay a customer back."""
+    return f"{amount} paid back for ticket {number}"
+
+
+@server.tool()
 async def export_tickets(context: Context) -> str:
     """Export all tickets, and report progress page by page."""
     for done in range(1, len(TICKETS) + 1):

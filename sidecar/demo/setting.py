@@ -45,6 +45,11 @@ policies:
         tools: ["delete_*"]
         action: deny
         message: deleting tickets is left to people
+    responses:
+      - name: contact-data       # what comes back is looked at, too
+        detect: [email]
+        except: ['@acme\\.example$$']
+        action: redact
 
   - name: support
     agents: ["key:support-bot"]
@@ -53,6 +58,11 @@ policies:
       - name: daily-work
         tools: ["search_*", "get_*", "export_*", "delete_*"]
         action: allow
+      - name: money
+        tools: [refund]
+        when: [{path: $$.amount, op: lte, value: 100}]
+        action: requireApproval
+        approval: {workflow: leads, show: [$$.number, $$.amount]}
 
   - name: night-shift
     agents: ["key:night-bot"]
@@ -61,6 +71,9 @@ policies:
       - name: look-up
         tools: ["search_*"]
         action: allow
+
+approvals:
+  workflows: [{name: leads, approvers: ["token:lead"]}]
 
 telemetry:
   audit: {output: {file: audit.jsonl}}

@@ -13,8 +13,9 @@ from openmcp.sidecar.demo.setting import AGENT, OLD_AGENT, Setting
 
 NEWEST: Final = "2026-07-28"
 BEFORE: Final = "2025-11-25"
-SEEN: Final = ["search_tickets", "get_ticket", "export_tickets"]
+SEEN: Final = ["search_tickets", "get_ticket", "get_customer", "refund", "export_tickets"]
 HIDDEN: Final = ["delete_ticket", "reset_password"]
+CUSTOMER: Final = "jane.doe@customer.example"
 INVOICE: Final = "2: Invoice shows the old address"
 RECORD_SECONDS: Final = 3.0
 """How long the record may take to hold what happened; it is written within some 10 ms."""
@@ -22,6 +23,9 @@ RECORD_SECONDS: Final = 3.0
 CALLS: Final = [
     (AGENT, "tools/call search_tickets", "allow"),
     (AGENT, "tools/call delete_ticket", "deny"),
+    (AGENT, "tools/call get_customer", "allow"),
+    (AGENT, "tools/call refund", "requireApproval"),
+    (AGENT, "tools/call refund", "deny"),
     (AGENT, "tools/call export_tickets", "allow"),
     (AGENT, "tools/call reset_password", "deny"),
     (AGENT, "tools/call no_such_tool", "deny"),
@@ -44,7 +48,15 @@ class Story:
         """All parts that agents have a role in. A part that breaks off counts as a surprise; the next is played."""
         key = self._setting.keys[AGENT]
         async with connected(self._setting.url, key) as agent, connected(self._setting.server_url) as direct:
-            for part in (self._lists, self._allowed, self._denied, self._streams, self._unknown):
+            for part in (
+                self._lists,
+                self._allowed,
+                self._denied,
+                self._redacted,
+                self._pending,
+                self._streams,
+                self._unknown,
+            ):
                 await self._attempt(part, agent, direct)
         async with (
             connected(self._setting.url, self._setting.keys[OLD_AGENT], mode="legacy") as old,
@@ -89,6 +101,27 @@ class Story:
         self._check("the agent's model gets to read why, and can do something else", good=good, found=answer.text)
         still = await direct.call("get_ticket", number="2")
         self._check("the server never saw the call: ticket 2 is still there", good=still.text in INVOICE)
+
+    async def _redacted(self, agent: Agent, direct: Agent) -> None:
+        self._screen.act("An answer that says too much")
+        whole, answer = await direct.call("get_customer", number="2"), await agent.call("get_customer", number="2")
+        self._screen.say("the server says:")
+        self._screen.quote(whole.text)
+        self._screen.say(f"{AGENT} gets:")
+        self._screen.quote(answer.text)
+        good = answer.text == whole.text.replace(CUSTOMER, "[redacted:email]")
+        self._check("the customer's address is taken out, the colleague's stays", good=good, found=answer.text)
+
+    async def _pending(self, agent: Agent, direct: Agent) -> None:
+        self._screen.act("A call that a human has to approve")
+        asked = await agent.call("refund", number="2", amount=40)
+        too_much = await agent.call("refund", number="2", amount=4000)
+        self._calls("refund(number='2', amount=40)", asked)
+        self._calls("refund(number='2', amount=4000)", too_much)
+        good = asked.refused and "a human must approve refund" in asked.text
+        self._check("40 wait for a human: nothing was paid", good=good, found=asked.text)
+        good = too_much.refused and "no policy allows this" in too_much.text
+        self._check("4000 are beyond what can be asked for", good=good, found=too_much.text)
 
     async def _streams(self, agent: Agent, direct: Agent) -> None:
         self._screen.act("A call that reports its progress")
