@@ -88,7 +88,9 @@ def _fits(operator: Operator, condition: Condition, text: str) -> bool:
         address = ipaddress.ip_address(text)
     except ValueError:
         return False
-    return any(address in ipaddress.ip_network(str(network)) for network in wanted)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    forms = (address,) if mapped is None else (address, mapped)
+    return any(form in ipaddress.ip_network(str(network)) for form in forms for network in wanted)
 
 
 def _is_number(value: Value) -> bool:

@@ -56,6 +56,7 @@ def test_contradictions(given_):
         [("gt", 5), ("lt", 5.5)],
         [("eq", "12"), ("matches", "[0-9]+"), ("glob", "1*"), ("lengthAtMost", 2)],
         [("eq", "10.0.0.1"), ("cidr", ("192.168.0.0/16", "10.0.0.0/8"))],
+        [("eq", "::ffff:10.0.0.1"), ("cidr", ("10.0.0.0/8",))],
         [("matches", "[0-9]+"), ("lengthAtMost", 3)],
         [("glob", "a*"), ("glob", "*b")],
     ],
@@ -69,7 +70,9 @@ def test_conditions_on_two_paths_never_contradict():
     assert contradiction(given_) is None
 
 
-VALUES = st.sampled_from([0, 1, 1.0, 2, True, False, None, "", "1", "a", "ab", "10.0.0.1"])
+VALUES = st.sampled_from(
+    [0, 1, 1.0, 2, True, False, None, "", "1", "a", "ab", "10.0.0.1", "::ffff:10.0.0.1", "fe80::1%x"]
+)
 CONDITIONS = st.one_of(
     st.tuples(st.sampled_from(["eq", "ne"]), VALUES),
     st.tuples(st.sampled_from(["in", "notIn"]), st.lists(VALUES, min_size=1, max_size=3).map(tuple)),
