@@ -1,6 +1,8 @@
 """What becomes of a find: the rule that is responsible, whether it holds at that place, and what it then does."""
 
+import itertools
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -19,6 +21,8 @@ BINARY: Final = "binary"
 REDACT: Final = "redact"
 BLOCK: Final = "block"
 WITHHOLD: Final = "withhold"
+_GOES_ON: Final = "private_key"
+"""What one text may begin and the next one continue."""
 _MARKER: Final = re.compile(r"\[redacted:[\w.-]+\]")
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -116,22 +120,40 @@ class Effects:
                 found.append(span)
         return found
 
-    def crossing(self, text: str, edges: list[int], places: list[Place]) -> list[tuple[Span, int, int]]:
-        """The finds in texts that follow each other which reach over an edge, with the first and last text of each.
+    def crossing(self, parts: list[str], places: list[Place]) -> list[tuple[int, Span]]:
+        """What is split over texts that follow each other: as (index of the text, span in it).
 
-        `edges` are the offsets in the whole at which the texts begin, `places` where they stand.
+        What one of the texts has by itself, or may have, is none: words that only touch are not one word. A private key
+        goes on in the next text all the same.
         """
-        found: list[tuple[Span, int, int]] = []
-        for index, span in self._finders.scan(text):
+        edges = list(itertools.accumulate(map(len, parts), initial=0))
+        found: list[tuple[int, Span]] = []
+        whole = "".join(parts)
+        for index, span in self._finders.scan(whole):
             rule = self._searching[index]
-            first, last = _text_at(edges, span.start), _text_at(edges, span.end - 1)
-            if first == last or not any(self._holds(rule, place.location) for place in places[first : last + 1]):
+            pieces = _cut_at(span, edges)
+            holding = [(text, piece) for text, piece in pieces if self._holds(rule, places[text].location)]
+            if len(pieces) < 2 or not holding or self._alone(index, span.what, pieces, parts):
                 continue
-            fixed = any(place.fixed for place in places[first : last + 1])
-            place = Place(places[first].location, True, None, places[first].entry) if fixed else places[first]
-            if self._effect(rule, span.what, place, text[span.start : span.end]):
-                found.append((span, first, last))
+            first = places[holding[0][0]]
+            fixed = any(places[text].fixed for text, _ in pieces)
+            place = Place(first.location, True, None, first.entry) if fixed else first
+            if self._effect(rule, span.what, place, whole[span.start : span.end]):
+                found += holding
         return found
+
+    def _alone(self, index: int, what: str, pieces: list[tuple[int, Span]], parts: list[str]) -> bool:
+        """Whether one of the pieces of a find is one by itself, or is excepted."""
+        if what == _GOES_ON:
+            return False
+        finder = self._searching[index].finder
+        for text, piece in pieces:
+            if finder is not None and finder.excepts(parts[text][piece.start : piece.end]):
+                return True
+            for other, span in self._finders.scan(parts[text]):
+                if other == index and span.start < piece.end and piece.start < span.end:
+                    return True
+        return False
 
     def binary(self, place: Place, types: tuple[str, ...], size: int, replacement: dict[str, Any]) -> None:
         """Apply the rules on binary content to an item: `place` is that of its data."""
@@ -205,11 +227,17 @@ class Effects:
         return "".join(parts)[:MAX_PATH]
 
 
-def _text_at(edges: list[int], offset: int) -> int:
-    index = len(edges) - 1
-    while edges[index] > offset:
-        index -= 1
-    return index
+def _cut_at(span: Span, edges: list[int]) -> list[tuple[int, Span]]:
+    """The pieces of a find in texts that begin at these offsets; only the first one says what it is."""
+    pieces: list[tuple[int, Span]] = []
+    for text in range(bisect_right(edges, span.start) - 1, len(edges) - 1):
+        begin, end = max(span.start, edges[text]), min(span.end, edges[text + 1])
+        if begin >= span.end:
+            break
+        if begin < end:
+            what = span.what if not pieces else ""
+            pieces.append((text, Span(begin - edges[text], end - edges[text], what)))
+    return pieces
 
 
 def _order(span: Span) -> tuple[int, int]:

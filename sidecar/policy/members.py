@@ -95,7 +95,7 @@ def is_protected(zone: int, key: str) -> bool:
     if zone == PROTOCOL:
         return key in _PROTECTED
     if zone == SCHEMA:
-        return key not in _SCHEMA_TEXTS
+        return key not in _SCHEMA_TEXTS and key not in _SCHEMA_DATA
     return zone == META and key in _META_PROTECTED
 
 

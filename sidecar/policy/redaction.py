@@ -138,10 +138,8 @@ class Examination:
         """A text of the message without what was found in it, alone or together with its neighbours."""
         if place.location in self._effects.twins:
             return text  # it is written anew at the end
-        parts = self._parts.get(place.location)
-        if parts is not None:
-            text = cut(text, parts)
-        return self._searched(text, place)
+        spans = self._effects.search(text, place) + self._parts.get(place.location, [])
+        return cut(text, spans) if spans else text
 
     def _searched(self, text: str, place: Place) -> str:
         spans = self._effects.search(text, place)
@@ -170,20 +168,13 @@ class Examination:
         parts = pieces(node.value)
         if not parts:
             return
-        whole = "".join([text for _, text in parts])
-        places, edges, at = [], [], 0
-        for inner, text in parts:
+        places = []
+        for inner, _ in parts:
             location = (*node.location, *inner)
             item = (*node.location, inner[0]) if is_content else node.item
             places.append(Place(location, location in self._effects.twins, item, node.entry))
-            edges.append(at)
-            at += len(text)
-        for span, first, last in self._effects.crossing(whole, edges, places):
-            for index in range(first, last + 1):
-                begin = max(span.start - edges[index], 0)
-                end = min(span.end - edges[index], len(parts[index][1]))
-                piece = Span(begin, end, span.what if index == first else "")
-                self._parts.setdefault(places[index].location, []).append(piece)
+        for text, piece in self._effects.crossing([text for _, text in parts], places):
+            self._parts.setdefault(places[text].location, []).append(piece)
 
     def _note_twins(self, node: _Node) -> None:
         """The text items that say the same as structuredContent does."""
