@@ -48,6 +48,10 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "test_rug_pull.test_two_definitions_of_one_tool",
     ),
     "self-declared readOnlyHint": ("test_declarations.test_self_declared_read_only_hint",),
+    "task payload uninspected": (
+        "test_leaks.test_task_payload_uninspected",
+        "test_leaks.test_a_rule_for_a_tool_holds_for_its_task",
+    ),
     "foreign task id": ("test_surface.test_foreign_task_id", "test_surface.test_a_task_cannot_be_taken_over"),
     "MRTR retry with changed arguments": ("test_surface.test_mrtr_retry_with_changed_arguments",),
     "requestState replayed": ("test_declarations.test_request_state_replayed", "test_surface.test_an_expired_state"),
@@ -68,9 +72,33 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "batch response": ("test_streams.test_a_json_answer_that_is_none", "test_streams.test_an_event_that_is_no_answer"),
     "application/jsonp reply": ("test_streams.test_answers_of_other_types",),
     "result and error together": ("test_streams.test_a_json_answer_that_is_none",),
-    "exfiltration via headers": ("test_headers.test_exfiltration_by_mcp_param", "test_headers.test_token_pass_through"),
+    "secret only in structuredContent, in a base64 blob": (
+        "test_leaks.test_secret_in_every_place",
+        "test_leaks.test_blocked_in_every_place",
+    ),
+    "split or encoded secrets": (
+        "test_leaks.test_split_secrets",
+        "test_leaks.test_split_over_the_stream",
+        "test_leaks.test_encoded_secrets",
+    ),
+    "leak via error.data": ("test_leaks.test_secret_in_every_place", "test_leaks.test_blocked_in_every_place"),
+    "leak via log, progress, statusMessage": ("test_leaks.test_leak_via_log_progress_status_message",),
+    "leak via questions": ("test_leaks.test_leak_via_a_question", "test_leaks.test_leak_via_input_requests"),
+    "exfiltration via _meta, progressToken": (
+        "test_exfiltration.test_exfiltration_via_meta_progress_token_and_all_else",
+        "test_exfiltration.test_exfiltration_in_another_form",
+        "test_exfiltration.test_exfiltration_in_an_answer_to_an_elicitation",
+    ),
+    "exfiltration via headers": (
+        "test_headers.test_exfiltration_by_mcp_param",
+        "test_exfiltration.test_exfiltration_by_a_header",
+        "test_exfiltration.test_exfiltration_by_the_trace_state_of_other_methods",
+    ),
     "exfiltration via baggage": ("test_headers.test_exfiltration_by_baggage",),
-    "completion enumerates denied arguments": ("test_surface.test_completion_enumerates_denied_arguments",),
+    "completion enumerates denied arguments": (
+        "test_surface.test_completion_enumerates_denied_arguments",
+        "test_conditions.test_completion_enumerates_denied_arguments",
+    ),
     "file:///a/../b, %2e": ("test_surface.test_disguised_uris",),
     "subscribe to a denied URI": (
         "test_surface.test_disguised_uris",
@@ -99,7 +127,10 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "DELETE of another's session": ("test_sessions.test_delete_of_anothers_session",),
     "forged answer to an elicitation": ("test_sessions.test_forged_answer_to_an_elicitation",),
     "sampling with tools": ("test_sessions.test_sampling_with_tools_and_url_elicitation_only_where_offered",),
-    "phishing elicitation URL": ("test_sessions.test_sampling_with_tools_and_url_elicitation_only_where_offered",),
+    "phishing elicitation URL": (
+        "test_sessions.test_sampling_with_tools_and_url_elicitation_only_where_offered",
+        "test_leaks.test_phishing_elicitation_url",
+    ),
     "SSE endpoint to a foreign host": ("test_streams.test_unknown_events",),
     "redirect to the upstream": ("test_upstream.test_redirects_are_not_followed",),
     "resource_metadata to the upstream": ("test_upstream.test_challenges_are_not_passed_on",),
@@ -109,8 +140,14 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "deep JSON": ("test_parsing.test_deep_json", "test_streams.test_a_json_answer_that_is_none"),
     "huge JSON": ("test_framing.test_a_body_too_large", "test_streams.test_an_answer_too_large"),
     "endless SSE": ("test_streams.test_an_endless_event", "test_declarations.test_endless_sse"),
+    "$ref fetch": ("test_descriptions.test_ref_fetch",),
+    "schema bomb": ("test_descriptions.test_schema_bomb",),
     "log injection": ("test_parsing.test_log_injection", "test_parsing.test_log_injection_by_length"),
     "log write failure": ("test_surface.test_log_write_failure",),
+    "hidden text in descriptions": (
+        "test_descriptions.test_hidden_text_in_descriptions",
+        "test_descriptions.test_hidden_text_in_names",
+    ),
     "__proto__ keys": ("test_parsing.test_proto_keys_are_data",),
     "the same tool name on two upstreams": ("test_surface.test_the_same_tool_name_on_two_upstreams",),
 }

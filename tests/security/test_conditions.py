@@ -246,3 +246,29 @@ async def test_a_stream_is_resumed_without_its_arguments(agent: Connection, side
     server.requests.clear()
     assert (await agent.ask(b"", "GET", last_event_id=token)).status == 404
     assert server.requests == []
+
+
+async def test_completion_enumerates_denied_arguments(agent: Connection, server: Hostile) -> None:
+    """No value is proposed that could not be asked for, and none is completed that is denied itself."""
+    values = ["abc", "ABC", "a b", 1, "xyz", "abc\n", None]
+
+    async def completing(request: Request, reply: Reply) -> None:
+        await reply.result({"completion": {"values": values, "total": 7, "hasMore": False}})
+
+    server.handler = completing
+    reference = {"type": "ref/prompt", "name": "greet"}
+    for typed, expected in (("a", ["abc", "xyz"]), ("", None), ("A", None), ("a ", None)):
+        answer = await agent.ask(
+            message("completion/complete", ref=reference, argument={"name": "name", "value": typed})
+        )
+        if expected is None:
+            assert answer.code == 40300, typed
+        else:
+            assert answer.json["result"]["completion"] == {"values": expected, "hasMore": False}
+    assert len(server.requests) == 1
+    context = {"arguments": {"name": "ABC"}}
+    other = {"name": "other", "value": ""}
+    assert (
+        await agent.ask(message("completion/complete", ref=reference, argument=other, context=context))
+    ).code == 40300
+    assert len(server.requests) == 1
