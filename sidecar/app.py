@@ -39,9 +39,9 @@ from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens
 from openmcp.sidecar.telemetry import log
-from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 from openmcp.sidecar.types import JsonObject
+from openmcp.sidecar.worker.process import Worker
 
 DRAIN: Final = 20.0
 """Seconds for calls under way to finish after SIGTERM; Kubernetes allows 30 in all by default."""
@@ -58,25 +58,21 @@ class App:
         version = importlib.metadata.version("openmcp")
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
-        audit = configuration.telemetry.audit
         self.metrics = Metrics(version)
-        self.audit = AuditLog(
-            Path(audit.file) if audit.file is not None else None,
-            deny_on_failure=audit.on_failure == "deny",
-            on_change=_log_audit,
-        )
+        self.audit, payloads = build.record(configuration.telemetry.audit, _log_audit)
         self._exporter = build.exporter(configuration.telemetry.otlp, version, self.metrics)
-        self._recorder = Recorder(self.audit, self.metrics, self._exporter)
+        self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
         snapshot = build.snapshot(configuration, {}, self.metrics.connect)
         tokens, tasks = Tokens(self._sealer), Tasks()
         self._pins = Pins(self._recorder.tool_changed)
+        self._worker = Worker()
         self._pipeline = Pipeline(
             snapshot,
             self._sessions,
             Requests(tokens, tasks),
-            Results(tokens, tasks, self._pins),
+            Results(tokens, tasks, self._pins, worker=self._worker),
             self._recorder,
             functools.partial(random.Random(os.urandom(16)).getrandbits, 64),  # noqa: S311  # ids, not secrets
         )
@@ -101,6 +97,7 @@ class App:
         listen = self.snapshot.configuration.listen
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
+        self._sweeper.add(self._worker.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
@@ -149,6 +146,7 @@ class App:
             upstream.close()
         await self._admin.drain(0.2, lambda: None)
         self._sweeper.stop()
+        await self._worker.close()
         if not await asyncio.to_thread(self.audit.close, 5.0):
             _log.error("the end of the record could not be written")
         if self._exporter is not None:

@@ -136,8 +136,8 @@ class Pipeline:
             self._recorder.call(flow, event, verdict)
             answering.deny(flow, verdict)
             return
-        params = self._requests.unseal(flow, call)
         self._recorder.call(flow, event, verdict.decision)
+        params = self._requests.unseal(flow, call)
         await self._forward(flow, verdict, params)
 
     def _adopt_trace(self, flow: Flow, call: Call) -> None:
@@ -164,6 +164,8 @@ class Pipeline:
                 flow.upstream_seconds = time.perf_counter() - asked
             if response.streaming and isinstance(permit.call.message, Request):
                 await self._relay(flow, permit.call, response)
+            elif response.pieces:
+                await self._answer_large(flow, permit.call, response)
             else:
                 self._answer(flow, permit.call, response)
         finally:
@@ -176,21 +178,45 @@ class Pipeline:
             answering.accepted(flow, response)
             return
         status, message, canonical = reply.correlated(flow, response)
-        lines = answering.JSON
+        document, lines = self._edited(flow, call, response, message)
+        if document is None and canonical:
+            flow.answer = {"result": message.result}
+            answering.respond(flow, status, lines, response.body)
+        else:
+            answering.send(flow, status, document or jsonrpc.response_document(message), lines)
+
+    async def _answer_large(self, flow: Flow, call: Call, response: UpstreamResponse) -> None:
+        """The same for an answer that is read by the worker."""
+        response.close()
+        if not isinstance(call.message, Request):
+            answering.accepted(flow, response)
+            return
+        reading = await reply.read_large(flow, response, self._results.large)
+        status, message, _ = reply.correlated(flow, response, reading)
+        if message.result is not None:
+            await reading.edit_entries(flow, self._results.edit)
+        document, lines = self._edited(flow, call, response, message)
+        pieces = reading.original() if document is None else None
+        pieces = pieces or reading.written(document or jsonrpc.response_document(message))
+        await answering.respond_large(flow, status, lines, pieces)
+
+    def _edited(
+        self, flow: Flow, call: Call, response: UpstreamResponse, message: Response
+    ) -> tuple[JsonObject | None, bytes]:
+        """The answer as the agent gets it, None where nothing changed, and its header lines."""
         if message.result is None:
             flow.outcome = "rpc_error"
-            document = jsonrpc.response_document(message)
-        else:
-            result = self._results.edit(flow, message.result)
-            if result.get("isError") is True:
-                flow.outcome = "tool_error"
-            if canonical and result is message.result and call.method != "initialize":
-                answering.respond(flow, status, lines, response.body)
-                return
-            document = {"jsonrpc": "2.0", "id": message.id, "result": result}
-            if call.method == "initialize":
-                lines += self._connections.begin(flow, call, response, str(result.get("protocolVersion", "")))
-        answering.send(flow, status, document, lines)
+            said = self._results.inspection.error(flow, message.error or {})
+            return jsonrpc.response_document(Response(message.id, None, said)), answering.JSON
+        result = self._results.edit(flow, message.result)
+        if result.get("isError") is True and flow.outcome == "ok":
+            flow.outcome = "tool_error"
+        lines = answering.JSON
+        if call.method == "initialize":
+            lines += self._connections.begin(flow, call, response, str(result.get("protocolVersion", "")))
+        elif result is message.result:
+            return None, lines
+        return {"jsonrpc": "2.0", "id": message.id, "result": result}, lines
 
     async def _relay(self, flow: Flow, call: Call, response: UpstreamResponse) -> None:
         lines = b""

@@ -1,5 +1,6 @@
 """The seams between the story of a message and what moves bytes: small protocols, so that tests can stand in."""
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,11 +30,17 @@ class Exchange(Protocol):
     def respond(self, status: int, headers: bytes, body: bytes) -> None:
         """Send a complete answer; `headers` are ready header lines, each ended by CRLF."""
 
+    async def respond_large(self, status: int, headers: bytes, pieces: Sequence[bytes]) -> None:
+        """As `respond` with a large body in pieces: waits while the client is slow, and lets others come in between."""
+
     def start_stream(self, headers: bytes, keep_alive: bytes) -> None:
         """Begin a 200 answer of unknown length; `keep_alive` is sent whenever the stream was silent for a while."""
 
     def write(self, data: bytes) -> None:
         """Add bytes to the stream; they leave with the next `flush`, `drain` or `finish`."""
+
+    async def write_large(self, pieces: Iterable[bytes]) -> None:
+        """Add a large message to the stream, with nothing in between, and send it as `respond_large` does."""
 
     def flush(self) -> None:
         """Send what was written."""

@@ -6,8 +6,10 @@ BOM is dropped, several `data` lines are joined by LF, an event that the stream'
 
 from typing import Final
 
-from openmcp.sidecar.mcp.values import Event
+from openmcp.sidecar.mcp.values import Event, LargeEvent
 
+LARGE: Final = 256 * 1024
+"""Bytes from which on an event is not interpreted here, and its pieces are not joined."""
 _BOM: Final = b"\xef\xbb\xbf"
 
 
@@ -21,26 +23,54 @@ class Parser:
     `max_event` bounds the bytes of one unfinished event; beyond it `EventTooLarge` is raised.
     """
 
-    __slots__ = ("_buffer", "_carriage_return", "_max_event", "_scanned", "_started")
+    __slots__ = ("_buffer", "_carriage_return", "_held", "_held_bytes", "_max_event", "_scanned", "_started")
 
     def __init__(self, max_event: int) -> None:
         self._buffer = bytearray()
+        self._held: list[bytes] = []
+        self._held_bytes = 0
         self._max_event = max_event
         self._scanned = 0
         self._started = False
         self._carriage_return = False
 
-    def feed(self, chunk: bytes) -> list[Event]:
+    def feed(self, chunk: bytes) -> list[Event | LargeEvent]:
         """Take the next bytes of the stream; the events that are complete now, in order."""
         if not chunk:
             return []
         self._buffer += self._normalised(chunk)
         if not self._started and not self._start():
             return []
-        blocks = self._complete_blocks()
-        if len(self._buffer) > self._max_event:
+        events: list[Event | LargeEvent] = []
+        if not self._held or self._end_held(events):
+            for block in self._complete_blocks():
+                found = event(block) if len(block) <= LARGE else LargeEvent((block,))
+                if found is not None:
+                    events.append(found)
+        if self._held_bytes + len(self._buffer) > self._max_event:
             raise EventTooLarge(f"an SSE event is larger than {self._max_event} bytes")
-        return [event for event in map(_event, blocks) if event is not None]
+        if len(self._buffer) > LARGE:
+            self._hold()
+        return events
+
+    def _hold(self) -> None:
+        """Set aside what is there of a large event. A line end at the end stays: the next one may end the event."""
+        size = len(self._buffer) - (1 if self._buffer.endswith(b"\n") else 0)
+        self._held.append(bytes(self._buffer[:size]))
+        del self._buffer[:size]
+        self._held_bytes += size
+        self._scanned = 0
+
+    def _end_held(self, events: list[Event | LargeEvent]) -> bool:
+        """Look for the end of the event that is set aside; False while there is none."""
+        end = self._buffer.find(b"\n\n", max(0, self._scanned - 1))
+        if end < 0:
+            self._scanned = len(self._buffer)
+            return False
+        events.append(LargeEvent((*self._held, bytes(self._buffer[:end]))))
+        del self._buffer[: end + 2]
+        self._held, self._held_bytes, self._scanned = [], 0, 0
+        return True
 
     def _normalised(self, chunk: bytes) -> bytes:
         """Turn CR and CRLF into LF, also where CRLF is split over two chunks."""
@@ -76,8 +106,8 @@ class Parser:
         return complete.split(b"\n\n")
 
 
-def _event(block: bytes) -> Event | None:
-    """Interpret the lines of one event; None where nothing is dispatched (comments alone)."""
+def event(block: bytes) -> Event | None:
+    """Interpret the lines of one event (ended by LF); None where nothing is dispatched (comments alone)."""
     data: list[bytes] = []
     name, identifier, retry = b"message", None, None
     for line in block.split(b"\n"):

@@ -14,6 +14,12 @@ class Event(msgspec.Struct, frozen=True):
     retry: int | None = None
 
 
+class LargeEvent(msgspec.Struct, frozen=True):
+    """One event as it came, in pieces: its lines are ended by LF and not interpreted yet."""
+
+    pieces: tuple[bytes, ...]
+
+
 class Call(msgspec.Struct, frozen=True):
     """A client's message with what policy and transport need to know of it, read from the body once.
 

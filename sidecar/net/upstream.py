@@ -16,6 +16,10 @@ from openmcp.sidecar.net.values import Patience
 
 STREAM_BUFFER: Final = 128 * 1024
 """Bytes of a stream that wait for us before the server is no longer read."""
+LARGE: Final = 256 * 1024
+"""Bytes from which on the pieces of a body are not joined."""
+_PIECE: Final = 4096
+"""Bytes below which pieces of a body are joined as they come."""
 UNWANTED_TIMEOUT: Final = 1.0
 """Seconds for which a stream that was answered may stay open."""
 MAX_HEAD: Final = 64 * 1024
@@ -24,7 +28,10 @@ _SPENT_PARSER: Final = httptools.HttpResponseParser(None)
 
 
 class UpstreamResponse:
-    """The answer to one request: `body` is complete unless it is `streaming` (SSE), then `chunk` gives it in pieces."""
+    """The answer to one request, complete unless it is `streaming` (SSE), then `chunk` gives it bit by bit.
+
+    A large body is in `pieces`, any other one in `body`.
+    """
 
     __slots__ = (
         "_buffered",
@@ -37,6 +44,7 @@ class UpstreamResponse:
         "_waiter",
         "body",
         "headers",
+        "pieces",
         "status",
         "streaming",
     )
@@ -46,6 +54,7 @@ class UpstreamResponse:
         self.streaming = False
         self.headers: dict[bytes, bytes] = {}
         self.body = b""
+        self.pieces: tuple[bytes, ...] = ()
         self._connection = connection
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
@@ -138,6 +147,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._response: UpstreamResponse | None = None
         self._head: asyncio.Future[UpstreamResponse] | None = None
         self._body: list[bytes] = []
+        self._small = bytearray()
         self._body_bytes = 0
         self._body_limit = 0
         self._head_bytes = 0
@@ -161,6 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._response = UpstreamResponse(self)
         self._head = self._loop.create_future()
         self._body, self._body_bytes, self._body_limit, self._head_bytes = [], 0, body_limit, 0
+        self._small.clear()
         self._over, self._named_bytes = False, 0
         self._last_byte = self._started = self._loop.time()
         self._patience = patience
@@ -311,7 +322,11 @@ class UpstreamConnection(asyncio.Protocol):
             if not response.take(body):
                 self._transport.pause_reading()
             return
-        self._body.append(body)
+        if len(body) < _PIECE and self._body_bytes:
+            self._small += body  # a server may send byte by byte: an object for each would take 40 times the memory
+        else:
+            self._join_small()
+            self._body.append(body)
         self._body_bytes += len(body)
         if self._body_bytes > self._body_limit:
             self.fail(UpstreamFailed("too_large", f"the server's answer exceeds {self._body_limit} bytes"))
@@ -332,11 +347,20 @@ class UpstreamConnection(asyncio.Protocol):
         if response.streaming:
             response.end(None)
             return
-        response.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._join_small()
+        if self._body_bytes > LARGE:
+            response.pieces = tuple(self._body)
+        else:
+            response.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         response.end(None)
         self._deliver(response)
         response.close()
+
+    def _join_small(self) -> None:
+        if self._small:
+            self._body.append(bytes(self._small))
+            self._small.clear()
 
     def _fail_head(self) -> None:
         self.fail(UpstreamFailed("protocol", f"head or trailers of the server's answer exceed {MAX_HEAD} bytes"))

@@ -1,6 +1,7 @@
 """How an exchange is answered: by what the server said, by a denial, by a refusal, or by a failure."""
 
 import logging
+from collections.abc import Sequence
 from typing import Final
 
 from openmcp.sidecar.errors import TOO_MANY, Refused, UpstreamFailed
@@ -27,8 +28,16 @@ def respond(flow: Flow, status: int, lines: bytes, body: bytes) -> None:
     flow.exchange.respond(status, lines, body)
 
 
+async def respond_large(flow: Flow, status: int, lines: bytes, pieces: Sequence[bytes]) -> None:
+    """The same with a large body in pieces."""
+    flow.status = status
+    flow.bytes_out = sum(map(len, pieces))
+    await flow.exchange.respond_large(status, lines, pieces)
+
+
 def send(flow: Flow, status: int, document: JsonObject, lines: bytes = JSON) -> None:
     """Answer with a JSON document."""
+    flow.answer = document
     flow.error = document.get("error")
     respond(flow, status, lines, jsonrpc.encode(document))
 

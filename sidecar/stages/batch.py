@@ -5,7 +5,7 @@ which the answers come as they are ready; one of notifications and responses by 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from openmcp.sidecar.errors import INVALID_REQUEST, Malformed
@@ -32,8 +32,17 @@ class Part:
             self.write(sse.encode_message(body))
             self.flush()
 
+    async def respond_large(self, status: int, headers: bytes, pieces: Sequence[bytes]) -> None:
+        """See `ports.Exchange`."""
+        await self.write_large((sse.encode_message(b"".join(pieces)),))
+
     def start_stream(self, headers: bytes, keep_alive: bytes) -> None:
         """The stream is there."""
+
+    async def write_large(self, pieces: Iterable[bytes]) -> None:
+        """See `ports.Exchange`. In one piece: the other parts write as well."""
+        self.write(b"".join(pieces))
+        await self.drain()
 
     def write(self, data: bytes) -> None:
         """See `ports.Exchange`."""

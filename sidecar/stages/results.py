@@ -11,11 +11,14 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, era, methods
 from openmcp.sidecar.stages import completions, embedded
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.inspect import Inspection
+from openmcp.sidecar.stages.large import Large
 from openmcp.sidecar.stages.lists import Lists
 from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.tasks import Owner, Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
 from openmcp.sidecar.types import MODERN, JsonObject
+from openmcp.sidecar.worker.process import Worker
 
 LIST_TTL: Final = 60_000
 """Milliseconds for which a client may go on showing a list after the policy changed."""
@@ -24,10 +27,19 @@ TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 
 
 class Results:
-    """Edits results; `now` gives Unix seconds."""
+    """Edits results; `now` gives Unix seconds. `large` reads the messages that are too large to be read here."""
 
-    def __init__(self, tokens: Tokens, tasks: Tasks, pins: Pins, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        tasks: Tasks,
+        pins: Pins,
+        now: Callable[[], float] = time.time,
+        worker: Worker | None = None,
+    ) -> None:
+        self.large = Large(worker or Worker())
         self._tokens = tokens
+        self.inspection = Inspection(tasks)
         self._tasks = tasks
         self._pins = pins
         self._lists = Lists(pins)
@@ -40,8 +52,11 @@ class Results:
     def edit(self, flow: Flow, result: JsonObject) -> JsonObject:
         """The result as the agent may see it: the same object where nothing had to change, else another.
 
-        Raises `UpstreamFailed` (protocol) for a result that is not valid.
+        Raises `UpstreamFailed` (protocol) for a result that is not valid, and `Refused` for one that a rule blocks.
         """
+        return self.inspection.result(flow, self._edited(flow, result))
+
+    def _edited(self, flow: Flow, result: JsonObject) -> JsonObject:
         method = flow.method
         if flow.era is MODERN:
             result = self._typed(flow, result)

@@ -4,16 +4,17 @@ Source: basic/transports of each revision, 2026-07-28 basic/patterns/subscriptio
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, sse
 from openmcp.sidecar.mcp.surface import subjects_of
-from openmcp.sidecar.mcp.values import Event
+from openmcp.sidecar.mcp.values import Event, LargeEvent
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.forward import LISTEN
+from openmcp.sidecar.stages.large import Reading
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions
@@ -29,6 +30,8 @@ _LISTED: Final = {
     "notifications/resources/updated": "resourceSubscriptions",
     "notifications/tasks": "taskIds",
 }
+_OWN_MEMBERS: Final = {"notifications/progress": "progressToken", "notifications/cancelled": "requestId"}
+"""Members that were checked to be the agent's own, or are sealed by us: nothing to inspect."""
 _ACKNOWLEDGED: Final = "notifications/subscriptions/acknowledged"
 
 Reject = Callable[[Flow, Request, int, str], None]
@@ -93,7 +96,11 @@ class Relay:
         parser = sse.Parser(self.flow.upstream.server.limits.response_bytes)
         while not self._answered and (chunk := await self._next(response)):
             for event in parser.feed(chunk):
-                if not self._answered:
+                if self._answered:
+                    break
+                if isinstance(event, LargeEvent):
+                    await self._pass_large(event)
+                else:
                     self._write(self._pass(event))
             await self.flow.exchange.drain()
 
@@ -129,8 +136,7 @@ class Relay:
             params: JsonObject = {}
             if self._listens is not None:
                 params = {"_meta": {era.META_SUBSCRIPTION: self.flow.message_id}}
-            document = jsonrpc.notification_document(Notification(method, params))
-            self._write(sse.encode_message(jsonrpc.encode(document)))
+            self._say(Notification(method, params))
         self.flow.exchange.flush()
 
     def _end(self, response: UpstreamResponse) -> None:
@@ -145,8 +151,7 @@ class Relay:
     def _close_open_request(self) -> None:
         if self._stopping and self._listens is not None:
             result = {"resultType": "complete", "_meta": {era.META_SUBSCRIPTION: self.flow.message_id}}
-            document = jsonrpc.response_document(Response(self.flow.message_id, result, None))
-            self._write(sse.encode_message(jsonrpc.encode(document)))
+            self._say(Response(self.flow.message_id, result, None))
         elif not self._resumable:  # the client of a resumable stream comes back for the rest (2025-11-25)
             self._break(UpstreamFailed("closed", "the stream ended without a response"))
 
@@ -156,7 +161,13 @@ class Relay:
             document = answers.failed(self.flow.message_id, failure)
             self.flow.error = document["error"]
             self._answered = True
-            self._write(sse.encode_message(jsonrpc.encode(document)))
+            self._say(Response(self.flow.message_id, None, document["error"]))
+
+    def _say(self, message: Message) -> None:
+        """Pass on a message of our own."""
+        data = jsonrpc.encode(jsonrpc.document_of(message))
+        self._passed(message, message, len(data))
+        self._write(sse.encode_message(data))
 
     def _pass(self, event: Event) -> bytes:
         """The bytes that go to the agent for one event; empty where nothing does."""
@@ -171,6 +182,34 @@ class Relay:
             self._recorder.dropped(self.flow, str(drop))
             return b""
         return sse.encode(Event(data, id=identifier, retry=event.retry))
+
+    async def _pass_large(self, event: LargeEvent) -> None:
+        """The same for an event that is read by the worker."""
+        reading = await self._results.large.read(self.flow, event.pieces, event=True)
+        if reading.empty:
+            self._write(self._pass(reading.event))
+            return
+        identifier = self._event_id(reading.event)
+        try:
+            pieces = await self._judge_large(reading)
+        except Dropped as drop:
+            self._recorder.dropped(self.flow, str(drop))
+            return
+        frame = sse.encode(Event(b"\0", id=identifier, retry=reading.event.retry)).split(b"\0")
+        await self.flow.exchange.write_large((frame[0], *pieces, frame[1]))
+
+    async def _judge_large(self, reading: Reading) -> Sequence[bytes]:
+        try:
+            message = reading.message()
+        except Malformed as error:
+            raise Dropped(f"malformed: {error.message}") from None
+        if isinstance(message, Response) and self._is_expected(message):
+            await reading.edit_entries(self.flow, self._results.edit)
+        judged = self._judge_message(message)
+        pieces = reading.original() if judged is message else None
+        pieces = pieces or reading.written(jsonrpc.document_of(judged))
+        self._passed(message, None, sum(map(len, pieces)))
+        return pieces
 
     def _event_id(self, event: Event) -> bytes | None:
         session = self.flow.session
@@ -201,37 +240,52 @@ class Relay:
             message = jsonrpc.classify(document)
         except Malformed as error:
             raise Dropped(f"malformed: {error.message}") from None
-        if isinstance(message, Response):
-            judged: Message = self._answer(message)
-        elif isinstance(message, Request):
-            judged = self._server_request(message)
-        else:
-            judged = self._notification(message)
+        judged = self._judge_message(message)
         unchanged = canonical and judged is message
         data = event.data if unchanged else jsonrpc.encode(jsonrpc.document_of(judged))
-        self.flow.bytes_out += len(data)
-        self._recorder.streamed(self.flow, message, len(data))
+        self._passed(message, judged, len(data))
         return data
 
+    def _passed(self, message: Message, judged: Message | None, size: int) -> None:
+        """A message went on as `judged`, None where it is large."""
+        self.flow.bytes_out += size
+        document = jsonrpc.document_of(judged) if judged is not None else None
+        self._recorder.streamed(self.flow, message, document, size)
+
+    def _judge_message(self, message: Message) -> Message:
+        if isinstance(message, Response):
+            return self._answer(message)
+        return self._server_request(message) if isinstance(message, Request) else self._notification(message)
+
+    def _is_expected(self, message: Response) -> bool:
+        return self._expects and _same(message.id, self.flow.message_id)
+
     def _answer(self, message: Response) -> Response:
-        if not self._expects or not _same(message.id, self.flow.message_id):
+        if not self._is_expected(message):
             raise Dropped("a response to no request of this stream")
-        if message.result is not None:
-            message = self._edited(message, message.result)
+        try:
+            message = self._edited(message)
+        except Refused as refusal:
+            self.flow.outcome = refusal.reason
+            message = Response(message.id, None, answers.refused(None, refusal)["error"])
         self._answered = True
         self.flow.error = message.error
         if message.error is not None and self.flow.outcome == "ok":
             self.flow.outcome = "rpc_error"
         return message
 
-    def _edited(self, message: Response, result: JsonObject) -> Response:
+    def _edited(self, message: Response) -> Response:
+        result, error = message.result, message.error
+        if result is None:
+            said = self._results.inspection.error(self.flow, error or {})
+            return message if said is error else Response(message.id, None, said)
         try:
             edited = self._results.edit(self.flow, result)
         except UpstreamFailed as failure:
             self.flow.outcome = failure.kind
             error = answers.failed(self.flow.message_id, failure)["error"]
             return Response(self.flow.message_id, None, error)
-        if edited.get("isError") is True:
+        if edited.get("isError") is True and self.flow.outcome == "ok":
             self.flow.outcome = "tool_error"
         return message if edited is result else Response(message.id, edited, None)
 
@@ -244,7 +298,12 @@ class Relay:
         if capability is None or (capability and capability not in session.capabilities):
             self._reject(flow, message, -32601, "Method not found")
             raise Dropped("a server request that the client did not offer to answer")
-        return Request(self._sessions.request_id(session, message.id), message.method, message.params)
+        try:
+            params = self._results.inspection.params(flow, message.method, message.params)
+        except Refused as refusal:
+            self._reject(flow, message, refusal.code, refusal.message)
+            raise Dropped(refusal.message) from None
+        return Request(self._sessions.request_id(session, message.id), message.method, params)
 
     def _notification(self, message: Notification) -> Notification:
         known = methods.SERVER_NOTIFICATIONS[self.flow.era]
@@ -257,8 +316,18 @@ class Relay:
         elif message.method == "notifications/resources/updated":
             self._check_uri(message.params.get("uri"))
         elif message.method == "notifications/cancelled":
-            return self._cancelled(message)
-        return message
+            message = self._cancelled(message)
+        return self._inspected(message)
+
+    def _inspected(self, message: Notification) -> Notification:
+        own = _OWN_MEMBERS.get(message.method, "")
+        if own == "progressToken" and not self._expects:
+            own = ""  # nobody has checked whose it is
+        try:
+            params = self._results.inspection.params(self.flow, message.method, message.params, own)
+        except Refused as refusal:
+            raise Dropped(refusal.message) from None
+        return message if params is message.params else Notification(message.method, params)
 
     def _check_subscription(self, message: Notification, listens: JsonObject) -> None:
         """A subscription carries its own id, an acknowledgement first, and nothing that was not asked for."""
