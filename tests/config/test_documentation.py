@@ -1,0 +1,49 @@
+"""The reference of gateway.yaml has every key of the model, and its example is accepted as it stands."""
+
+import re
+import types
+import typing
+from pathlib import Path
+
+import msgspec
+
+from openmcp.config import model
+from tests.config.sources import HEAD, warnings
+
+TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+RENAMED = {"except_": "except", "on_failure": "onFailure"}
+
+
+def structs(kind: object) -> typing.Iterator[type[msgspec.Struct]]:
+    """All structs that a type is made of."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield kind
+        for annotation in typing.get_type_hints(kind).values():
+            yield from structs(annotation)
+    elif isinstance(kind, types.UnionType | types.GenericAlias) or typing.get_origin(kind) is not None:
+        for part in typing.get_args(kind):
+            yield from structs(part)
+
+
+def key(field: str) -> str:
+    first, *rest = RENAMED.get(field, field).split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def test_every_key_of_the_model_is_in_the_reference():
+    keys = {key(field) for kind in structs(model.Configuration) for field in kind.__struct_fields__}
+    assert {"mcp", "pinTools", "maxUses", "trustDomain", "signingKey"} <= keys
+    prose = re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL)
+    named = set(re.findall(r"[A-Za-z0-9]+", " ".join(re.findall(r"`[^`\n]+`", prose))))
+    assert keys - named == set()
+
+
+def test_every_operator_is_in_the_reference():
+    assert {operator.value for operator in model.Operator} <= set(re.findall(r"`([A-Za-z]+)`", TEXT))
+
+
+def test_the_example_is_accepted_without_a_warning():
+    example = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    assert example is not None
+    assert example[1].startswith(HEAD)
+    assert warnings(example[1].removeprefix(HEAD)) == []
