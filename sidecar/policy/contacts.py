@@ -22,7 +22,7 @@ _DOMAIN_ANY: Final = re.compile(
 _VERSION: Final = re.compile(rb"v?[0-9]{1,6}\.[0-9x]")
 _NO_DOMAINS: Final = frozenset(
     b"astype bak class cls cpp css csv dll dtype exe gif gz hpp html ico java jpeg jpg js json jsx kt lock log mount"
-    b" pdf png rb scope scss service shape size slice socket svg swift tar target tgz timer transpose ts tsx txt"
+    b" pdf png rb scope scss service shape size slice socket svg swift tar target tgz timer transpose ts tsx txt utf"
     b" webp whl xml yaml yml".split()
 )
 """Endings of files, units and attributes: `icon@2x.png`, `getty@tty1.service`, `a@b.shape`. None is a domain."""
@@ -72,6 +72,8 @@ _NO_COUNTRIES: Final = frozenset(
 )
 """Country codes of two and three digits that nobody has (ITU-T E.164, list of assigned codes)."""
 _INTERNATIONAL: Final = re.compile(rb"\+ ?\(?[0-9]{1,4}\)?(?:(?: ?[-./(] ?|[ )]|\) ?[-.]?)?\(?[0-9]{1,14}\)?){1,7}")
+_PLACE: Final = re.compile(rb"\+(?:[0-9]{4}-[0-9]{5}|[0-9]{6}-[0-9]{7})")
+"""Latitude and longitude in one (ISO 6709)."""
 _TRUNK: Final = re.compile(rb"\(0\)")
 
 
@@ -94,8 +96,17 @@ def international(data: bytes, start: int, end: int) -> Found:
     stop = match.end()
     while not is_digit(data[stop - 1]):
         stop -= 1
-    digits = bytes([byte for byte in _TRUNK.sub(b"", data[start:stop]) if is_digit(byte)])
-    if not closes(data, stop) or not _is_international(digits):
+    written = data[start:stop]
+    digits = bytes([byte for byte in _TRUNK.sub(b"", written) if is_digit(byte)])
+    sum_of_two = written[1:2] == b" " and written[2:].isdigit()
+    decimal = byte_at(data, stop) == 0x2E and digit_at(data, stop + 1)
+    if (
+        sum_of_two
+        or decimal
+        or _PLACE.fullmatch(written) is not None
+        or not closes(data, stop)
+        or not _is_international(digits)
+    ):
         return nothing(start + 1)
     return (start, stop, stop)
 
@@ -121,7 +132,9 @@ def national(data: bytes, start: int, end: int) -> Found:
     before, after = byte_at(data, start - 1), byte_at(data, stop)
     crowded = before == 0x5F or (before in b"-./" and is_word(byte_at(data, start - 2)))
     crowded = (
-        crowded or (after in b"-./:" and digit_at(data, stop + 1)) or (before in b" ," and digit_at(data, start - 2))
+        crowded
+        or (after in b"-./:" and is_word(byte_at(data, stop + 1)))
+        or (before in b" ," and digit_at(data, start - 2))
     )
     crowded = crowded or (after == 0x20 and _PAIR.match(data, stop) is not None)
     return nothing(start + 1) if crowded else (start, stop, stop)

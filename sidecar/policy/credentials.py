@@ -32,13 +32,13 @@ def secret_key(data: bytes, start: int, end: int) -> Found:
 
 
 _KEY_MAX: Final = 16 * 1024
-_BODY_NEAR: Final = 600
-_BODY: Final = re.compile(rb"[A-Za-z0-9+/]{16}")
-_BODY_ALL: Final = re.compile(
-    rb"(?:[\s\"'+,]|\\{1,4}[nrt\"]|(?:Proc-Type|DEK-Info|Version|Comment|Hash):[^\r\n]{0,200}|[A-Za-z0-9+/=]{16,}"
-    rb"|[A-Za-z0-9+/]{1,64}={1,2})*"
+_BETWEEN: Final = (
+    rb"(?:[\s\"'`+,>#|*]|\\{1,4}[nrt\"]|(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset):[^\r\n\\]{0,200})"
 )
-_HEADER_REST: Final = re.compile(rb"[A-Z ]{0,20}-{0,5}")
+_BODY_BEGINS: Final = re.compile(rb"[A-Z ]{0,20} ?-{0,5}" + _BETWEEN + rb"{0,2000}[A-Za-z0-9+/]{16}")
+_BODY_ALL: Final = re.compile(
+    rb"[A-Z ]{0,20} ?-{0,5}(?:" + _BETWEEN + rb"|[A-Za-z0-9+/=]{16,}|[A-Za-z0-9+/]{1,64}={1,2})*"
+)
 _LAST: Final = re.compile(rb"-{2,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?(?: ?-{2,5})?")
 _LAST_PUTTY: Final = re.compile(rb"Private-MAC: ?[0-9a-f]+")
 
@@ -46,15 +46,10 @@ _LAST_PUTTY: Final = re.compile(rb"Private-MAC: ?[0-9a-f]+")
 def armoured_key(data: bytes, start: int, end: int) -> Found:
     """A private key behind its header, to its last line or as far as it goes; a header alone is none."""
     limit = min(len(data), end + _KEY_MAX)
-    last = _LAST.search(data, end, limit)
-    near = min(end + _BODY_NEAR, last.start() if last is not None else limit)
-    if _BODY.search(data, end, near) is None:
+    if _BODY_BEGINS.match(data, end, limit) is None:
         return nothing(end)
-    if last is not None:
-        return (start, last.end(), last.end())
-    header = _HEADER_REST.match(data, end)
-    body = _BODY_ALL.match(data, header.end() if header is not None else end, limit)
-    stop = body.end() if body is not None and body.end() > end else near
+    last = _LAST.search(data, end, limit) or _BODY_ALL.match(data, end, limit)
+    stop = last.end() if last is not None else limit
     return (start, stop, stop)
 
 

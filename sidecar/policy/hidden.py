@@ -12,7 +12,7 @@ TAGS: Final = r"[\x{E0000}-\x{E007F}]+"
 
 ALWAYS: Final = (
     r"[\x{202A}-\x{202E}\x{2066}-\x{2069}\x{206A}-\x{206F}\x{FFF9}-\x{FFFB}]+"
-    r"|(?:\x1b|\x{9b})[^\x1b]?(?:[0-?]*[ -/]*[@-~])?"
+    r"|(?:\x1b\[|\x{9b})[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]{0,1000}(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?"
 )
 """Overrides and isolates of direction, deprecated format characters, annotations, terminal escapes."""
 

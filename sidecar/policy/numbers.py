@@ -224,6 +224,8 @@ def iban(data: bytes, start: int, end: int) -> Found:
         return nothing(start + 1)
     written = data[start:stop].translate(None, b" -.\n").decode("ascii")
     number = written.upper()
+    if number[2:4] in ("00", "01", "99"):  # what is left of a division lies between 02 and 98
+        return nothing(start + 1)
     if written not in (number, number.lower()) or (country in _DIGITS_ONLY and not number[2:].isdigit()):
         return nothing(start + 1)
     value = int("".join([str(int(letter, 36)) for letter in number[4:] + number[:4]]))
