@@ -5,86 +5,93 @@ read, a link where that could at least be asked for. Source: schema of each revi
 `ResourceLink`, `ReadResourceResult`.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.policy.decision import DENY
+from openmcp.sidecar.policy.effects import MAX_FINDINGS
+from openmcp.sidecar.policy.engine import DEFAULT_DENY
+from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.types import RESOURCE, JsonObject
 
 WITHHELD: Final = "[withheld: no policy allows this resource]"
+MAX_RESOURCES: Final = 2000
+"""Resources and links of one result that are judged; the rest is withheld."""
 _HOLDERS: Final = ("content", "messages", "result")
 """Members that hold content blocks, or something that holds them: of a tool's result, a prompt, a task."""
-
-_May = Callable[[object, bool], bool]
-"""Whether a URI may be shown; the flag says that it is a link only."""
 
 
 def judged(flow: Flow, result: JsonObject) -> JsonObject:
     """The result with a text in place of each resource that the agent may not have; the same object where all may."""
-
-    def may(uri: object, link: bool) -> bool:
-        return _may(flow, uri, link)
-
-    if flow.method == "resources/read":
-        return _read(result, may)
-    return _swept(result, may)
+    sweep = _Sweep(flow)
+    return sweep.read(result) if flow.method == "resources/read" else sweep.holder(result)
 
 
-def _may(flow: Flow, uri: object, link: bool) -> bool:
-    if type(uri) is not str:
-        return False
-    try:
-        subjects = subjects_of(RESOURCE, uri)
-    except Refused:  # not a URI: nobody could read it
-        return False
-    if flow.call is not None and set(subjects) <= set(flow.call.subjects):
-        return True  # what was asked for has been judged, and approved where that was needed
-    decision = flow.snapshot.policies.decide(flow.principal, flow.server, subjects)
-    return decision.allowed or (link and decision.verdict is not DENY)
+class _Sweep:
+    """One look through a result; what is withheld is noted in the flow."""
 
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._own = frozenset(flow.call.subjects) if flow.call is not None else frozenset()
+        self._left = MAX_RESOURCES
 
-def _swept(holder: JsonObject, may: _May) -> JsonObject:
-    changes: JsonObject = {}
-    for member in _HOLDERS:
-        given = holder.get(member)
-        if type(given) is dict:
-            swept: Any = _block(given, may)
-        elif type(given) is list:
-            swept = _same_or(given, [_block(item, may) for item in given])
+    def read(self, result: JsonObject) -> JsonObject:
+        """The result of a read without the contents of other, denied resources."""
+        given = result.get("contents")
+        if type(given) is not list:
+            return result
+        contents = [item for index, item in enumerate(given) if self._may_read(item, f"$.contents[{index}]")]
+        return result if len(contents) == len(given) else result | {"contents": contents}
+
+    def holder(self, holder: JsonObject, path: str = "$.") -> JsonObject:
+        """What holds content blocks, or something that holds them."""
+        changes: JsonObject = {}
+        for member in _HOLDERS:
+            given = holder.get(member)
+            if type(given) is dict:
+                swept: Any = self._block(given, path + member)
+            elif type(given) is list:
+                blocks = [self._block(item, f"{path}{member}[{index}]") for index, item in enumerate(given)]
+                swept = given if all(one is other for one, other in zip(given, blocks, strict=True)) else blocks
+            else:
+                continue
+            if swept is not given:
+                changes[member] = swept
+        return holder | changes if changes else holder
+
+    def _block(self, item: Any, path: str) -> Any:
+        if type(item) is not dict:
+            return item
+        kind = item.get("type")
+        if kind == "resource_link":
+            return item if self._may(item.get("uri"), path, link=True) else _text()
+        if kind != "resource":
+            return self.holder(item, path + ".")
+        return item if self._may_read(item.get("resource"), path) else _text()
+
+    def _may_read(self, resource: Any, path: str) -> bool:
+        return self._may(resource.get("uri") if type(resource) is dict else None, path, link=False)
+
+    def _may(self, uri: object, path: str, *, link: bool) -> bool:
+        flow = self._flow
+        self._left -= 1
+        if self._left < 0:
+            return False
+        try:
+            subjects = subjects_of(RESOURCE, uri if type(uri) is str else "\0")
+        except Refused:  # not a URI: nobody could read it
+            decision = DEFAULT_DENY
         else:
-            continue
-        if swept is not given:
-            changes[member] = swept
-    return holder | changes if changes else holder
-
-
-def _block(item: Any, may: _May) -> Any:
-    if type(item) is not dict:
-        return item
-    kind = item.get("type")
-    if kind == "resource_link":
-        return item if may(item.get("uri"), True) else _text()
-    if kind != "resource":
-        return _swept(item, may)
-    resource = item.get("resource")
-    return item if type(resource) is dict and may(resource.get("uri"), False) else _text()
-
-
-def _read(result: JsonObject, may: _May) -> JsonObject:
-    given = result.get("contents")
-    if type(given) is not list:
-        return result
-    contents = [item if type(item) is dict and may(item.get("uri"), False) else None for item in given]
-    if None not in contents:
-        return result
-    return result | {"contents": [item for item in contents if item is not None]}
-
-
-def _same_or(given: list[Any], swept: list[Any]) -> list[Any]:
-    return given if all(one is other for one, other in zip(given, swept, strict=True)) else swept
+            if self._own.issuperset(subjects):
+                return True  # what was asked for has been judged, and approved where that was needed
+            decision = flow.snapshot.policies.decide(flow.principal, flow.server, subjects)
+        if decision.allowed or (link and decision.verdict is not DENY):
+            return True
+        if len(flow.findings) < MAX_FINDINGS:
+            flow.findings += (Finding(decision.policy, decision.rule, "withhold", "resource", path),)
+        return False
 
 
 def _text() -> JsonObject:

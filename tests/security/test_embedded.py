@@ -76,3 +76,23 @@ async def test_a_read_that_brings_other_resources(agent: Connection, server: Hos
     server.handler = resulting({"contents": [*given, "x", {"text": "x"}]})
     answer = await agent.ask(message("resources/read", 1, uri="file:///public/folder"))
     assert answer.json["result"] == {"contents": [{"uri": ALLOWED, "text": "x"}]}
+
+
+async def test_what_is_withheld_is_on_record(agent: Connection, sidecar: Gate, server: Hostile) -> None:
+    server.handler = resulting(
+        {"content": [{"type": "text", "text": "x"}, embedded("file:///secret"), link("file:///x")]}
+    )
+    await agent.ask(call())
+    line = await sidecar.recorded(ends=True)
+    (found,) = line["findings"]
+    assert {"action": "withhold", "what": "resource", "path": "$.content[1]", "count": 2}.items() <= found.items()
+    assert "file:///secret" not in sidecar.record.read_text()
+
+
+async def test_a_flood_of_resources(agent: Connection, server: Hostile) -> None:
+    """So many that judging them all would keep others waiting: what is not judged is withheld."""
+    content = [link(f"file:///public/{number}") for number in range(5000)]
+    server.handler = resulting({"content": content})
+    result = (await agent.ask(call())).json["result"]
+    assert result["content"][:2000] == content[:2000]
+    assert result["content"][2000:] == [WITHHELD] * 3000
