@@ -113,7 +113,7 @@ class Comparison:
         """Warn where an unconditional rule of more weight holds wherever a rule, or one of its selectors, does."""
         whole = next((other for other in self._closing.for_all if self._prevails(other, rule)), None)
         covered = [] if whole is not None or rule.selects_all else self._covered(rule)
-        if covered and all(others for _, _, others in covered):
+        if covered:
             in_all = set.intersection(*(set(map(id, others)) for _, _, others in covered))
             whole = next((other for other in covered[0][2] if id(other) in in_all), None)
         hint = "remove it, or narrow the other"

@@ -231,6 +231,11 @@ READ = "{name: r, action: allow, tools: ['get_*']}"
     [
         pytest.param(policy(f"{READ}, {{name: d, action: deny, tools: [get_secret]}}"), [], id="a part"),
         pytest.param(policy(f"{READ}, {{name: d, action: deny, tools: ['*_secret']}}"), [], id="an overlap"),
+        pytest.param(
+            policy(f"{READ}, {{name: d, action: deny, tools: ['g*_secret']}}", more="agents: ['*'],"),
+            [],
+            id="an overlap with what begins longer",
+        ),
         pytest.param(policy(f"{READ}, {{name: d, action: deny}}"), ["5: policies[0].requests[0]: rule"], id="all"),
         pytest.param(
             policy(f"{READ}, {{name: d, action: deny, tools: [delete]}}"), [], id="a guard for all agents, of this kind"
