@@ -18,8 +18,6 @@ from openmcp.sidecar.types import JsonObject
 MAX_BYTES: Final = 64 * 1024
 """Bytes of JSON of one message that are kept; of a longer one its beginning, its length and its hash."""
 _BEGINNING: Final = 4096
-_MAX_REMOVED: Final = 256
-"""Removed texts that are listed with one message."""
 _SHORTEST_SECRET: Final = 8
 _CREDENTIAL: Final = "[credential]"
 _SEALED: Final = ("cursor", "nextCursor", "requestState")
@@ -54,15 +52,14 @@ class Payloads:
             text = _encoded(_without(value, secrets))
         text = escaped(text)
         kept = b'"%b":%b' % (member.encode(), text) if len(text) <= MAX_BYTES else _clipped(member, len(text), text)
-        removed = [finding for finding in findings if finding.removed]
+        removed = [finding for finding in findings if finding.removed and not finding.shadow]
         return kept + self._removed(removed, bool(secrets)) if removed or secrets else kept
 
     def _removed(self, findings: list[Finding], credential: bool) -> bytes:
         entries = [{"path": "$", "what": "credential"}] if credential else []
-        for finding in findings[:_MAX_REMOVED]:
+        for finding in findings:
             entries.append({"path": clip(finding.path), "what": finding.what, "hmac": self._hash(finding.removed)})
-        more = b',"removed_more":%d' % (len(findings) - _MAX_REMOVED) if len(findings) > _MAX_REMOVED else b""
-        return b"," + encode({"removed": entries})[1:-1] + more
+        return b"," + encode({"removed": entries})[1:-1]
 
     def _hash(self, text: str) -> str:
         return hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), "sha256").hex()

@@ -133,7 +133,7 @@ async def test_what_does_not_end_is_cut_at_last(sidecar: Gate, agent: Connection
     await sidecar.app.stop(patience=0.2)
     assert await agent.closed() == b""
     await gone.wait()
-    lines = [json.loads(line) for line in sidecar.record.read_text().splitlines()]
+    lines = sidecar.written()
     assert [line.get("outcome") for line in lines] == [None, "drained"], lines
 
 

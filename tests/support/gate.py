@@ -68,9 +68,14 @@ class Gate:
         return connect(self.url, path, x_api_key=KEYS[agent], **headers)
 
     async def records(self) -> list[dict[str, Any]]:
-        """Return the record so far."""
+        """Return the record so far, without checkpoints."""
         assert await asyncio.to_thread(self.app.audit.flush, PATIENCE)
-        return [json.loads(line) for line in self.record.read_text().splitlines()]
+        return self.written()
+
+    def written(self) -> list[dict[str, Any]]:
+        """Return what is in the record's file, without checkpoints."""
+        lines = [json.loads(line) for line in self.record.read_text().splitlines()]
+        return [line for line in lines if line["event"] != "checkpoint"]
 
     async def recorded(self, *, ends: bool = False, **fields: Any) -> dict[str, Any]:
         """Return the only record that has these fields; waits for it, as the answer goes out before its record.

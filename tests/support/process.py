@@ -137,9 +137,9 @@ class Sidecar:
     folder: Path
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the record so far, one mapping per line (the configuration sends it to a file)."""
-        lines = (self.folder / "audit.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        """Return the record so far without checkpoints, one mapping per line (the configuration sends it to a file)."""
+        lines = [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+        return [line for line in lines if line["event"] != "checkpoint"]
 
 
 @contextmanager
