@@ -91,8 +91,16 @@ async def test_what_is_withheld_is_on_record(agent: Connection, sidecar: Gate, s
 
 async def test_a_flood_of_resources(agent: Connection, server: Hostile) -> None:
     """So many that judging them all would keep others waiting: what is not judged is withheld."""
-    content = [link(f"file:///public/{number}") for number in range(5000)]
+    content = [{"type": "resource_link", "uri": ALLOWED, "name": "x"}] * 2_500
     server.handler = resulting({"content": content})
     result = (await agent.ask(call())).json["result"]
-    assert result["content"][:2000] == content[:2000]
-    assert result["content"][2000:] == [WITHHELD] * 3000
+    assert result["content"] == content[:2_000] + [WITHHELD] * 500
+
+
+async def test_denied_resources_in_a_large_result(agent: Connection, server: Hostile) -> None:
+    """One that is read in a process of its own is judged all the same."""
+    text = {"type": "text", "text": "x" * 2_000_000}
+    content = [text, *([embedded("file:///secret"), link("file:///secret"), link(ALLOWED)] * 3_000)]
+    server.handler = resulting({"content": content})
+    result = (await agent.ask(call())).json["result"]
+    assert result["content"] == [text, *([WITHHELD, WITHHELD, link(ALLOWED)] * 3_000)]
