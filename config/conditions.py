@@ -9,6 +9,7 @@ from openmcp.config.cursor import At, Reading, Shape, choice, integer, list_of, 
 from openmcp.config.values import URI_GLOB, glob, json_path, number, pattern
 from openmcp.config.yamlsource import Scalar, Sequence
 
+_OPERATORS = tuple(operator.value for operator in model.Operator)
 MAX_LENGTH = 1_000_000_000
 """The highest limit of `lengthAtMost`."""
 
@@ -26,7 +27,7 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True):
 
 _head = Shape(
     _Head,
-    {"path": json_path, "op": choice(operator.value for operator in model.Operator)},
+    {"path": json_path, "op": choice(_OPERATORS)},
     required=("path", "op"),
     ignored=("value",),
 )
@@ -34,12 +35,12 @@ _head = Shape(
 
 def condition(at: At) -> model.Condition | None:
     """One entry of `when`: `{path, op, value}`."""
-    head = _head(at)
-    if head is None:
+    head, word = _head(at), at.key("op")
+    if word is None or word.text() not in _OPERATORS:
         return None
-    operator = model.Operator(head.op)
-    value = _value(at, operator)
-    return None if value is None else model.Condition(path=head.path, op=operator, value=value.of)
+    operator = model.Operator(word.text())
+    value = _value(at, operator)  # also where the path was refused: all errors are told at once
+    return None if head is None or value is None else model.Condition(path=head.path, op=operator, value=value.of)
 
 
 def _value(at: At, operator: model.Operator) -> _Value | None:

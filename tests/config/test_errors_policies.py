@@ -45,6 +45,11 @@ def agent(selector: str) -> str:
             '5: policies[0].requests[0].when[0].path: not a JSONPath: "$.a[?(@.b)]" (filters, [?(...)], are '
             "not part of the grammar: use more than one condition)",
         ),
+        "path and value": (
+            allow("when: [{path: $., op: lt, value: x}]"),
+            '5: policies[0].requests[0].when[0].path: not a JSONPath: "$." (it ends too early)',
+            '5: policies[0].requests[0].when[0].value: expected a number, found the text "x"',
+        ),
         "exists with a value": (
             allow("when: [{path: $.a, op: exists, value: 1}]"),
             "5: policies[0].requests[0].when[0].value: `op: exists` takes no value",
