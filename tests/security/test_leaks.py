@@ -180,6 +180,19 @@ async def test_blocked_in_every_place(agent: Connection, server: Hostile, surfac
             assert response["error"]["code"] == 40300
 
 
+@pytest.mark.parametrize("surface", SURFACES)
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_secret_in_a_large_message(agent: Connection, server: Hostile, surface: str, stream: bool) -> None:
+    """A message that is read in a process of its own is inspected all the same."""
+    for secret, places in ((SECRET, SURFACES), (CARD, CARDS)):
+        document, answer = places[surface]
+        (member,) = answer
+        padding = "Lorem ipsum dolor sit amet. " * 12_000
+        large = {member: {**answer[member], "padding": padding}}
+        server.handler = replying(large, stream=stream)
+        clean(await agent.ask(document), secret)
+
+
 def wide(value: str) -> str:
     return value.translate({code: code + 0xFEE0 for code in range(0x21, 0x7F)})
 
