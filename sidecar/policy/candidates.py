@@ -46,5 +46,5 @@ def digit_at(data: bytes, index: int) -> bool:
 
 
 def byte_at(data: bytes, index: int) -> int:
-    """The byte at `index`; -1 outside of the text."""
-    return data[index] if 0 <= index < len(data) else -1
+    """The byte at `index`; 0 outside of the text."""
+    return data[index] if 0 <= index < len(data) else 0

@@ -111,7 +111,9 @@ def base64_pieces(text: str) -> Iterator[Piece]:
         if last is not None and end - start - max(0, text.rfind("\n", start, end) + 1 - start) >= _LONG_LINE:
             end = last.end()
         reached = end
-        run = _NOT_ALPHABET.sub("", text[start:end]).translate(_URL_SAFE)
+        run = text[start:end].rstrip("=")
+        if not run.isalnum():
+            run = _NOT_ALPHABET.sub("", run).translate(_URL_SAFE)
         yield from _decoded(start, end, [_base64(run[cut:]) for cut in range(4)])
 
 
@@ -144,5 +146,5 @@ def _legible(reading: bytes) -> str:
         return b"\n".join(_LEGIBLE.findall(reading)).decode("ascii")
 
 
-DECODERS: Final = (unescape_pieces, base64_pieces, hexadecimal_pieces)
-"""In the order of `MARKERS`."""
+PACKINGS: Final = (base64_pieces, hexadecimal_pieces)
+"""In the order of `MARKERS`, after the escapes."""

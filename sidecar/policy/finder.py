@@ -11,7 +11,7 @@ from typing import Any, Final
 from openmcp.sidecar.policy import folding
 from openmcp.sidecar.policy.candidates import Check
 from openmcp.sidecar.policy.detectors import PROBES, RAW_ONLY
-from openmcp.sidecar.policy.readings import Reading, markers, next_reading
+from openmcp.sidecar.policy.readings import Reading, markers, next_readings
 from openmcp.sidecar.policy.sets import PatternSet, compiled
 from openmcp.sidecar.policy.spans import Span
 
@@ -133,24 +133,18 @@ class FinderSet:
             return []
         return self._read(Reading(text, data), hits)
 
-    def _read(self, reading: Reading, hits: list[int]) -> list[tuple[int, Span]]:
+    def _read(self, first: Reading, hits: list[int]) -> list[tuple[int, Span]]:
         found: list[_Find] = []
-        for _ in range(MAX_READINGS):
-            here = [find for hit in hits if hit < self._markers for find in self._finds(self._entries[hit], reading)]
+        readings = [(first, hits)]
+        for reading, known in readings:
+            here = [find for hit in known if hit < self._markers for find in self._finds(self._entries[hit], reading)]
             found += _in_raw(here, reading)
-            following = next_reading(reading, [hit - self._markers for hit in hits if hit >= self._markers])
-            if following is None:
-                return _merged(found)
-            if not following.within_bounds():
+            following = next_readings(reading, [hit - self._markers for hit in known if hit >= self._markers])
+            if len(readings) + len(following) > MAX_READINGS or not all([one.within_bounds() for one in following]):
+                found += [(index, 0, len(first.text), NESTED) for index in range(len(self._finders))]
                 break
-            reading = following
-            hits = self._set.match(reading.data)
-        return _merged(found + self._nested(reading, hits))
-
-    def _nested(self, reading: Reading, hits: list[int]) -> list[_Find]:
-        """What was not looked into any further, as a find of every finder."""
-        whole = reading.to_raw([(0, len(reading.text))])[0]
-        return [(index, whole[0], whole[1], NESTED) for index in range(len(self._finders))]
+            readings += [(one, self._set.match(one.data)) for one in following]
+        return _merged(found)
 
     def _finds(self, entry: _Entry, reading: Reading) -> Iterator[_Find]:
         """Finds in one form of a text, in bytes of it."""

@@ -160,4 +160,4 @@ def without_marks(text: str) -> str:
 
 def mark_pieces(text: str) -> Iterator[Piece]:
     """What `without_marks` changes."""
-    return ((match.start() + 1, match.end(), "") for match in _marked().finditer(text))
+    return ((match.start(), match.end(), match[1]) for match in _marked().finditer(text))

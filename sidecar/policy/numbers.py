@@ -58,12 +58,11 @@ _DOUBLED: Final = bytes(
 
 
 def _is_card(digits: bytes) -> bool:
-    count = len(digits)
-    prefix = int(digits[:4])
-    if not any(low <= prefix <= high and count in lengths for low, high, lengths in _ISSUERS):
-        return False
     plain = digits[-1::-2]
-    return (sum(plain) - 48 * len(plain) + sum(digits[-2::-2].translate(_DOUBLED))) % 10 == 0
+    if (sum(plain) - 48 * len(plain) + sum(digits[-2::-2].translate(_DOUBLED))) % 10:
+        return False
+    prefix = int(digits[:4])
+    return any(low <= prefix <= high and len(digits) in lengths for low, high, lengths in _ISSUERS)
 
 
 def _part_of_more(data: bytes, start: int, end: int) -> bool:
@@ -103,13 +102,18 @@ def _window(data: bytes, groups: list[tuple[int, int]]) -> int:
     start, end = groups[0]
     if 13 <= end - start <= _LONGEST and _is_card(data[start:end]) and not _part_of_more(data, start, end):
         return 1
-    if end - start not in (4, 6) or not b"2" <= data[start : start + 1] <= b"9":
+    if end - start not in (4, 6) or data[start] not in b"2345689":
         return 0
+    sizes = _sizes(groups)
     for grouping in _GROUPINGS:
-        taken = groups[: len(grouping)]
-        if _sizes(taken) == grouping and b"\n" not in data[start : taken[-1][1]] and _joined(data, taken):
-            return len(grouping)
+        count = len(grouping)
+        if sizes[:count] == grouping and _on_one_line(data, groups[:count]) and _joined(data, groups[:count]):
+            return count
     return 0
+
+
+def _on_one_line(data: bytes, groups: list[tuple[int, int]]) -> bool:
+    return data.find(b"\n", groups[0][0], groups[-1][1]) < 0
 
 
 def _joined(data: bytes, groups: list[tuple[int, int]]) -> bool:

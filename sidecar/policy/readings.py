@@ -86,15 +86,28 @@ def markers() -> list[str]:
 _CONTROLS: Final = 0
 _CHARACTERS: Final = 1
 _MARKS: Final = 2
+_ESCAPES: Final = 3
 
 
-def next_reading(reading: Reading, found: Sequence[int]) -> Reading | None:
-    """The next form of the text, in which those of `markers()` were found; None: there is nothing to fold or decode."""
+def next_readings(reading: Reading, found: Sequence[int]) -> list[Reading]:
+    """The next forms of the text, in which those of `markers()` were found; none: there is nothing to fold or decode.
+
+    Folding and escapes go one after the other. What may be packed in two ways is unpacked in each.
+    """
     text = reading.text
     for made, pieces in _steps(text, found):
         if made != text:
-            return Reading(made, made.encode("utf-8", "surrogatepass"), reading, pieces)
-    return None
+            return [_read(made, reading, pieces)]
+    unpacked = [
+        (_applied(text, pieces), pieces)
+        for number, pieces in enumerate(encodings.PACKINGS, start=_ESCAPES + 1)
+        if number in found
+    ]
+    return [_read(made, reading, pieces) for made, pieces in unpacked if made != text]
+
+
+def _read(text: str, parent: Reading, pieces: Pieces) -> Reading:
+    return Reading(text, text.encode("utf-8", "surrogatepass"), parent, pieces)
 
 
 def _steps(text: str, found: Sequence[int]) -> Iterator[tuple[str, Pieces]]:
@@ -107,9 +120,8 @@ def _steps(text: str, found: Sequence[int]) -> Iterator[tuple[str, Pieces]]:
         yield folding.normalized(text), folding.normalized_pieces
     if _MARKS in found:
         yield folding.without_marks(text), folding.mark_pieces
-    for number, pieces in enumerate(encodings.DECODERS, start=_MARKS + 1):
-        if number in found:
-            yield _applied(text, pieces), pieces
+    if _ESCAPES in found:
+        yield _applied(text, encodings.unescape_pieces), encodings.unescape_pieces
 
 
 def _applied(text: str, pieces: Pieces) -> str:
