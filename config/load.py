@@ -30,7 +30,7 @@ def load(path: Path) -> Loaded:
     report = Report()
     documents: list[At] = []
     for file in _files(path, report):
-        documents += _documents(file, report)
+        documents += read_documents(file, report)
     if not documents and not report.errors:
         report.error(Mark(str(path)), "", "empty", f"begin with apiVersion: {API_VERSION}; `openmcp init` writes one")
     made = configuration(documents, report)
@@ -59,7 +59,8 @@ def _files(path: Path, report: Report) -> list[Path]:
     return files
 
 
-def _documents(file: Path, report: Report) -> list[At]:
+def read_documents(file: Path, report: Report) -> list[At]:
+    """The documents of one YAML file; what is wrong with it goes to `report`. Blocks while reading."""
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)

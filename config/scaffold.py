@@ -3,7 +3,12 @@
 from importlib import resources
 from pathlib import Path
 
-FILES = ("gateway.yaml", "sample_server.py")
+FILES = {
+    "gateway.yaml": "gateway.yaml",
+    "sample_server.py": "sample_server.py",
+    "tests/policy.yaml": "policy_tests.yaml",  # a folder of its own: all *.yaml of one folder may be a configuration
+}
+"""The files, and the templates that they are copies of."""
 
 
 class AlreadyThere(Exception):
@@ -15,7 +20,9 @@ class AlreadyThere(Exception):
 
 
 def write(folder: Path) -> list[Path]:
-    """Write a configuration that validates and a sample MCP server into `folder`, which is made where it is missing.
+    """Write a configuration that validates, a sample MCP server and tests of the policies into `folder`.
+
+    The folder is made where it is missing.
 
     Raises AlreadyThere before anything is written, OSError where the folder cannot be written to.
     """
@@ -23,9 +30,10 @@ def write(folder: Path) -> list[Path]:
     present = [target for target in targets if target.exists() or target.is_symlink()]
     if present:
         raise AlreadyThere(present)
-    folder.mkdir(parents=True, exist_ok=True)
     templates = resources.files("openmcp.config") / "templates"
     for target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    for target, template in zip(targets, FILES.values(), strict=True):
         with target.open("x", encoding="utf-8") as stream:
-            stream.write((templates / target.name).read_text(encoding="utf-8"))
+            stream.write((templates / template).read_text(encoding="utf-8"))
     return targets

@@ -6,7 +6,9 @@ import click
 
 from openmcp.sidecar.commands.audit import audit
 from openmcp.sidecar.commands.configuration import init, validate
+from openmcp.sidecar.commands.explain import explain
 from openmcp.sidecar.commands.pins import pins
+from openmcp.sidecar.commands.policytest import test
 from openmcp.sidecar.commands.replay import replay
 from openmcp.sidecar.commands.serve import demo, run
 
@@ -17,7 +19,7 @@ def main() -> None:
     """Identity, policy and a record between AI agents and MCP servers."""
 
 
-for command in (init, validate, run, demo, pins, audit, replay):
+for command in (init, validate, run, demo, explain, test, pins, audit, replay):
     main.add_command(command)
 
 

@@ -15,7 +15,7 @@ from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option
 @click.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
 def init(folder: Path) -> None:
-    """Write a gateway.yaml and a sample MCP server.
+    """Write a gateway.yaml, a sample server and policy tests.
 
     They go into DIR, the current folder by default, and work as they are. Nothing is overwritten.
     """
@@ -36,6 +36,7 @@ def _next_steps(folder: Path) -> str:
     lines = [] if folder == Path() else [f"cd {shlex.quote(str(folder))}"]
     lines += [
         "openmcp validate               # checks gateway.yaml",
+        "openmcp test tests/policy.yaml # tests what the policies decide",
         "python sample_server.py &      # the MCP server; needs: pip install 'mcp>=2.3,<3'",
         "openmcp run                    # the gateway; agents call http://127.0.0.1:15001/sample",
     ]

@@ -34,9 +34,11 @@ def test_init_then_validate(folder):
         0,
         "wrote gateway.yaml\n"
         "wrote sample_server.py\n"
+        "wrote tests/policy.yaml\n"
         "\n"
         "Next:\n"
         "  openmcp validate               # checks gateway.yaml\n"
+        "  openmcp test tests/policy.yaml # tests what the policies decide\n"
         "  python sample_server.py &      # the MCP server; needs: pip install 'mcp>=2.3,<3'\n"
         "  openmcp run                    # the gateway; agents call http://127.0.0.1:15001/sample\n",
         "",
@@ -165,7 +167,7 @@ def test_validating_does_not_load_the_network(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["", "init", "validate", "run", "demo"])
+@pytest.mark.parametrize("command", ["", "init", "validate", "run", "demo", "explain", "test"])
 def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")

@@ -7,7 +7,7 @@ from openmcp.config import load, model, scaffold
 
 def test_it_validates_without_a_warning(tmp_path):
     written = scaffold.write(tmp_path / "new" / "folder")
-    assert [file.name for file in written] == ["gateway.yaml", "sample_server.py"]
+    assert [file.name for file in written] == ["gateway.yaml", "sample_server.py", "policy.yaml"]
     found = load(written[0])
     assert found.warnings == ()
     (server,) = found.configuration.servers
@@ -17,8 +17,9 @@ def test_it_validates_without_a_warning(tmp_path):
 
 @pytest.mark.parametrize("name", scaffold.FILES)
 def test_nothing_is_overwritten(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to("nowhere")
     with pytest.raises(scaffold.AlreadyThere) as caught:
         scaffold.write(tmp_path)
     assert str(caught.value) == f"already there: {tmp_path / name}"
-    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert [str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if not file.is_dir()] == [name]

@@ -240,7 +240,7 @@ ARGUMENTS: dict[str, tuple[Any, Call, Verdict]] = {
         call("ping", _meta={"x": 1}),
         ALLOW,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("rule", "asked", "expected"), ARGUMENTS.values(), ids=ARGUMENTS.keys())

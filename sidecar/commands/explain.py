@@ -1,0 +1,73 @@
+"""`openmcp explain`: the decision on one call, and why."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from openmcp.config import ConfigurationError, load
+from openmcp.sidecar.commands.common import WRONG_INPUT, config_option
+from openmcp.sidecar.commands.explanation import Explanation
+from openmcp.sidecar.commands.questions import Question, WrongQuestion, call_for, check_server
+from openmcp.sidecar.policy.engine import PolicySet
+
+
+def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> Any:
+    if value is None:
+        return None
+    try:
+        read = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}") from None
+    if not isinstance(read, dict):
+        raise click.BadParameter('a JSON object is wanted: {"name": "value"}')
+    return read
+
+
+def _claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    if any("=" not in value for value in values):
+        raise click.BadParameter("write NAME=VALUE")
+    return tuple((name, text) for name, _, text in (value.partition("=") for value in values))
+
+
+@click.command()
+@config_option
+@click.option("--agent", required=True, metavar="ID", help='The caller: "key:ci-bot", "anonymous", "spiffe://...".')
+@click.option("--server", required=True, help="The MCP server, by its name in the configuration.")
+@click.option("--tool", help="A tool that is called.")
+@click.option("--resource", metavar="URI", help="A resource that is read.")
+@click.option("--prompt", help="A prompt that is got.")
+@click.option("--method", help="Another method of MCP: tools/list, completion/complete.")
+@click.option("--args", "arguments", metavar="JSON", callback=_arguments, help="The arguments; the params of a method.")
+@click.option("--claim", "claims", metavar="NAME=VALUE", multiple=True, callback=_claims, help="A claim of the agent.")
+@click.option("--json", "as_json", is_flag=True, help="Tell the result as one JSON object.")
+def explain(path: Path, agent: str, server: str, *, as_json: bool, **asked: Any) -> None:
+    """Say what policy decides on a call, and why.
+
+    Shows every rule that matches, the conditions that do not hold with the values they saw, and the rule that decides.
+    """
+    question = _question(agent, server, **asked)
+    try:
+        configuration = load(path).configuration
+        check_server(configuration, server)
+        explanation = Explanation(PolicySet(configuration.policies), question, call_for(question))
+    except (ConfigurationError, WrongQuestion) as error:
+        click.echo(str(error), err=True)
+        sys.exit(WRONG_INPUT)
+    if as_json:
+        click.echo(json.dumps(explanation.told(), indent=2))
+        return
+    for line in explanation.lines():
+        click.echo(line)
+
+
+def _question(agent: str, server: str, arguments: Any, claims: tuple[tuple[str, str], ...], **things: str) -> Question:
+    given = [(kind, name) for kind, name in things.items() if name is not None]
+    if len(given) != 1:
+        raise click.UsageError("exactly one of --tool, --resource, --prompt and --method is wanted")
+    kind, name = given[0]
+    if kind == "resource" and arguments is not None:
+        raise click.UsageError("--args has no meaning with --resource: a resource is read by its URI alone")
+    return Question(agent=agent, server=server, kind=kind, asked=name, arguments=arguments, claims=claims)
