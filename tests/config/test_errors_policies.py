@@ -126,6 +126,7 @@ def agent(selector: str) -> str:
         "key misspelt": (
             allow("when: [{path: $.a, op: eq, valu: 1}]"),
             '5: policies[0].requests[0].when[0]: unknown key "valu" (did you mean "value"?)',
+            "5: policies[0].requests[0].when[0]: `value` is required with `op: eq`",
         ),
     }
 )
