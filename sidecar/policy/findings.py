@@ -1,8 +1,10 @@
 """What the inspection of a message reports."""
 
+from typing import Protocol
+
 import msgspec
 
-from openmcp.sidecar.types import JsonObject
+from openmcp.sidecar.types import JsonObject, Subject
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -26,9 +28,18 @@ class Finding(msgspec.Struct, frozen=True):
 class Examined(msgspec.Struct, frozen=True):
     """A message after its inspection: `document` is the same object where nothing had to change.
 
-    `blocked` is the finding for which the message must not go on; `document` is then as it came.
+    `blocked` is the finding for which the message must not go on; `document` is then as it came. `unfit`: what is
+    left of a tool's result is known not to fit the tool's output schema.
     """
 
     document: JsonObject
     blocked: Finding | None = None
     findings: tuple[Finding, ...] = ()
+    unfit: bool = False
+
+
+class Examiner(Protocol):
+    """What applies response rules to messages: an `Inspector`, or what knows how the worker's turned out."""
+
+    def examine(self, subjects: tuple[Subject, ...], document: JsonObject, listed: str = "") -> Examined:
+        """Apply the rules to a message that answers a call of `subjects`."""

@@ -6,7 +6,7 @@ from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.decision import Decision
-from openmcp.sidecar.policy.findings import Finding
+from openmcp.sidecar.policy.findings import Examiner, Finding
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.trace import SAMPLED, TraceContext
@@ -21,7 +21,8 @@ class Flow:
     `parent` is its span there. `exported`: there is a collector that gets the spans of sampled traces.
     `answer`: the JSON-RPC document that was answered; None within streams, and where it is too large to be kept.
     `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
-    `findings`: what response rules found in the message that is recorded next.
+    `findings`: what response rules found in the message that is recorded next. `examiner`: who has inspected the
+    message under way, where that was not done here.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
@@ -57,6 +58,7 @@ class Flow:
     error: JsonObject | None = None
     answer: JsonObject | None = None
     findings: tuple[Finding, ...] = ()
+    examiner: Examiner | None = None
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id

@@ -4,15 +4,14 @@ from typing import Final
 
 from openmcp.sidecar.errors import DENIED, Refused
 from openmcp.sidecar.mcp import answers, era, methods
-from openmcp.sidecar.policy.findings import Examined, Finding
-from openmcp.sidecar.policy.inspection import Inspector
+from openmcp.sidecar.policy.findings import Examined, Examiner, Finding
 from openmcp.sidecar.policy.unseen import visible
 from openmcp.sidecar.stages import tasks
 from openmcp.sidecar.stages.context import Flow
-from openmcp.sidecar.stages.schemas import Schemas
+from openmcp.sidecar.stages.schemas import Schemas, fits
 from openmcp.sidecar.types import METHOD, MODERN, TOOL, JsonObject, Subject
 
-_LISTED: Final = {method: member for method, (member, _, _) in methods.LISTS.items()} | {"tasks/list": "tasks"}
+LISTED: Final = {method: member for method, (member, _, _) in methods.LISTS.items()} | {"tasks/list": "tasks"}
 _TOOL_RESULTS: Final = frozenset(("tools/call", "tasks/result"))
 """Methods whose result is that of a tool: blocked, it becomes one that says so to the agent's model."""
 _RELATED: Final = "io.modelcontextprotocol/related-task"
@@ -33,17 +32,17 @@ class Inspection:
         """
         if flow.method in methods.LISTS:
             result = self._shown(flow, result)
-        inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
+        inspector = _examiner(flow)
         if inspector is None:
             return result
         sealed = _sealed(flow, result)
         open_part = {key: value for key, value in result.items() if key not in sealed} if sealed else result
-        examined = inspector.examine(self._subjects(flow, {}), open_part, _LISTED.get(flow.method, ""))
-        if not examined.findings:
-            return result
+        examined = inspector.examine(self.subjects(flow, {}), open_part, LISTED.get(flow.method, ""))
         flow.findings += examined.findings
         if examined.blocked is not None:
             return _blocked_result(flow, examined.blocked)
+        if examined.unfit:
+            return _tool_error(flow, UNFIT)
         if examined.document is open_part:
             return result
         edited = examined.document | sealed
@@ -51,20 +50,20 @@ class Inspection:
 
     def error(self, flow: Flow, error: JsonObject) -> JsonObject:
         """The server's error as the agent may read it; raises `Refused` where it is blocked."""
-        inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
+        inspector = _examiner(flow)
         if inspector is None:
             return error
-        return _passed(flow, inspector.examine(self._subjects(flow, {}), error))
+        return _passed(flow, inspector.examine(self.subjects(flow, {}), error))
 
     def params(self, flow: Flow, method: str, params: JsonObject, known: str = "") -> JsonObject:
         """The params of a notification or a request of the server; raises `Refused` where they are blocked.
 
         `known` is a member that was checked to be the agent's own: it is not looked at.
         """
-        inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
+        inspector = _examiner(flow)
         if inspector is None:
             return params
-        subjects = (*self._subjects(flow, params), Subject(METHOD, method))
+        subjects = (*self.subjects(flow, params), Subject(METHOD, method))
         own = {known: params[known]} if known in params else {}
         meta = params.get("_meta")
         if type(meta) is dict and era.META_SUBSCRIPTION in meta and flow.stream == "listen":
@@ -72,7 +71,7 @@ class Inspection:
         return self._rest(flow, inspector, subjects, params, own)
 
     def _rest(
-        self, flow: Flow, inspector: Inspector, subjects: tuple[Subject, ...], params: JsonObject, own: JsonObject
+        self, flow: Flow, inspector: Examiner, subjects: tuple[Subject, ...], params: JsonObject, own: JsonObject
     ) -> JsonObject:
         """The params without what is the agent's own: its progress token, the id of its subscription."""
         if not own:
@@ -87,7 +86,7 @@ class Inspection:
             own = own | {"_meta": passed["_meta"] | {era.META_SUBSCRIPTION: own["_meta"][era.META_SUBSCRIPTION]}}
         return passed | own
 
-    def _subjects(self, flow: Flow, params: JsonObject) -> tuple[Subject, ...]:
+    def subjects(self, flow: Flow, params: JsonObject) -> tuple[Subject, ...]:
         """What is answered: the call's subjects; of a task, and what is about one, the tool that made it."""
         subjects = flow.call.subjects if flow.call is not None else ()
         if flow.call is not None and flow.method in tasks.METHODS:
@@ -96,6 +95,14 @@ class Inspection:
             return subjects
         tool = self._tasks.tool(flow.server, flow.agent, _task_id(params))
         return (Subject(TOOL, tool), *subjects) if tool else subjects
+
+    def promised(self, flow: Flow) -> tuple[bytes, ...]:
+        """The output schemas (JSON; empty: none that could be followed) of the tools whose result is answered."""
+        if flow.method not in _TOOL_RESULTS:
+            return ()
+        names = [subject.name for subject in self.subjects(flow, {}) if subject.kind is TOOL]
+        schemas = [self._schemas.known(flow.server, name) for name in names]
+        return tuple(schema for schema in schemas if schema is not None)
 
     def _shown(self, flow: Flow, result: JsonObject) -> JsonObject:
         """A list without hidden characters; what its tools promise to return is kept in mind."""
@@ -113,8 +120,11 @@ class Inspection:
         structured = edited.get("structuredContent")
         if flow.method not in _TOOL_RESULTS or structured is result.get("structuredContent"):
             return True
-        names = [subject.name for subject in self._subjects(flow, {}) if subject.kind is TOOL]
-        return all(self._schemas.fits(flow.server, name, structured) for name in names)
+        return all(fits(schema, structured) for schema in self.promised(flow))
+
+
+def _examiner(flow: Flow) -> Examiner | None:
+    return flow.examiner or flow.snapshot.inspectors.find(flow.principal, flow.server)
 
 
 def _task_id(params: JsonObject) -> object:
@@ -127,7 +137,7 @@ def _task_id(params: JsonObject) -> object:
 
 def _sealed(flow: Flow, result: JsonObject) -> JsonObject:
     """What of an edited result is our own seal, and tells the agent nothing."""
-    if flow.method in _LISTED and "nextCursor" in result:
+    if flow.method in LISTED and "nextCursor" in result:
         return {"nextCursor": result["nextCursor"]}
     if flow.era is MODERN and result.get("resultType") == "input_required" and "requestState" in result:
         return {"requestState": result["requestState"]}

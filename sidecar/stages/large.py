@@ -10,37 +10,84 @@ from typing import Any, Final
 
 import orjson
 
+from openmcp.config.model import Policy
 from openmcp.sidecar.errors import INVALID_REQUEST, Malformed, UpstreamFailed
-from openmcp.sidecar.mcp import jsonrpc, methods
+from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.mcp.values import Event
+from openmcp.sidecar.policy.findings import Examined
 from openmcp.sidecar.stages.context import Flow
-from openmcp.sidecar.types import JsonObject, Message, Notification, Request, Response
+from openmcp.sidecar.stages.inspect import LISTED, Inspection
+from openmcp.sidecar.types import MODERN, JsonObject, Message, Notification, Request, Response, Subject
 from openmcp.sidecar.worker import cutting
 from openmcp.sidecar.worker.process import Worker
-from openmcp.sidecar.worker.values import Cut, Job, Part, Reply
+from openmcp.sidecar.worker.values import Cut, Job, Part, Reply, Rules
 
 _PIECE: Final = 64 * 1024
 """Bytes up to which what is written is put together first."""
-_OWN_LISTS: Final = {"tasks/list": "tasks"}
 
 Pieces = Sequence[bytes]
 Edit = Callable[[Flow, JsonObject], JsonObject]
 
 
 class Large:
-    """Has large messages read."""
+    """Has large messages read, and inspected."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, inspection: Inspection) -> None:
         self._worker = worker
+        self._inspection = inspection
+        self._policies: tuple[Policy, ...] = ()
+        self._number = 0
 
     async def read(self, flow: Flow, message: Pieces, *, event: bool = False) -> "Reading":
-        """A server's message, or the SSE event that holds it. Raises `UpstreamFailed` where it cannot be read."""
-        entries = methods.LISTS[flow.method][0] if flow.method in methods.LISTS else _OWN_LISTS.get(flow.method, "")
-        job = Job(sum(map(len, message)), event, entries)
+        """A server's message, or the SSE event that holds it. Raises `UpstreamFailed` where it cannot be read.
+
+        Where response rules hold, the reading is the flow's examiner, until another message is looked at.
+        """
+        reading = await self._read(flow, message, self._inspection.subjects(flow, {}), event=event)
+        params = reading.params
+        if params and flow.examiner is not None:  # about a task, perhaps: that is known only now
+            subjects = self._inspection.subjects(flow, params)
+            if subjects != self._inspection.subjects(flow, {}):
+                reading = await self._read(flow, message, subjects, event=event)
+        return reading
+
+    async def _read(self, flow: Flow, message: Pieces, subjects: tuple[Subject, ...], *, event: bool) -> "Reading":
+        rules = self._rules(flow, subjects)
+        job = Job(sum(map(len, message)), event, LISTED.get(flow.method, ""), rules)
         reply, payload = await self._worker.perform(job, message)
         if reply.failure and not reply.malformed:
             raise UpstreamFailed("too_large", reply.failure)
-        return Reading(reply, message, payload)
+        reading = Reading(reply, message, payload)
+        flow.examiner = Inspected(subjects, reply) if rules is not None else None
+        return reading
+
+    def _rules(self, flow: Flow, subjects: tuple[Subject, ...]) -> Rules | None:
+        if flow.snapshot.inspectors.find(flow.principal, flow.server) is None:
+            return None
+        policies = flow.snapshot.configuration.policies
+        if policies is not self._policies:
+            self._policies = policies
+            self._number += 1
+        unseen = ("nextCursor",) if flow.method in LISTED else ("requestState",) if flow.era is MODERN else ()
+        schemas = self._inspection.promised(flow)
+        return Rules(self._number, flow.principal, flow.server, subjects, unseen, schemas, policies)
+
+
+class Inspected:
+    """How the inspection of a message turned out, which the worker has made: the message is what was left of it."""
+
+    def __init__(self, subjects: tuple[Subject, ...], reply: Reply) -> None:
+        self._subjects = subjects
+        self._reply = reply
+        self._told = False
+
+    def examine(self, subjects: tuple[Subject, ...], document: JsonObject, listed: str = "") -> Examined:
+        """See `policy.findings.Examiner`. Findings are told once, also where the message is looked at in parts."""
+        if subjects[: len(self._subjects)] != self._subjects:
+            raise UpstreamFailed("too_large", "it was inspected as the answer to something else")
+        findings = () if self._told else self._reply.findings
+        self._told = True
+        return Examined(document, self._reply.blocked, findings, self._reply.unfit)
 
 
 class Reading:
@@ -54,17 +101,24 @@ class Reading:
         self._cuts: list[Pieces] = []
         self._entries: orjson.Fragment | None = None
         self._changed = False
+        self._document: JsonObject = self._decoded(reply.head) if reply.kind else {}
 
     @property
     def empty(self) -> bool:
         """Whether there is no message: an event of another name, or without data."""
         return not self._reply.kind and not self._reply.failure
 
+    @property
+    def params(self) -> JsonObject:
+        """Of a notification or a request of the server."""
+        params: JsonObject = self._document.get("params", {})
+        return params
+
     def message(self) -> Message:
         """The message with marks, which the worker has found to be one. Raises `Malformed` where it is none."""
         if self._reply.failure:
             raise Malformed(INVALID_REQUEST, self._reply.failure)
-        document = self._decoded(self._reply.head)
+        document = self._document
         if self._reply.kind == "request":
             return Request(document["id"], document["method"], document.get("params", {}))
         if self._reply.kind == "notification":
@@ -80,7 +134,7 @@ class Reading:
     async def edit_entries(self, flow: Flow, edit: Edit) -> None:
         """Edit a list of many entries in batches, others come in between; the rest of the result is without it."""
         name = self._reply.list
-        if not name:
+        if not name or self._reply.blocked is not None or self._reply.unfit:
             return
         written: list[bytes] = []
         for part in self._reply.batches:

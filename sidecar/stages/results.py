@@ -37,9 +37,9 @@ class Results:
         now: Callable[[], float] = time.time,
         worker: Worker | None = None,
     ) -> None:
-        self.large = Large(worker or Worker())
-        self._tokens = tokens
         self.inspection = Inspection(tasks)
+        self.large = Large(worker or Worker(), self.inspection)
+        self._tokens = tokens
         self._tasks = tasks
         self._pins = pins
         self._lists = Lists(pins)

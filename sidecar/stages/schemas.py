@@ -4,7 +4,6 @@ A schema comes from a server that is not trusted: it is bounded in size, nothing
 are RE2, and a validation takes a bounded number of steps. What cannot be judged does not fit.
 """
 
-import functools
 from typing import Any, Final
 
 import orjson
@@ -34,12 +33,9 @@ class Schemas:
             if schema is not None:
                 self._keep((server, name), _encoded(schema))
 
-    def fits(self, server: str, tool: str, value: object) -> bool:
-        """Whether a value is what the tool promises to return; True where it is not known to promise anything."""
-        schema = self._kept.get((server, tool))
-        if schema is None:
-            return True
-        return schema != _TOO_LARGE and _validates(schema, value)
+    def known(self, server: str, tool: str) -> bytes | None:
+        """What the tool promises to return, as JSON (empty: it cannot be judged); None where nothing is known."""
+        return self._kept.get((server, tool))
 
     def _keep(self, key: tuple[str, str], schema: bytes) -> None:
         self._kept[key] = schema
@@ -65,12 +61,8 @@ def _encoded(schema: object) -> bytes:
     return encoded if len(encoded) <= MAX_SCHEMA else _TOO_LARGE
 
 
-@functools.lru_cache(maxsize=64)
-def _decoded(schema: bytes) -> Any:
-    return orjson.loads(schema)
+def fits(schema: bytes, value: object) -> bool:
+    """Whether a value is what a tool promises to return, as `Schemas.known` tells it."""
+    from openmcp.sidecar.policy import validation  # here, since few results are redacted, and it takes 6 MiB
 
-
-def _validates(schema: bytes, value: object) -> bool:
-    from openmcp.sidecar.stages import validation  # here, since few results are redacted, and it takes 6 MiB
-
-    return validation.validates(_decoded(schema), value)
+    return validation.fits(schema, value)

@@ -185,18 +185,20 @@ class Relay:
 
     async def _pass_large(self, event: LargeEvent) -> None:
         """The same for an event that is read by the worker."""
-        reading = await self._results.large.read(self.flow, event.pieces, event=True)
-        if reading.empty:
-            self._write(self._pass(reading.event))
-            return
-        identifier = self._event_id(reading.event)
         try:
+            reading = await self._results.large.read(self.flow, event.pieces, event=True)
+            if reading.empty:
+                self._write(self._pass(reading.event))
+                return
+            identifier = self._event_id(reading.event)
             pieces = await self._judge_large(reading)
         except Dropped as drop:
             self._recorder.dropped(self.flow, str(drop))
-            return
-        frame = sse.encode(Event(b"\0", id=identifier, retry=reading.event.retry)).split(b"\0")
-        await self.flow.exchange.write_large((frame[0], *pieces, frame[1]))
+        else:
+            frame = sse.encode(Event(b"\0", id=identifier, retry=reading.event.retry)).split(b"\0")
+            await self.flow.exchange.write_large((frame[0], *pieces, frame[1]))
+        finally:
+            self.flow.examiner = None
 
     async def _judge_large(self, reading: Reading) -> Sequence[bytes]:
         try:

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from openmcp.sidecar.worker.inspecting import Inspecting
 from openmcp.sidecar.worker.job import perform
 from openmcp.sidecar.worker.values import Job
 
@@ -37,9 +38,10 @@ def main() -> None:
 def serve(link: socket.socket) -> None:
     """Take jobs from `link` until it is closed."""
     decoder, encoder = msgspec.msgpack.Decoder(Job), msgspec.msgpack.Encoder()
+    inspecting = Inspecting()
     while header := _exactly(link, _HEADER):
         job = decoder.decode(_exactly(link, int.from_bytes(header)))
-        reply, payload = perform(job, _exactly(link, job.size))
+        reply, payload = perform(job, _exactly(link, job.size), inspecting.inspector(job.rules))
         encoded = encoder.encode(reply)
         link.sendall(len(encoded).to_bytes(_HEADER) + encoded)
         for piece in payload:

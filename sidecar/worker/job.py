@@ -8,9 +8,12 @@ import orjson
 from openmcp.sidecar.errors import Malformed
 from openmcp.sidecar.mcp import jsonrpc, sse
 from openmcp.sidecar.mcp.values import Event
+from openmcp.sidecar.policy.findings import Examined
+from openmcp.sidecar.policy.inspection import Inspector
 from openmcp.sidecar.types import JsonObject, Message, Notification, Request
 from openmcp.sidecar.worker import cutting
 from openmcp.sidecar.worker.cutting import BATCH, MOST, Cutter, TooManyParts
+from openmcp.sidecar.worker.inspecting import examined
 from openmcp.sidecar.worker.values import Cut, Job, Part, Reply
 
 Answer = tuple[Reply, list[bytes]]
@@ -19,29 +22,35 @@ _NOTHING: Final = Event(b"")
 _NO_MESSAGE: Final[Answer] = (Reply(), [])
 
 
-def perform(job: Job, given: bytes) -> Answer:
-    """Read one message. What is wrong with it is said in the reply."""
+def perform(job: Job, given: bytes, inspector: Inspector | None = None) -> Answer:
+    """Read one message, and inspect it. What is wrong with it is said in the reply."""
     event, start, data = _NOTHING, 0, given
     if job.event:
         event = sse.event(given) or _NOTHING
         start, data = _data_start(given), event.data
     reply, payload = _NO_MESSAGE
     if not job.event or (data and event.name == b"message"):
-        reply, payload = _read(job, data, start)
+        reply, payload = _read(job, data, start, inspector)
     about = msgspec.structs.replace(reply, size=sum(map(len, payload)), name=event.name, id=event.id, retry=event.retry)
     return about, payload
 
 
-def _read(job: Job, data: bytes, start: int) -> Answer:
+def _read(job: Job, data: bytes, start: int, inspector: Inspector | None) -> Answer:
+    found = Examined({})
     try:
         document, canonical = jsonrpc.read_lenient(data)
         kind = _kind(jsonrpc.classify(document))
+        if inspector is not None:
+            found = examined(inspector, job, kind, document)
+            canonical = canonical and found.document is document
+            document = found.document
         reply, payload = _taken_apart(document, job.entries, start if canonical else None)
     except Malformed as error:
         return Reply(failure=error.message, malformed=True), []
     except TooManyParts as error:
         return Reply(failure=str(error)), []
-    return msgspec.structs.replace(reply, kind=kind, length=len(data)), payload
+    outcome = {"findings": found.findings, "blocked": found.blocked, "unfit": found.unfit}
+    return msgspec.structs.replace(reply, kind=kind, length=len(data), **outcome), payload
 
 
 def _kind(message: Message) -> str:

@@ -122,6 +122,7 @@ class Worker:
         return _Running(process, link)
 
     async def _exchange(self, running: "_Running", job: Job, message: Sequence[bytes]) -> Answered:
+        job = running.introduced(job)
         header = msgspec.msgpack.encode(job)
         link = running.link
         await link.send(len(header).to_bytes(_HEADER) + header)
@@ -152,6 +153,17 @@ class _Running:
     def __init__(self, process: "subprocess.Popen[bytes]", link: "_Link") -> None:
         self.process = process
         self.link = link
+        self._policies = 0
+
+    def introduced(self, job: Job) -> Job:
+        """The job without its policies, where those are what the process got last."""
+        rules = job.rules
+        if rules is None:
+            return job
+        if rules.number == self._policies:
+            return msgspec.structs.replace(job, rules=msgspec.structs.replace(rules, policies=None))
+        self._policies = rules.number
+        return job
 
 
 def _spawn(command: tuple[str, ...], descriptor: int) -> "subprocess.Popen[bytes]":

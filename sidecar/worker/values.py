@@ -4,11 +4,29 @@ from typing import Final
 
 import msgspec
 
+from openmcp.config.model import Policy
 from openmcp.identity.principal import Principal
+from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.types import Subject
 
 LARGE: Final = 256 * 1024
 """Bytes from which on a message goes to the worker."""
+
+
+class Rules(msgspec.Struct, frozen=True, array_like=True):
+    """How a message is inspected: by the response rules that hold for `principal` on `server`, among `policies`.
+
+    `number` stands for these policies, which are sent once. The message answers a call of `subjects`. `unseen` are
+    members that are not looked at. `schemas` (JSON) are promises that a redacted `structuredContent` has to keep.
+    """
+
+    number: int
+    principal: Principal
+    server: str
+    subjects: tuple[Subject, ...]
+    unseen: tuple[str, ...] = ()
+    schemas: tuple[bytes, ...] = ()
+    policies: tuple[Policy, ...] | None = None
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -20,9 +38,7 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
     size: int
     event: bool = False
     entries: str = ""
-    principal: Principal | None = None
-    server: str = ""
-    subjects: tuple[Subject, ...] = ()
+    rules: Rules | None = None
 
 
 class Cut(msgspec.Struct, frozen=True, array_like=True):
@@ -48,6 +64,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     (else it is too large to be judged); an SSE event (whose `name`, `id` and `retry` these are) may also hold none.
     Where it is `canonical`, the message lies in what came, so many bytes (`length`) from `start` on, and its cuts too;
     else those are in the payload. `head` is the message without the entries of its `list`; they come in `batches`.
+    `findings`, `blocked` and `unfit` are the outcome of its inspection.
     """
 
     size: int = 0
@@ -60,6 +77,9 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
     head: Part = Part(0, 0)
     list: str = ""
     batches: tuple[Part, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    blocked: Finding | None = None
+    unfit: bool = False
     name: bytes = b"message"
     id: bytes | None = None
     retry: int | None = None

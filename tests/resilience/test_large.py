@@ -5,7 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +282,149 @@ async def test_calls_go_on_meanwhile(sidecar: Gate, agent: Connection, server: H
     before = time.thread_time()
     jsonrpc.read_lenient(body.encode())
     assert longest < (time.thread_time() - before) / 2
+
+
+# What response rules find
+
+SECRET = "4111 1111 1111 1111"
+MAIL = "jo@customer.example"
+RULES = {
+    "name": "inspect",
+    "servers": ["*"],
+    "requests": [],
+    "responses": [
+        {"name": "mail", "detect": ["email"], "action": "redact"},
+        {"name": "cards", "detect": ["credit_card"], "action": "block"},
+        {"name": "tool", "patterns": ["of-the-tool"], "tools": ["allowed-tool"], "action": "block"},
+        {"name": "log", "patterns": ["of-the-log"], "methods": ["notifications/message"], "action": "block"},
+    ],
+}
+
+
+@pytest.fixture
+async def inspecting(server: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
+    """A sidecar that looks for e-mail addresses and card numbers."""
+    config = configuration(server.url)
+    config["policies"] = [*config["policies"], RULES]
+    (tmp_path / "inspecting").mkdir()
+    async with gate(tmp_path / "inspecting", config) as running:
+        yield running
+
+
+def planted(text: str, *, at: int = len(LONG) // 2) -> str:
+    """A long text with another one in it."""
+    return f"{LONG[:at]} {text} {LONG[at:]}"
+
+
+@pytest.mark.parametrize("style", [COMPACT, INDENTED], ids=["canonical", "indented"])
+@pytest.mark.parametrize("kind", [answering, streaming])
+async def test_a_large_result_is_redacted(inspecting: Gate, server: Hostile, kind: Kind, style: dict[str, Any]) -> None:
+    def result(mail: str) -> Any:
+        rows = [{"n": n, "mail": mail if n == 19_999 else "none"} for n in range(20_000)]
+        item = {"type": "text", "text": planted(mail)}
+        return {"content": [item, {"type": "text", "text": "x"}], "structuredContent": {"rows": rows}}
+
+    server.handler = kind(result(MAIL), style)
+    async with inspecting.connect() as agent:
+        answer = await agent.ask(call())
+    document = answer.json if kind is answering else answer.events[0]
+    assert document["result"] == result("[redacted:email]")
+    line = await inspecting.recorded(event="response", **({} if kind is answering else {"stream": "post"}))
+    (found,) = line["findings"]
+    assert (found["rule"], found["action"], found["count"]) == ("mail", "redact", 2)
+
+
+@pytest.mark.parametrize("kind", [answering, streaming])
+async def test_a_large_result_is_blocked(inspecting: Gate, server: Hostile, kind: Kind) -> None:
+    for result in (
+        {"content": [{"type": "text", "text": planted(SECRET)}]},
+        {"content": [{"type": "text", "text": f"{n}" if n != 19_999 else SECRET} for n in range(20_000)]},
+    ):
+        server.handler = kind(result, COMPACT)
+        async with inspecting.connect() as agent:
+            answer = await agent.ask(call())
+        document = answer.json if kind is answering else answer.events[0]
+        assert document["result"]["isError"] is True
+        assert "rule cards of policy inspect" in document["result"]["content"][0]["text"]
+        assert SECRET.encode() not in answer.body
+        assert len(answer.body) < 1000
+
+
+async def test_a_large_read_and_a_large_error_are_blocked(inspecting: Gate, server: Hostile) -> None:
+    async with inspecting.connect() as agent:
+        server.handler = answering({"contents": [{"uri": "file:///public/a", "text": planted(SECRET)}]}, COMPACT)
+        assert (await agent.ask(message("resources/read", uri="file:///public/a"))).code == 40300
+
+        async def failing(request: Request, reply: Reply) -> None:
+            await reply.message({"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": planted(SECRET)}})
+
+        server.handler = failing
+        assert (await agent.ask(call())).code == 40300
+
+
+async def test_an_entry_of_a_large_list_is_withheld(inspecting: Gate, server: Hostile) -> None:
+    tools = [
+        {"name": f"allowed{n}", "description": f"about {MAIL if n == 7 else n} " + "x" * 3000, "inputSchema": {}}
+        for n in range(200)
+    ]
+    spoilt = {"name": f"allowed {SECRET}", "description": "x", "inputSchema": {}}
+    server.handler = answering({"tools": [*tools, spoilt], "nextCursor": MAIL}, COMPACT)
+    async with inspecting.connect() as agent:
+        result = (await agent.ask(message("tools/list"))).json["result"]
+    tools[7]["description"] = "about [redacted:email] " + "x" * 3000
+    assert result["tools"] == tools
+    assert MAIL not in result["nextCursor"]
+
+
+async def test_rules_for_a_tool_and_for_a_notification(inspecting: Gate, server: Hostile) -> None:
+    async with inspecting.connect() as agent:
+        server.handler = answering({"content": [{"type": "text", "text": planted("of-the-tool of-the-log")}]}, COMPACT)
+        assert "isError" not in (await agent.ask(call())).json["result"]
+        assert (await agent.ask(call("allowed-tool"))).json["result"]["isError"] is True
+
+        async def noting(request: Request, reply: Reply) -> None:
+            await reply.stream()
+            for text in (planted("of-the-log"), planted("of-the-tool"), "of-the-log", planted("all is well")):
+                params = {"level": "info", "data": text}
+                await reply.event({"jsonrpc": "2.0", "method": "notifications/message", "params": params})
+            await reply.event({"jsonrpc": "2.0", "id": 1, "result": {"content": []}})
+            await reply.end()
+
+        server.handler = noting
+        *notes, _ = (await agent.ask(call())).events
+        assert [note["params"]["data"] for note in notes] == [planted("of-the-tool"), planted("all is well")]
+
+
+async def test_a_large_result_that_no_longer_fits_its_schema(inspecting: Gate, server: Hostile) -> None:
+    strict = {"type": "object", "properties": {"mail": {"type": "string", "pattern": "@"}, "text": {"type": "string"}}}
+    loose = {"type": "object", "properties": {"mail": {"type": "string"}, "text": {"type": "string"}}}
+    tools = [
+        {"name": f"allowed-{name}", "inputSchema": {}, "outputSchema": schema}
+        for name, schema in (("strict", strict), ("loose", loose))
+    ]
+    async with inspecting.connect() as agent:
+        server.handler = answering({"tools": tools}, COMPACT)
+        await agent.ask(message("tools/list"))
+        server.handler = answering({"content": [], "structuredContent": {"mail": MAIL, "text": LONG}}, COMPACT)
+        left = (await agent.ask(call("allowed-loose"))).json["result"]["structuredContent"]
+        assert left == {"mail": "[redacted:email]", "text": LONG}
+        refused = (await agent.ask(call("allowed-strict"))).json["result"]
+        assert refused["isError"] is True
+        assert "structuredContent" not in refused
+
+
+async def test_rules_are_exchanged_on_reload(inspecting: Gate, server: Hostile) -> None:
+    server.handler = answering({"content": [{"type": "text", "text": planted(MAIL)}]}, COMPACT)
+    async with inspecting.connect() as agent:
+        pid = None
+        for response, expected in (([], MAIL), (RULES["responses"], "[redacted:email]"), ([], MAIL)):
+            config = configuration(server.url)
+            other = {"name": "other", "detect": ["iban"], "action": "redact"}
+            config["policies"] = [*config["policies"], {**RULES, "responses": [*response, other]}]
+            inspecting.reload(config)
+            assert (await agent.ask(call())).json["result"]["content"][0]["text"] == planted(expected)
+            assert inspecting.app._worker.pid == (pid or inspecting.app._worker.pid)
+            pid = inspecting.app._worker.pid
 
 
 # The worker

@@ -39,6 +39,16 @@ class CannotJudge(Exception):
     """A schema that cannot be followed here, or not within the budget."""
 
 
+def fits(schema: bytes, value: object) -> bool:
+    """Whether `value` fits a schema in JSON; False for an empty one, and where that cannot be judged."""
+    return schema != b"" and validates(_decoded(schema), value)
+
+
+@functools.lru_cache(maxsize=64)
+def _decoded(schema: bytes) -> Any:
+    return orjson.loads(schema)
+
+
 def validates(schema: Any, value: object) -> bool:
     """Whether `value` fits `schema`; False also where that cannot be judged."""
     if type(schema) is not dict:
