@@ -47,7 +47,7 @@ class Payloads:
     def _members(self, flow: Flow, member: str, value: JsonObject, findings: tuple[Finding, ...]) -> bytes:
         value = _without_seals(value)
         text = _encoded(value)
-        secrets = [secret for secret in _secrets(flow) if _inside(secret) in text]
+        secrets = _secrets(flow, text)
         if secrets:
             text = _encoded(_without(value, secrets))
         text = escaped(text)
@@ -90,20 +90,21 @@ def _without_seals(value: JsonObject) -> JsonObject:
     return value
 
 
-def _secrets(flow: Flow) -> list[str]:
-    """What the agent proved itself by, and the session's two ids."""
+def _secrets(flow: Flow, text: bytes) -> list[str]:
+    """What the agent proved itself by, and the session's two ids, as far as they stand in this JSON text."""
     given = flow.exchange.request.headers
-    found = [given.get(b"x-api-key", b""), given.get(b"authorization", b"").partition(b" ")[2]]
-    found.append(given.get(b"mcp-session-id", b""))
-    secrets = [secret.decode("latin-1") for secret in found]
+    found = [given.get(b"x-api-key", b""), given.get(b"mcp-session-id", b"")]
+    if b"authorization" in given:
+        found.append(given[b"authorization"].partition(b" ")[2])
     if flow.session is not None:
-        secrets.append(flow.session.upstream_id)
-    return [secret for secret in secrets if len(secret) >= _SHORTEST_SECRET]
+        found.append(flow.session.upstream_id.encode())
+    return [secret.decode("latin-1") for secret in found if len(secret) >= _SHORTEST_SECRET and _stands(secret, text)]
 
 
-def _inside(secret: str) -> bytes:
-    """A secret as it stands inside of a JSON text."""
-    return jsonrpc.encode({"": secret})[5:-2]
+def _stands(secret: bytes, text: bytes) -> bool:
+    if not secret.isascii() or b'"' in secret or b"\\" in secret:  # JSON writes it otherwise
+        secret = jsonrpc.encode({"": secret.decode("latin-1")})[5:-2]
+    return secret in text
 
 
 def _without(value: Any, secrets: list[str]) -> Any:

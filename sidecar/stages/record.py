@@ -75,7 +75,10 @@ class Recorder:
             whole - upstream,
         )
         members = [flow.common or _common(flow), ended, sizes]
-        self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
+        if self._payloads is not None:
+            self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
+        if flow.findings:
+            self._add_findings(members, flow)
         self._write(flow.ending, TO_AGENT, members)
         decision = flow.decision.word if flow.decision is not None else "refused"
         tool = flow.name if flow.method == "tools/call" else ""

@@ -12,6 +12,7 @@ process). The first two name the line that they follow in `previous`: it is in a
 """
 
 import hashlib
+from binascii import hexlify
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
@@ -109,9 +110,10 @@ class Chain:
         """The line as it is written, with its line end. `line` is a JSON object with at least one member."""
         seq = self.seq + 1
         body = b'%b,"seq":%d' % (line[:-1], seq)
-        digest = hashlib.sha256(self.value + body)
-        self.seq, self.value = seq, digest.digest()
-        return b'%b,"chain":"%b"}\n' % (body, digest.hexdigest().encode())
+        value = hashlib.sha256(self.value + body).digest()
+        self.seq = seq
+        self.value = value
+        return b'%b,"chain":"%b"}\n' % (body, hexlify(value))
 
     def checkpoint(self, kind: str, time: str, signer: Signs | None, torn: Torn | None = None) -> bytes:
         """A checkpoint as it is written; `time` is a timestamp of the record."""

@@ -49,10 +49,10 @@ class Writer:
         self._chain: Chain | None = None
         self._pending: deque[bytes] = deque()
         self._refused = False
-        # What is being written: encoded lines and, for each, the line it was made from (None: a checkpoint).
+        # What is being written: encoded lines and those they were made from, or one checkpoint of this kind.
         self._data = b""
         self._done = 0
-        self._given: list[bytes | None] = []
+        self._given: list[bytes] = []
         self._ended = 0
         self._base = Head(0, b"")
         self._kind = ""
@@ -146,19 +146,20 @@ class Writer:
 
     def _load_lines(self) -> None:
         chain = self._begin_loading("")
+        taken = self._given
         room = _SEGMENT if self._rotation is None else min(_SEGMENT, self._rotation.size - self._output.size)
         encoded: list[bytes] = []
         while self._pending and (room > 0 or not encoded):
             given = self._pending.popleft()
             line = chain.link(given)
             encoded.append(line)
-            self._given.append(given)
+            taken.append(given)
             room -= len(line)
         self._data = b"".join(encoded)
 
     def _load_checkpoint(self, kind: str, fragment: Torn | None = None) -> None:
         chain = self._begin_loading(kind)
-        self._given = [None]
+        self._given = [b""]
         self._data = chain.checkpoint(kind, timestamp(time.time_ns()), self._signer, fragment)
 
     def _begin_loading(self, kind: str) -> Chain:
@@ -178,7 +179,8 @@ class Writer:
         whole, _, fragment = written.rpartition(b"\n")
         last = parse(whole.rpartition(b"\n")[2])
         self._chain.move(Head(last.seq, last.value) if last is not None else self._base)
-        self._pending.extendleft(line for line in reversed(rest) if line is not None)
+        if not self._kind:
+            self._pending.extendleft(reversed(rest))
         return torn(fragment) if fragment else None
 
     def _write(self, patience: float) -> None:
@@ -190,22 +192,21 @@ class Writer:
         self.bytes += written
         ends = self._data.count(b"\n", self._done, self._done + written)
         self._done += written
-        for given in self._given[self._ended : self._ended + ends]:
-            self._count(given)
-        self._ended += ends
+        if ends:
+            self._count(self._given[self._ended : self._ended + ends])
+            self._ended += ends
 
-    def _count(self, given: bytes | None) -> None:
-        """A line is out."""
-        if given is not None:
-            self.lines += 1
-            self.settled += len(given) + 1
-            if not self._uncovered:
-                self._uncovered_since = time.monotonic()
-            self._uncovered += 1
-            self._lines_here += 1
-            self._last_kind = ""
-            return
-        self._uncovered = 0
+    def _count(self, given: list[bytes]) -> None:
+        """The lines that were made from these are out, or the checkpoint."""
         self._last_kind = self._kind
-        if self._kind in OPENING:
-            self._opening = CONTINUED
+        if self._kind:
+            self._uncovered = 0
+            if self._kind in OPENING:
+                self._opening = CONTINUED
+            return
+        if not self._uncovered:
+            self._uncovered_since = time.monotonic()
+        self.lines += len(given)
+        self.settled += len(given) + sum(map(len, given))
+        self._uncovered += len(given)
+        self._lines_here += len(given)
