@@ -141,7 +141,7 @@ def national(data: bytes, start: int, end: int) -> Found:
 
 
 _PAIR: Final = re.compile(rb" [0-9A-Fa-f]{2}(?![0-9A-Za-z])")
-_NAMED: Final = re.compile(rb"\(?[0-9](?:[ ().\-/]{0,2}[0-9]){6,14}")
+_NAMED: Final = re.compile(rb"\(?[0-9](?:[ ().\-/]{0,3}[0-9]){6,14}")
 
 
 def named(data: bytes, start: int, end: int) -> Found:

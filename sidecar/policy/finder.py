@@ -5,6 +5,7 @@ something changes; what is found in a later form is mapped back to the character
 goes beyond the bounds below counts as found: nobody hides behind effort.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -30,9 +31,12 @@ MAX_FINDS: Final = 10_000
 MAX_CANDIDATES: Final = 200_000
 """Candidates of one detector that are checked in one form of a text; after the last, all the rest counts as found."""
 
-MAX_SCANNED: Final = 1 << 33
-"""Bytes that the searches of one pattern may go through in one form of a text (a pattern that looks far ahead of each
-of its finds); at least 256 searches. After them all the rest counts as found."""
+MAX_SCANNED: Final = 1 << 32
+"""Bytes that the searches for one pattern without a longest match may go through in one form of a text: such a pattern
+may look to the end of the text after each of its finds. At least 256 searches; after them all the rest counts as found.
+"""
+
+_WITHOUT_END: Final = re.compile(r"[*+]|\{[0-9]+,\}")
 
 
 class Finder:
@@ -159,12 +163,20 @@ class FinderSet:
 
 
 def _places(entry: _Entry, data: bytes) -> Iterator[Place]:
-    return _matched(entry.regex(), data) if entry.check is None else _checked(entry.regex(), entry.check, data)
+    if entry.check is None:
+        return _matched(entry.regex(), data, most_finds(entry.source, len(data)))
+    return _checked(entry.regex(), entry.check, data)
 
 
-def _matched(regex: Any, data: bytes) -> Iterator[Place]:
-    """The matches of a pattern that are not empty."""
-    most = min(MAX_FINDS, max(256, MAX_SCANNED // (len(data) + 1)))
+def most_finds(source: str, size: int) -> int:
+    """How often a pattern is searched for in `size` bytes."""
+    if _WITHOUT_END.search(source) is None:
+        return MAX_FINDS
+    return min(MAX_FINDS, max(256, MAX_SCANNED // (size + 1)))
+
+
+def _matched(regex: Any, data: bytes, most: int) -> Iterator[Place]:
+    """The matches of a pattern that are not empty; after `most` of them all the rest."""
     for count, match in enumerate(regex.finditer(data)):
         start, end = match.span()
         if count == most:

@@ -16,6 +16,7 @@ class PatternSet:
 
     Raises ValueError where a pattern is none. `re2.Set` says nothing where its automaton does not fit into its memory:
     it then matches nothing. A pattern of our own in each set shows whether it works; sets that do not are halved.
+    A pattern that is too large even by itself is searched for without an automaton: slowly.
     """
 
     __slots__ = ("_parts",)
@@ -38,10 +39,16 @@ class PatternSet:
             self._parts.append((first, made))
             return
         if len(sources) < 2:
-            raise ValueError(f"this pattern is too large for an automaton of {_MEMORY >> 20} MiB: {sources[0]}")
+            self._parts.append((first, _Single(sources[0])))
+            return
         half = len(sources) // 2
         self._add(first, sources[:half])
         self._add(first + half, sources[half:])
+
+    @property
+    def parts(self) -> int:
+        """How many automata it took."""
+        return len(self._parts)
 
     def match(self, data: bytes) -> list[int]:
         """The indices of the patterns that match somewhere in `data` (UTF-8)."""
@@ -49,6 +56,19 @@ class PatternSet:
         if len(parts) == 1:
             return parts[0][1].Match(data) or []
         return [first + hit for first, part in parts for hit in part.Match(data) or ()]
+
+
+class _Single:
+    """One pattern as a set of one."""
+
+    __slots__ = ("_regex",)
+
+    def __init__(self, source: str) -> None:
+        self._regex = compiled(source)
+
+    def Match(self, data: bytes) -> list[int]:
+        """0 where it matches."""
+        return [0] if self._regex.search(data) is not None else []
 
 
 def _works(made: Any, canary: int) -> bool:
