@@ -18,11 +18,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("config", "identity", "sidecar")
 COMPILED = (
     *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "sse", "surface")),
-    *(f"policy/{name}" for name in ("agents", "asked", "conditions", "engine", "globs", "index", "rules")),
+    *(
+        f"policy/{name}"
+        for name in ("agents", "asked", "bounded", "combining", "conditions", "engine", "globs", "index", "rules")
+    ),
     *(f"policy/{name}" for name in ("blobs", "edits", "effects", "inspection", "members", "redaction")),
     *("sealing", "pipeline"),
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
-    *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
+    *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "payloads", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
     *("stages/spans", "stages/streams", "telemetry/operations", "telemetry/records"),
 )

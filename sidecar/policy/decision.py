@@ -80,3 +80,11 @@ class Decision(msgspec.Struct, frozen=True, cache_hash=True):
     def word(self) -> str:
         """The decision as metrics and the record name it: `allow`, `deny` or `requireApproval`."""
         return self.verdict.value
+
+
+MAX_FAILED: Final = 64
+"""Rules whose conditions did not hold that one decision tells of."""
+
+DEFAULT_REASON: Final = "no policy allows this"
+DEFAULT_DENY: Final = Decision(DENY, reason=DEFAULT_REASON)
+"""What no rule is about."""

@@ -10,7 +10,7 @@ not grow with the number of rules that are not about it.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final, Generic, TypeVar
+from typing import Final
 
 from openmcp.config.model import Approval, Policy
 from openmcp.identity.principal import Principal
@@ -18,12 +18,16 @@ from openmcp.sidecar.mcp.methods import BASIC
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.agents import Agents
 from openmcp.sidecar.policy.asked import Asked, Search, asked_by, asked_with
+from openmcp.sidecar.policy.bounded import Bounded
+from openmcp.sidecar.policy.combining import together
 from openmcp.sidecar.policy.conditions import FALSE, TRUE, UNSURE
 from openmcp.sidecar.policy.decision import (
     ALLOW,
     APPROVAL,
+    DEFAULT_REASON,
     DENY,
     HIDDEN,
+    MAX_FAILED,
     MIXED,
     OPEN,
     REQUIRE_APPROVAL,
@@ -49,11 +53,6 @@ MAX_NAME: Final = 256
 MAX_PATTERNS: Final = 16
 """Decisions kept for one name, by which of the rules about it hold."""
 
-MAX_FAILED: Final = 64
-"""Rules whose conditions did not hold that one decision tells of."""
-
-DEFAULT_REASON: Final = "no policy allows this"
-DEFAULT_DENY: Final = Decision(DENY, reason=DEFAULT_REASON)
 UNEVALUATED: Final = Decision(DENY, reason="policy could not be evaluated")
 UNJUDGED_REASON: Final = "whether this needs an approval cannot be judged"
 
@@ -68,26 +67,6 @@ class Permit:
             raise ValueError("a permit needs a decision that allows")
         self.call = call
         self.decision = decision
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class _Bounded(Generic[K, V]):
-    """A dictionary that forgets everything when it is full: simple, and cheap to look up."""
-
-    __slots__ = ("_limit", "entries")
-
-    def __init__(self, limit: int) -> None:
-        self.entries: dict[K, V] = {}
-        self._limit = limit
-
-    def add(self, key: K, value: V) -> V:
-        if len(self.entries) >= self._limit:
-            self.entries.clear()
-        self.entries[key] = value
-        return value
 
 
 class _Outcome:
@@ -110,7 +89,7 @@ class _Candidates:
         self._agent = agent
         self._subject = subject
         self._rules = rules
-        self._known: _Bounded[tuple[int, ...], Decision] = _Bounded(MAX_PATTERNS)
+        self._known: Bounded[tuple[int, ...], Decision] = Bounded(MAX_PATTERNS)
 
     def decide(self, asked: Asked) -> Decision:
         search = self._agent.search
@@ -136,9 +115,9 @@ class _Names:
         self._kind = kind
         self._rules = rules
         self._index: NameIndex | None = None
-        self.fixed: _Bounded[str, Decision] = _Bounded(MAX_SUBJECTS)
-        self.depending: _Bounded[str, _Candidates] = _Bounded(MAX_SUBJECTS)
-        self.shown: _Bounded[str, Shown] = _Bounded(MAX_SUBJECTS)
+        self.fixed: Bounded[str, Decision] = Bounded(MAX_SUBJECTS)
+        self.depending: Bounded[str, _Candidates] = Bounded(MAX_SUBJECTS)
+        self.shown: Bounded[str, Shown] = Bounded(MAX_SUBJECTS)
 
     def about(self, name: str) -> list[Rule]:
         """The rules about a name, in the order of rules."""
@@ -152,7 +131,10 @@ class _Names:
 
 
 class AgentRules:
-    """What an agent may do on a server. Agents under the same policies share one."""
+    """What an agent may do on a server. Agents under the same policies share one.
+
+    `names_resources`: an enforced rule selects resources, so that what none of them allows is meant to be denied.
+    """
 
     __slots__ = (
         "_any_shadow",
@@ -162,6 +144,7 @@ class AgentRules:
         "_resources",
         "_shadow_basis",
         "_tools",
+        "names_resources",
         "policies",
         "search",
     )
@@ -173,6 +156,7 @@ class AgentRules:
         self._basis = _basis(rule for rule in rules if not rule.shadow)
         self._shadow_basis = _basis(rules)
         self._any_shadow = any(rule.shadow for rule in rules)
+        self.names_resources = any(rule.selectors(RESOURCE) for rule in rules if not rule.shadow)
         finders = [rule.finder for rule in rules if rule.finder is not None]
         self.search: Search | None = Search(finders) if finders else None
         self._tools = _Names(TOOL, rules)
@@ -321,8 +305,8 @@ class PolicySet:
     def __init__(self, policies: Iterable[Policy]) -> None:
         self._policies = tuple(_Compiled(policy) for policy in policies)
         self._approvals = {rule.ref: rule.approval for policy in self._policies for rule in policy.rules}
-        self._agents: _Bounded[tuple[Principal, str], AgentRules] = _Bounded(MAX_AGENTS)
-        self._shared: _Bounded[tuple[int, ...], AgentRules] = _Bounded(MAX_AGENTS)
+        self._agents: Bounded[tuple[Principal, str], AgentRules] = Bounded(MAX_AGENTS)
+        self._shared: Bounded[tuple[int, ...], AgentRules] = Bounded(MAX_AGENTS)
 
     def rules_for(self, agent: Principal, server: str) -> AgentRules:
         """The rules that hold for an agent on a server."""
@@ -341,7 +325,7 @@ class PolicySet:
         """
         try:
             rules = self.rules_for(agent, server)
-            return _together([rules.decide(one, asked_with(arguments, subjects)) for one in subjects])
+            return together([rules.decide(one, asked_with(arguments, subjects)) for one in subjects])
         except Exception:  # whatever went wrong
             return UNEVALUATED
 
@@ -362,7 +346,7 @@ class PolicySet:
                 if known is not None:
                     return known
             asked = asked_by(call)
-            return _together([rules.decide(subject, asked) for subject in subjects])
+            return together([rules.decide(subject, asked) for subject in subjects])
         except Exception:  # whatever went wrong
             return UNEVALUATED
 
@@ -370,30 +354,6 @@ class PolicySet:
         applying = tuple(i for i, policy in enumerate(self._policies) if policy.applies(agent, server))
         known = self._shared.entries.get(applying)
         return known or self._shared.add(applying, AgentRules(self._policies[i] for i in applying))
-
-
-def _together(decisions: Sequence[Decision]) -> Decision:
-    """The decision on several subjects of one call by those on each: the strictest."""
-    if not decisions:
-        return DEFAULT_DENY
-    if len(decisions) == 1:
-        return decisions[0]
-    strictest = min(decisions, key=_strictness)
-    matched = tuple(dict.fromkeys(rule for one in decisions for rule in one.matched))
-    approvals = tuple(dict.fromkeys(rule for one in decisions for rule in one.approvals))
-    failed = tuple(dict.fromkeys(why for one in decisions for why in one.failed))
-    shadows = [one.shadow if one.shadow is not None else (one.verdict, None) for one in decisions]
-    shadow = min(shadows, key=_shadow_strictness)
-    return Decision(
-        strictest.verdict,
-        strictest.policy,
-        strictest.rule,
-        strictest.reason,
-        matched,
-        approvals if strictest.verdict is REQUIRE_APPROVAL else (),
-        shadow if shadow[0] is not strictest.verdict else None,
-        failed[:MAX_FAILED],
-    )
 
 
 def _order(rule: Rule) -> tuple[str, str, str, bool, str]:
@@ -405,17 +365,3 @@ def _basis(rules: Iterable[Rule]) -> Rule | None:
     given = list(rules)
     allowing = (rule for rule in given if rule.allows)
     return next(allowing, None) or next((rule for rule in given if not rule.denies), None)
-
-
-def _rank(verdict: Verdict) -> int:
-    if verdict is DENY:
-        return 0
-    return 1 if verdict is REQUIRE_APPROVAL else 2
-
-
-def _strictness(decision: Decision) -> int:
-    return _rank(decision.verdict)
-
-
-def _shadow_strictness(shadow: tuple[Verdict, RuleRef | None]) -> int:
-    return _rank(shadow[0])

@@ -1,17 +1,17 @@
 """Resources that come inside of results, and links to them: judged like one that the agent would read.
 
 What policy denies is not to be had by asking a tool for it: an embedded resource goes through where its URI could be
-read, a link where that could at least be asked for. Source: schema of each revision, `EmbeddedResource`,
-`ResourceLink`, `ReadResourceResult`.
+read, a link where that could at least be asked for. Where no rule selects resources at all, nothing is meant to be
+denied, and what a tool or prompt embeds is just part of what it says. Source: schema of each revision,
+`EmbeddedResource`, `ResourceLink`, `ReadResourceResult`.
 """
 
 from typing import Any, Final
 
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp.surface import subjects_of
-from openmcp.sidecar.policy.decision import DENY
+from openmcp.sidecar.policy.decision import DEFAULT_DENY, DENY
 from openmcp.sidecar.policy.effects import MAX_FINDINGS
-from openmcp.sidecar.policy.engine import DEFAULT_DENY
 from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.types import RESOURCE, JsonObject
@@ -36,6 +36,8 @@ class _Sweep:
         self._flow = flow
         self._own = frozenset(flow.call.subjects) if flow.call is not None else frozenset()
         self._left = MAX_RESOURCES
+        rules = flow.snapshot.policies.rules_for(flow.principal, flow.server)
+        self._free = flow.method != "resources/read" and not rules.names_resources
 
     def read(self, result: JsonObject) -> JsonObject:
         """The result of a read without the contents of other, denied resources."""
@@ -87,7 +89,7 @@ class _Sweep:
             if self._own.issuperset(subjects):
                 return True  # what was asked for has been judged, and approved where that was needed
             decision = flow.snapshot.policies.decide(flow.principal, flow.server, subjects)
-        if decision.allowed or (link and decision.verdict is not DENY):
+        if decision.allowed or (link and decision.verdict is not DENY) or (self._free and not decision.policy):
             return True
         if len(flow.findings) < MAX_FINDINGS:
             flow.findings += (Finding(decision.policy, decision.rule, "withhold", "resource", path),)

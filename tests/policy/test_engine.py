@@ -7,8 +7,8 @@ from openmcp.identity.principal import Principal
 from openmcp.sidecar.mcp import methods
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.policy import engine
-from openmcp.sidecar.policy.decision import ALLOW, DENY, Decision, Verdict
-from openmcp.sidecar.policy.engine import DEFAULT_DENY, Permit, PolicySet
+from openmcp.sidecar.policy.decision import ALLOW, DEFAULT_DENY, DENY, Decision, Verdict
+from openmcp.sidecar.policy.engine import Permit, PolicySet
 from openmcp.sidecar.types import Era, JsonObject, Notification, Request, Subject
 from tests.policy.rules import AGENT, SERVER, agent, allow, deny, method, policy, prompt, resource, tool
 

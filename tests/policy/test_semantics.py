@@ -10,9 +10,20 @@ from openmcp.config.model import Action, AgentSelector, Approval, Policy, Reques
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.policy import engine, finder
-from openmcp.sidecar.policy.decision import ALLOW, DENY, REQUIRE_APPROVAL, Decision, Failed, RuleRef, Shown, Verdict
-from openmcp.sidecar.policy.engine import DEFAULT_DENY, Permit, PolicySet
+from openmcp.sidecar.policy import finder
+from openmcp.sidecar.policy.decision import (
+    ALLOW,
+    DEFAULT_DENY,
+    DENY,
+    MAX_FAILED,
+    REQUIRE_APPROVAL,
+    Decision,
+    Failed,
+    RuleRef,
+    Shown,
+    Verdict,
+)
+from openmcp.sidecar.policy.engine import Permit, PolicySet
 from openmcp.sidecar.types import Era, Notification, Request
 from tests.policy.rules import (
     AGENT,
@@ -495,7 +506,7 @@ def test_of_several_subjects_the_strictest_decides_and_all_is_told() -> None:
         '$.uri eq "x://if": found "x://a"',
         '$.uri eq "x://if": found "x://ask"',
     ]
-    assert len(listening(*(f"x://{i}" for i in range(500))).failed) == engine.MAX_FAILED
+    assert len(listening(*(f"x://{i}" for i in range(500))).failed) == MAX_FAILED
 
 
 # An error denies

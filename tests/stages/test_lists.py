@@ -103,3 +103,27 @@ async def test_a_completion_that_is_none_is_an_error_of_the_server(result: dict[
         answering(it, **result)
         answer = await complete(it, {"type": "ref/prompt", "name": "p"}, "team", "")
         assert answer.code == (200, -32603)
+
+
+EMBEDDED: dict[str, Any] = {"type": "resource", "resource": {"uri": "report://7", "text": "x"}}
+LINK: dict[str, Any] = {"type": "resource_link", "uri": "report://7", "name": "x"}
+WITHHELD: dict[str, Any] = {"type": "text", "text": "[withheld: no policy allows this resource]"}
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([], [EMBEDDED, LINK]),
+        ([deny(tools=["bad"])], [EMBEDDED, LINK]),
+        ([allow(name="r", resources=["ticket://*"])], [WITHHELD, WITHHELD]),
+        ([deny(resources=["report://*"])], [WITHHELD, WITHHELD]),
+        ([ask(resources=["report://*"])], [WITHHELD, LINK]),
+        ([allow(name="r", resources=["report://*"])], [EMBEDDED, LINK]),
+    ],
+)
+async def test_what_a_tool_embeds_is_judged_where_rules_name_resources(
+    rules: list[RequestRule], expected: list[dict[str, Any]]
+) -> None:
+    async with scene(allow(tools=["good"]), *rules) as it:
+        answering(it, content=[EMBEDDED, LINK])
+        assert (await it.agent.call("good")).result["content"] == expected
