@@ -168,7 +168,7 @@ class Exporter:
         self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
         self._handler = _Handler(self._note)
         self._timer: asyncio.TimerHandle | None = None
-        self._interval = int(os.environ.get("OTEL_METRIC_EXPORT_INTERVAL") or INTERVAL * 1000) / 1000
+        self._interval = _interval()
         metrics.on_scrape(self._scrape)
 
     def start(self) -> None:
@@ -229,11 +229,13 @@ class Exporter:
             scrape.export(signal.name, exported=signal.exported, dropped=signal.dropped, failures=signal.failures)
 
     def _run(self) -> None:
-        while not self._stopping:
+        while True:
+            stopping = self._stopping  # looked at first: whatever came before it was set is still sent
+            self._send()
+            if stopping:
+                return
             self._wake.wait(DELAY)
             self._wake.clear()
-            self._send()
-        self._send()  # what came before the end was announced and after the thread looked last
 
     def _send(self) -> None:
         """Send all that waits, a batch of each kind at a time."""
@@ -294,6 +296,13 @@ def _header(name: str, value: bytes) -> str:
     if not text.isascii() or not text.isprintable():
         raise ValueError(f"the value of the header {name} has characters that a header cannot have")
     return text
+
+
+def _interval() -> float:
+    given = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "")
+    if given and not (given.isdecimal() and int(given)):
+        raise ValueError(f"OTEL_METRIC_EXPORT_INTERVAL is to be a number of milliseconds, not {given!r}")
+    return int(given) / 1000 if given else INTERVAL
 
 
 def _resource(version: str) -> dict[str, Any]:

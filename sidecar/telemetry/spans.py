@@ -7,7 +7,7 @@ import msgspec
 from openmcp.sidecar.telemetry.trace import TraceContext
 
 
-class Shape(msgspec.Struct, frozen=True):
+class Shape(msgspec.Struct, frozen=True, gc=False):
     """What exchanges often have in common: their encoded form is made once and kept.
 
     `http_method` is the request's; `name` a tool, prompt or URI, clipped; `endpoint` the URL that was asked, or "";
@@ -30,7 +30,7 @@ class Shape(msgspec.Struct, frozen=True):
     endpoint: str
 
 
-class Ended(msgspec.Struct, frozen=True):
+class Ended(msgspec.Struct, frozen=True, gc=False):
     """An exchange that has ended; times are seconds since its begin, but `end_ns`, which is since 1970.
 
     `trace` is its own span, `parent` the id of the agent's span or "", `call` the id that the record has for it.

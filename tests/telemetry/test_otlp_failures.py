@@ -101,6 +101,9 @@ async def test_what_a_collector_refuses_is_dropped_and_counted(
             assert (await agent.ask(call())).status == 200
             await until(lambda: number(it, "dropped") == 2)
             assert number(it, "failures") == 1, "it is no use to try again"
+        assert (number(it, "failures", "metrics"), number(it, "dropped", "metrics")) == (1, 0), (
+            "the next export has them"
+        )
     assert "UNAUTHENTICATED" in caplog.text
     assert "the test said so" in caplog.text
 
@@ -212,6 +215,13 @@ def test_what_cannot_be_used_is_said_at_the_start(
     monkeypatch.setenv("ODD", "a\nb")
     with pytest.raises(build.BuildError, match=error):
         exporter("https://127.0.0.1:1", **settings)
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "1s"])
+def test_an_interval_that_is_none_is_said_at_the_start(interval: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", interval)
+    with pytest.raises(build.BuildError, match=f"OTEL_METRIC_EXPORT_INTERVAL is to be a number .* not '{interval}'"):
+        exporter()
 
 
 def test_a_missing_extra_is_said_with_its_remedy(tmp_path: Path) -> None:
