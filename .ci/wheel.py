@@ -25,9 +25,9 @@ COMPILED = (
     *(f"policy/{name}" for name in ("blobs", "edits", "effects", "inspection", "members", "redaction")),
     *("sealing", "pipeline"),
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
-    *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "payloads", "record", "reply", "requests", "results")),
+    *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
-    *("stages/spans", "stages/streams", "telemetry/operations", "telemetry/records"),
+    *("stages/payloads", "stages/spans", "stages/streams", "telemetry/operations", "telemetry/records"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
 

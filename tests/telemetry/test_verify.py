@@ -390,3 +390,10 @@ def test_a_line_without_an_end_does_not_fill_memory() -> None:
     assert [problem.what for problem in it.finish().problems] == [
         "the file ends within a line: it was cut, or is still being written"
     ]
+
+
+def test_the_example_of_the_documentation_is_a_record() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "record.md").read_text()
+    example = text.partition("## An example")[2].partition("```json\n")[2].partition("```")[0]
+    report = verify(example.encode(), live=True)
+    assert (report.problems, report.lines) == ([], 3)
