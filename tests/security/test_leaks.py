@@ -430,3 +430,72 @@ async def test_a_rule_for_a_tool_holds_for_its_task(server: Hostile, tmp_path: P
         clean(await agent.ask(call("allowed_a")))
         other = await agent.ask(message("tasks/result", taskId="allowed_b"))
         assert other.json["result"]["content"] == [text(SECRET)]
+
+
+async def test_leak_via_discover(agent: Connection, server: Hostile) -> None:
+    discovered = {"supportedVersions": ["2026-07-28", SECRET], "capabilities": {}, "instructions": SECRET}
+    server.handler = replying({"result": discovered}, stream=False)
+    answer = await ask_modern(agent, message("server/discover"))
+    clean(answer)
+    assert answer.json["result"]["supportedVersions"] == ["2026-07-28"]
+
+
+@pytest.mark.parametrize("secret", [SECRET, CARD, "2099-01-01"])
+async def test_leak_via_a_refused_version(agent: Connection, server: Hostile, secret: str) -> None:
+    """The versions that a server says it speaks are told to the agent, and nothing else as one of them."""
+    error = {"code": -32022, "message": "x", "data": {"supported": [secret, "2026-07-28"], "requested": secret}}
+
+    async def refusing(request: Request, reply: Reply) -> None:
+        await reply.respond(
+            json.dumps({"jsonrpc": "2.0", "id": 1, "error": error}).encode(), 400, content_type="application/json"
+        )
+
+    server.handler = refusing
+    asked = message("initialize", protocolVersion="2025-11-25", capabilities={}, clientInfo={})
+    answer = await agent.ask(asked)
+    assert answer.code == -32022
+    told = answer.json["error"]["data"]["supported"]
+    assert told == [version for version in error["data"]["supported"] if version.startswith("20")]
+    assert secret.startswith("20") or secret not in reads(answer.body)
+
+
+async def test_leak_in_a_batch(agent: Connection, server: Hostile) -> None:
+    """2025-03-26: every part of what comes back is inspected by itself."""
+    await initialize(agent, "2025-03-26")
+    server.handler = replying(said(SECRET), stream=False)
+    first = await agent.ask([call("allowed", 1), call("allowed", 2)])
+    clean(first)
+    assert first.body.count(MASK.encode()) == 2
+    server.handler = replying(said(CARD), stream=True)
+    clean(await agent.ask([call("allowed", 1), call("allowed", 2)]), CARD)
+
+
+async def test_leak_in_a_resumed_stream(agent: Connection, server: Hostile) -> None:
+    """The answer to a call whose stream broke off comes on another one, and is the tool's all the same."""
+
+    async def breaks_off(request: Request, reply: Reply) -> None:
+        if request.method == "GET" and request.header("accept") == "text/event-stream":
+            await as_stream({"jsonrpc": "2.0", "id": 1, **said(SECRET)})(request, reply)
+        elif request.method == "POST" and request.json.get("method") == "tools/call":
+            await as_stream(b"id: first\ndata:\n\n")(request, reply)
+        else:
+            await friendly(request, reply)
+
+    server.handler = breaks_off
+    await initialize(agent)
+    broken = await agent.ask(call())
+    token = next(line[4:] for line in broken.body.decode().split("\n") if line.startswith("id: "))
+    answer = await agent.ask(b"", "GET", last_event_id=token)
+    clean(answer)
+    assert MASK in answer.body.decode()
+
+
+@pytest.mark.parametrize("member", ["progress", "total"])
+async def test_leak_via_a_number_of_progress(agent: Connection, server: Hostile, member: str) -> None:
+    """A number that cannot be rewritten: the notification does not come."""
+    numbers = {"progress": 1, member: 4111111111111111}
+    done = {"jsonrpc": "2.0", "id": 1, **said("done")}
+    server.handler = as_stream(notification("progress", progressToken="t", **numbers), done)
+    document = call()
+    document["params"]["_meta"] = {"progressToken": "t"}
+    assert (await agent.ask(document)).events == [done]
