@@ -145,14 +145,11 @@ class AgentRules:
         "_shadow_basis",
         "_tools",
         "names_resources",
-        "policies",
         "search",
     )
 
-    def __init__(self, policies: Iterable["_Compiled"]) -> None:
-        given = tuple(policies)
-        self.policies: tuple[Policy, ...] = tuple(one.policy for one in given)
-        rules = sorted((rule for one in given for rule in one.rules), key=_order)
+    def __init__(self, given: Iterable[Rule]) -> None:
+        rules = sorted(given, key=_order)
         self._basis = _basis(rule for rule in rules if not rule.shadow)
         self._shadow_basis = _basis(rules)
         self._any_shadow = any(rule.shadow for rule in rules)
@@ -287,10 +284,9 @@ class AgentRules:
 class _Compiled:
     """A policy with its agents and servers compiled."""
 
-    __slots__ = ("_agents", "_servers", "policy", "rules")
+    __slots__ = ("_agents", "_servers", "rules")
 
     def __init__(self, policy: Policy) -> None:
-        self.policy = policy
         self._servers = GlobSet(policy.servers)
         self._agents = Agents(policy.agents)
         self.rules = tuple(Rule(policy, rule) for rule in policy.requests)
@@ -325,7 +321,8 @@ class PolicySet:
         """
         try:
             rules = self.rules_for(agent, server)
-            return together([rules.decide(one, asked_with(arguments, subjects)) for one in subjects])
+            asked = asked_with(arguments, subjects)
+            return together([rules.decide(subject, asked) for subject in subjects])
         except Exception:  # whatever went wrong
             return UNEVALUATED
 
@@ -353,7 +350,9 @@ class PolicySet:
     def _compiled(self, agent: Principal, server: str) -> AgentRules:
         applying = tuple(i for i, policy in enumerate(self._policies) if policy.applies(agent, server))
         known = self._shared.entries.get(applying)
-        return known or self._shared.add(applying, AgentRules(self._policies[i] for i in applying))
+        return known or self._shared.add(
+            applying, AgentRules(rule for i in applying for rule in self._policies[i].rules)
+        )
 
 
 def _order(rule: Rule) -> tuple[str, str, str, bool, str]:
