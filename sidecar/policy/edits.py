@@ -43,9 +43,8 @@ class Edits:
         if not (self._values or self._replaced or self._keys or self._dropped):
             return document
         self._copies = {(): document.copy()}
-        values = [(location, value) for location, value in self._values.items() if not self.gone(location)]
-        values += [(place, value) for place, value in self._replaced.items() if not self.gone(place[:-1])]
-        for location, value in values:
+        replaced = {place: value for place, value in self._replaced.items() if not self.gone(place[:-1])}
+        for location, value in (*self._values.items(), *replaced.items()):
             self._own(location[:-1])[location[-1]] = value
         # The deepest first: a place is named by the old keys above it.
         for location in sorted(self._keys, key=len, reverse=True):

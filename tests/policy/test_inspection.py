@@ -47,6 +47,9 @@ REWRITTEN: list[tuple[str, Json, Json]] = [
     ("a key of it", {"structuredContent": {MAIL: 1, "b": 2}}, {"structuredContent": {GONE: 1, "b": 2}}),
     ("its keys", {"structuredContent": {MAIL: 1, "x" + MAIL: 2}}, {"structuredContent": {GONE: 1, GONE + " 2": 2}}),
     ("a key taken", {"structuredContent": {GONE: 1, MAIL: 2}}, {"structuredContent": {GONE: 1, GONE + " 2": 2}}),
+    ("a key to come", {"structuredContent": {MAIL: 2, GONE: 1}}, {"structuredContent": {GONE + " 2": 2, GONE: 1}}),
+    ("a key below a key", {"structuredContent": {MAIL: {MAIL: {MAIL: 1}}}},
+     {"structuredContent": {GONE: {GONE: {GONE: 1}}}}),
     ("below a key", {"structuredContent": {MAIL: {"a": MAIL}}}, {"structuredContent": {GONE: {"a": GONE}}}),
     ("names in the server's own data", {"structuredContent": {"uri": MAIL}}, {"structuredContent": {"uri": GONE}}),
     ("_meta", {"_meta": {"x/y": {MAIL: MAIL}}}, {"_meta": {"x/y": {GONE: GONE}}}),
@@ -85,6 +88,10 @@ REWRITTEN: list[tuple[str, Json, Json]] = [
     ("a prompt's item", {"messages": [{"content": {"type": "resource_link", "uri": f"mailto:{MAIL}"}}]},
      {"messages": [{"content": REPLACED}]}),
     ("text within a replaced item", item(type="resource_link", uri=f"mailto:{MAIL}", title=MAIL),
+     {"content": [REPLACED]}),
+    ("an item in an item", item(type="tool_result", toolUseId=MAIL, content=[{"type": "resource_link", "uri": MAIL}]),
+     {"content": [REPLACED]}),
+    ("keys in a replaced item", item(type="tool_use", id=MAIL, name="", input={MAIL: {MAIL: MAIL}}),
      {"content": [REPLACED]}),
     ("an icon", item(type="resource_link", uri="a:b", name="", icons=[{"src": f"https://a/{MAIL}"}]),
      {"content": [REPLACED]}),
@@ -209,6 +216,7 @@ def test_a_blob_that_is_said_to_be_text_is_read_as_text() -> None:
         packed(MAIL)[:8] + "\n" + packed(MAIL)[8:],
         packed(MAIL)[:8] + " !\x00" + packed(MAIL)[8:],
         packed("x" * 100) + packed(MAIL),
+        packed("xy".encode("utf-16-le")) + packed(MAIL.encode("utf-16-le")),
         packed(f"\xff{MAIL}>>>???").replace("+", "-").replace("/", "_"),
         MAIL,
     ],
@@ -218,6 +226,16 @@ def test_base64_is_read_as_leniently_as_anybody_might(written: str) -> None:
     [left] = examined.document["content"]
     assert examined.findings
     assert left == REPLACED or MAIL.encode() not in base64.urlsafe_b64decode(left["resource"]["blob"] + "==")
+
+
+def test_base64_stays_as_it_was_written() -> None:
+    rules = inspector(redact(detect=["email"]))
+    for written, left in (
+        (packed(MAIL), packed(GONE)),
+        (packed(MAIL).rstrip("="), packed(GONE).rstrip("=")),
+        (packed(f"{MAIL}???").replace("/", "_"), packed(f"{GONE}???").replace("/", "_")),
+    ):
+        assert rules.examine(CALLED, resource(blob=written)).document == resource(blob=left)
 
 
 def test_what_is_split_over_items_is_found() -> None:
@@ -260,8 +278,13 @@ def test_the_text_of_structured_content_is_written_anew_in_its_style(style: Json
     after = {"ü": 1, "mail": GONE, "list": [GONE, 5], "n": "[redacted:credit_card]"}
     rules = inspector(redact(detect=["email", "credit_card"]))
     document = text(json.dumps(before, **style), "fine", structuredContent=before)
-    left = rules.examine(CALLED, document).document
-    assert left == text(json.dumps(after, **style), "fine", structuredContent=after)
+    examined = rules.examine(CALLED, document)
+    assert examined.document == text(json.dumps(after, **style), "fine", structuredContent=after)
+    assert [found.path for found in examined.findings] == [
+        "$.structuredContent.mail",
+        "$.structuredContent.n",
+        "$.structuredContent.list[0]",
+    ]
 
 
 def test_rules_for_one_of_them_hold_for_both() -> None:
@@ -325,6 +348,9 @@ def test_binary_content_anywhere() -> None:
         "contents": [{"uri": "a:b", "mimeType": "text/plain", "text": gone}]
     }
     assert rules.examine(CALLED, {"blob": data}).blocked is not None, "there is nothing around it to take out"
+    only = inspector(redact(binary=Binary(types=("image/png",))))
+    assert only.examine(CALLED, resource(blob=data, mimeType="IMAGE/PNG; x=y")).findings
+    assert not only.examine(CALLED, resource(blob=data, mimeType="image/pngx")).findings
 
 
 def test_an_image_is_one_whatever_type_it_is_said_to_be() -> None:
@@ -462,7 +488,8 @@ def test_for_the_record_names_are_redacted_as_well_and_shadows_are_not_asked() -
     document = {"uri": MAIL, "nextCursor": MAIL}
     rules = inspector(block(detect=["email"]))
     assert rules.redacted((), document).document == {"uri": GONE, "nextCursor": GONE}
-    assert inspector(saying(block(detect=["email"]), mode="shadow")).redacted((), document).document is document
+    shadow = inspector(saying(block(detect=["email"]), mode="shadow")).redacted((), document)
+    assert (shadow.document is document, shadow.findings) == (True, ())
 
 
 # Bounds

@@ -230,6 +230,18 @@ async def test_a_legacy_results_state_is_read_by_the_agent(streamed: bool) -> No
     async with scene(allow(), REDACT) as it:
         answers(it, response({"content": [], "requestState": MAIL}), streamed)
         assert (await asked(it, "tools/call", False, streamed, name="a"))["result"]["isError"] is True
+        answers(it, response({"resultType": "input_required", "requestState": MAIL}), streamed)
+        assert (await asked(it, "tools/call", False, streamed, name="a"))["result"]["isError"] is True
+
+
+async def test_our_own_seals_are_no_finds() -> None:
+    async with scene(allow(), saying(block(patterns=["[A-Za-z0-9_-]{60}"]))) as it:
+        answers(it, response({"tools": [], "nextCursor": "x"}), False)
+        assert "nextCursor" in (await asked(it, "tools/list", False, False))["result"]
+        answers(it, response({"tasks": [], "nextCursor": "x"}), False)
+        assert "nextCursor" in (await asked(it, "tasks/list", False, False))["result"]
+        answers(it, response({"resultType": "input_required", "requestState": "x"}), False)
+        assert "requestState" in (await asked(it, "tools/call", True, False, name="a"))["result"]
 
 
 @EITHER
