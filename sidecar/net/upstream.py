@@ -18,6 +18,8 @@ STREAM_BUFFER: Final = 128 * 1024
 """Bytes of a stream that wait for us before the server is no longer read."""
 LARGE: Final = 256 * 1024
 """Bytes from which on the pieces of a body are not joined."""
+_TURN: Final = 64 * 1024
+"""Bytes of a body that are read at once, before others have their turn."""
 _PIECE: Final = 4096
 """Bytes below which pieces of a body are joined as they come."""
 UNWANTED_TIMEOUT: Final = 1.0
@@ -328,6 +330,9 @@ class UpstreamConnection(asyncio.Protocol):
             self._join_small()
             self._body.append(body)
         self._body_bytes += len(body)
+        if len(body) >= _TURN and self._transport.is_reading():
+            self._transport.pause_reading()  # uvloop would read on for as long as there is something
+            self._loop.call_soon(self.resume)
         if self._body_bytes > self._body_limit:
             self.fail(UpstreamFailed("too_large", f"the server's answer exceeds {self._body_limit} bytes"))
 
