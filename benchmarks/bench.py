@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks import targets
 from benchmarks.load import Load
 from benchmarks.processes import BenchmarkError, Cpus, pinned
-from benchmarks.targets import Place, Target
+from benchmarks.targets import Place, Setup, Target
 from benchmarks.tools import Tools
 
 
@@ -55,14 +55,16 @@ class Bench:
         """The upstream itself."""
         return Target(targets.DIRECT, self.upstream)
 
-    def sidecar(self, rules: int = 2, name: str = targets.SIDECAR) -> Target:
+    def sidecar(self, setup: Setup = targets.PLAIN, name: str = targets.SIDECAR) -> Target:
         """A new sidecar, ready and checked."""
-        return targets.sidecar(self.place(), self.command, rules, name)
+        return targets.sidecar(self.place(), self.command, setup, name)
 
     def start(self, name: str) -> Target | None:
         """A new target of that name; None where its program is missing."""
         if name == targets.SIDECAR:
             return self.sidecar()
+        if name == targets.GOVERNED:
+            return self.sidecar(targets.FULL, name)
         if name == targets.NGINX and self.tools.nginx:
             return targets.nginx(self.place(), self.tools.nginx)
         if name == targets.ENVOY and self.tools.envoy:
@@ -83,7 +85,7 @@ class Bench:
         """Direct and every proxy there is, all up at once; ended with the block."""
         found = [self.direct()]
         try:
-            for name in (targets.NGINX, targets.ENVOY, targets.SIDECAR):
+            for name in (targets.NGINX, targets.ENVOY, targets.SIDECAR, targets.GOVERNED):
                 if target := self.start(name):
                     found.append(target)
             yield found

@@ -33,6 +33,7 @@ class Latency:
     p50_us: float
     p95_us: float
     p99_us: float
+    max_us: float
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Load:
     def open(self, port: int, request: Request, rate: float, seconds: float, connections: int = 16) -> Latency:
         """`rate` requests a second for `seconds`, each at its due time."""
         result = self._openloop(port, request, connections, max(1, int(rate * seconds)), ["-r", str(rate)], seconds)
-        return Latency(result["p50_us"], result["p95_us"], result["p99_us"])
+        return Latency(result["p50_us"], result["p95_us"], result["p99_us"], result["max_us"])
 
     def count(self, port: int, request: Request, calls: int, connections: int = 16) -> Closed:
         """Exactly `calls` requests, as fast as they are answered."""

@@ -19,7 +19,7 @@ from benchmarks.bench import FULL, QUICK, SMOKE, Bench, Scale, say, upstream
 from benchmarks.load import Load
 from benchmarks.processes import BenchmarkError, Cpus
 from benchmarks.results import Section, goal_rows, missed, table
-from benchmarks.scenarios import footprint, growth, latency, streams, throughput
+from benchmarks.scenarios import footprint, growth, inspection, large, latency, streams, throughput
 from benchmarks.tools import Tools, find_tools, install_envoy, own_command
 
 SCENARIOS: dict[str, Callable[[Bench], list[Section]]] = {
@@ -28,6 +28,8 @@ SCENARIOS: dict[str, Callable[[Bench], list[Section]]] = {
     "footprint": footprint.run,
     "streams": streams.run,
     "rules": growth.rules,
+    "inspection": inspection.run,
+    "large": large.run,
     "memory": growth.memory,
 }
 

@@ -8,10 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from benchmarks.large import LARGE_PATH, TOOLS
 from benchmarks.processes import BenchmarkError, Server, Usage, free_port
 from benchmarks.wire import PATH, TOOL, WATCH, answers, get
 
 DIRECT, NGINX, ENVOY, SIDECAR = "direct", "nginx", "envoy", "sidecar"
+GOVERNED = "sidecar, policy"
+"""With a policy as one would write it: conditions on arguments, inspection of what comes back, a signed record."""
 AUDIT_KEPT = 64 << 20  # bytes; more is cut off between measurements
 
 
@@ -127,15 +133,36 @@ def envoy_config(port: int, upstream: int) -> dict[str, object]:
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
-def sidecar(place: Place, command: Sequence[str], rules: int = 2, name: str = SIDECAR) -> Target:
-    """The sidecar, complete: identity `none`, a policy of `rules` rules, the record to a file.
+@dataclass(frozen=True)
+class Setup:
+    """What a sidecar is set up with: `rules` (2 or more) request rules, half of them globs that deny, one allows the
+    load; `conditions` on arguments; `inspect`: ten detectors and five patterns; `signed`: a key for the record.
+
+    `large` is the port of a server that gives large results.
+    """
+
+    rules: int = 2
+    conditions: bool = False
+    inspect: bool = False
+    signed: bool = False
+    large: int = 0
+
+
+PLAIN = Setup()
+FULL = Setup(conditions=True, inspect=True, signed=True)
+
+
+def sidecar(place: Place, command: Sequence[str], setup: Setup = PLAIN, name: str = SIDECAR) -> Target:
+    """The sidecar, complete: identity `none`, a policy, the record to a file.
 
     `command` starts it; `{config}` in it stands for the configuration's path. Ready is what /readyz says.
     Raises BenchmarkError when a call passes and no record of it is written.
     """
     port, admin, home = free_port(), free_port(), _home(place, name)
     audit, config = home / "audit.jsonl", home / "gateway.yaml"
-    config.write_text(sidecar_config(port, admin, place.upstream, audit, rules))
+    if setup.signed:
+        (home / "audit.pem").write_bytes(_key())
+    config.write_text(sidecar_config(port, admin, place.upstream, audit, setup))
     server = Server([word.format(config=config) for word in command], place.cpu, home / "log")
     target = _started(name, port, server, lambda: get(admin, "/readyz") == 200)
     _expect(target, lambda: answers(port))
@@ -143,39 +170,68 @@ def sidecar(place: Place, command: Sequence[str], rules: int = 2, name: str = SI
     return Target(name, port, server, audit, target.start_seconds)
 
 
-def sidecar_config(port: int, admin: int, upstream: int, audit: Path, rules: int) -> str:
-    """gateway.yaml with `rules` (2 or more) request rules: half are globs that deny, one allows the load."""
-    fillers = "\n".join(_filler(number) for number in range(rules - 2))
+def sidecar_config(port: int, admin: int, upstream: int, audit: Path, setup: Setup) -> str:
+    """gateway.yaml."""
+    when = f", when: {json.dumps(CONDITIONS)}" if setup.conditions else ""
+    fillers = "\n".join(_filler(number, when) for number in range(setup.rules - 2))
+    servers = [{"name": "bench", "path": PATH, "endpoints": [f"http://127.0.0.1:{upstream}{PATH}"]}]
+    if setup.large:
+        servers += [{"name": "large", "path": LARGE_PATH, "endpoints": [f"http://127.0.0.1:{setup.large}{LARGE_PATH}"]}]
+    servers = [{**server, "limits": {"inFlight": 8192}} for server in servers]
+    record: dict[str, object] = {"output": {"file": str(audit)}}
+    if setup.signed:
+        record["signingKey"] = {"file": str(audit.with_name("audit.pem"))}
     return f"""apiVersion: openmcp.dev/v1alpha1
 listen: {{mcp: "127.0.0.1:{port}", admin: "127.0.0.1:{admin}"}}
 identity:
   agents: [{{type: none}}]
-servers:
-  - name: bench
-    path: {PATH}
-    endpoints: ["http://127.0.0.1:{upstream}{PATH}"]
-    limits: {{inFlight: 8192}}
+servers: {json.dumps(servers)}
 policies:
   - name: baseline
-    servers: [bench]
+    servers: ["*"]
     requests:
       - {{name: no-destructive, tools: ["delete_*", "merge_*"], action: deny, message: "destructive tools are off"}}
+    responses: {json.dumps(RESPONSES if setup.inspect else [])}
   - name: agents
     agents: ["anonymous"]
-    servers: [bench]
+    servers: ["*"]
     requests:
-      - {{name: load, tools: [{TOOL}, {WATCH}], action: allow}}
+      - {{name: load, tools: [{TOOL}], action: allow{when}}}
+      - {{name: other-load, tools: [{WATCH}, {", ".join(TOOLS)}], action: allow}}
 {fillers}
 telemetry:
-  audit: {{output: {{file: "{audit}"}}}}
+  audit: {json.dumps(record)}
 """
 
 
-def _filler(number: int) -> str:
+CONDITIONS = [
+    {"path": "$.city", "op": "matches", "value": "[A-Za-z .-]{1,64}"},
+    {"path": "$.units", "op": "in", "value": ["metric", "imperial"]},
+    {"path": "$.days", "op": "lte", "value": 14},
+]
+RESPONSES = [
+    {"name": "secrets", "detect": ["private_key", "aws_key", "github_token", "slack_token", "jwt"], "action": "block"},
+    {
+        "name": "personal",
+        "detect": ["credit_card", "us_ssn", "email", "phone", "iban"],
+        "patterns": [r"\bCUST-[0-9]{8}\b", r"\b[A-Z]{3}-[0-9]{5}-[A-Z]\b", "(?i)strictly confidential"],
+        "action": "redact",
+    },
+    {"name": "internal", "patterns": [r"\bproject-[a-z]+-internal\b", "X-Api-Key: *[0-9a-f]+"], "action": "redact"},
+]
+
+
+def _filler(number: int, when: str) -> str:
     """A rule that never matches the load: by turns an exact allow, a glob that denies."""
     if number % 2:
-        return f'      - {{name: filler-{number}, tools: ["drop_{number}_*"], action: deny}}'
-    return f"      - {{name: filler-{number}, tools: [read_{number}], action: allow}}"
+        return f'      - {{name: filler-{number}, tools: ["drop_{number}_*"], action: deny{when}}}'
+    return f"      - {{name: filler-{number}, tools: [read_{number}], action: allow{when}}}"
+
+
+def _key() -> bytes:
+    """A new Ed25519 key in PEM."""
+    pem, format_ = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return Ed25519PrivateKey.generate().private_bytes(pem, format_, serialization.NoEncryption())
 
 
 def _home(place: Place, name: str) -> Path:

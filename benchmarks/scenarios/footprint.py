@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bench import Bench, say
 from benchmarks.results import Samples, Section, mib
-from benchmarks.targets import ENVOY, NGINX, SIDECAR
+from benchmarks.targets import ENVOY, GOVERNED, NGINX, SIDECAR
 from benchmarks.wire import tools_call
 
 LOAD_CALLS = 20_000
@@ -15,7 +15,7 @@ def run(bench: Bench) -> list[Section]:
     samples = Samples()
     for number in range(bench.scale.starts):
         say(f"  start {number + 1} of {bench.scale.starts}")
-        for name in (NGINX, ENVOY, SIDECAR):
+        for name in (NGINX, ENVOY, SIDECAR, GOVERNED):
             _once(bench, name, samples)
     section = Section(
         "Start and memory",
@@ -23,7 +23,7 @@ def run(bench: Bench) -> list[Section]:
         ("target", "start to ready", "RSS idle", "RSS after load"),
         samples=samples.plain(),
     )
-    for name in (NGINX, ENVOY, SIDECAR):
+    for name in (NGINX, ENVOY, SIDECAR, GOVERNED):
         if samples.has("start", name):
             memory = [mib(samples.median(metric, name)) for metric in ("idle", "loaded")]
             section.rows.append((name, f"{samples.median('start', name):.2f}", *memory))

@@ -7,7 +7,7 @@ import socket
 from benchmarks.bench import Bench, say
 from benchmarks.processes import BenchmarkError
 from benchmarks.results import Samples, Section, mib
-from benchmarks.targets import Target
+from benchmarks.targets import Setup, Target
 from benchmarks.wire import Request, initialize_request, initialized_notification, tools_call
 
 FEW, MANY = 10, 1000
@@ -27,7 +27,7 @@ def _rules(bench: Bench) -> Section:
     calls = max(2000, int(bench.scale.seconds * 5000))
     try:
         for count in (FEW, MANY):
-            sidecars.append(bench.sidecar(count, f"{count} rules"))
+            sidecars.append(bench.sidecar(Setup(rules=count, conditions=True), f"{count} rules"))
         for target in bench.rounds(sidecars):
             before = target.usage().cpu_us
             bench.load.count(target.port, tools_call(), calls)
@@ -36,7 +36,9 @@ def _rules(bench: Bench) -> Section:
         for target in sidecars:
             target.stop()
     few, many = (target.name for target in sidecars)
-    section = Section("Growth with rules", "CPU µs of the sidecar for each call.", ("rules", "CPU µs"))
+    section = Section(
+        "Growth with rules", "CPU µs of the sidecar for each call; every rule has conditions.", ("rules", "CPU µs")
+    )
     section.rows = [(name, f"{samples.median('cpu', name):.1f}") for name in (few, many)]
     section.samples = samples.plain()
     section.figures = {"rules": samples.ratio("cpu", many, few)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bench import Bench
 from benchmarks.results import Samples, Section
-from benchmarks.targets import DIRECT, ENVOY, SIDECAR
+from benchmarks.targets import DIRECT, ENVOY, GOVERNED
 from benchmarks.wire import tools_call
 
 RATE = 1000
@@ -39,7 +39,7 @@ def _section(samples: Samples, names: list[str]) -> Section:
             row.append(f"{ratio:.2f}" if ratio is not None else "")
         section.rows.append(tuple(row))
     if ENVOY in names:
-        section.figures = {f"added_{metric}": _to_envoy(samples, metric, SIDECAR) for metric in ("p50", "p95")}
+        section.figures = {f"added_{metric}": _to_envoy(samples, metric, GOVERNED) for metric in ("p50", "p95")}
     return section
 
 

@@ -7,7 +7,7 @@ import time
 from benchmarks.bench import Bench
 from benchmarks.processes import Server
 from benchmarks.results import Samples, Section
-from benchmarks.targets import DIRECT, SIDECAR, Target
+from benchmarks.targets import DIRECT, GOVERNED, Target
 from benchmarks.wire import watch_call
 
 STREAMS = 4
@@ -76,7 +76,7 @@ def _events(samples: Samples, names: list[str]) -> Section:
         cpu = f"{samples.median('cpu', name):.1f}" if name != DIRECT else ""
         delay = [f"{samples.median(m, name):.0f}" for m in ("p50", "p95")]
         section.rows.append((name, *delay, *added, f"{samples.median('events', name):,.0f}", cpu))
-    section.figures = {"event": samples.added("p50", SIDECAR, DIRECT)}
+    section.figures = {"event": samples.added("p50", GOVERNED, DIRECT)}
     return section
 
 

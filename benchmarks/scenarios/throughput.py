@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.bench import Bench
 from benchmarks.results import Samples, Section
-from benchmarks.targets import DIRECT, ENVOY, SIDECAR, Target
+from benchmarks.targets import DIRECT, ENVOY, GOVERNED, Target
 from benchmarks.wire import initialize, tools_call
 
 VARIANTS = ("16", "64", "legacy 16")
@@ -90,9 +90,9 @@ def _section(samples: Samples, names: list[str]) -> Section:
         cpu_to_envoy = f"{samples.ratio('cpu 16', name, ENVOY):.2f}" if envoy and name != DIRECT else ""
         kept = f"{_kept(samples, name):.2f}"
         section.rows.append((name, rps[0], to_envoy, cpu[0], cpu_to_envoy, rps[1], kept, cpu[1], rps[2], cpu[2]))
-    section.figures = {"cpu": samples.median("cpu 16", SIDECAR), "scaling": _kept(samples, SIDECAR)}
+    section.figures = {"cpu": samples.median("cpu 16", GOVERNED), "scaling": _kept(samples, GOVERNED)}
     if envoy:
-        section.figures["throughput"] = samples.ratio("rps 16", SIDECAR, ENVOY)
+        section.figures["throughput"] = samples.ratio("rps 16", GOVERNED, ENVOY)
     return section
 
 
