@@ -28,13 +28,16 @@ MAX_READINGS: Final = 16
 MAX_FINDS: Final = 10_000
 """Finds of one detector or pattern in one form of a text; after the last, all the rest counts as found."""
 
-MAX_CANDIDATES: Final = 200_000
+MAX_CANDIDATES: Final = 50_000
 """Candidates of one detector that are checked in one form of a text; after the last, all the rest counts as found."""
 
 MAX_SCANNED: Final = 1 << 32
 """Bytes that the searches for one pattern without a longest match may go through in one form of a text: such a pattern
 may look to the end of the text after each of its finds. At least 256 searches; after them all the rest counts as found.
 """
+
+_PROBE_MEMORY: Final = 2 << 20
+"""Bytes that the automata of one pattern of a detector may take."""
 
 _WITHOUT_END: Final = re.compile(r"[*+]|\{[0-9]+,\}")
 
@@ -94,7 +97,7 @@ class _Entry:
     def regex(self) -> Any:
         """The pattern by itself, compiled at the first candidate."""
         if self._regex is None:
-            self._regex = compiled(self.source)
+            self._regex = compiled(self.source) if self.check is None else compiled(self.source, _PROBE_MEMORY)
         return self._regex
 
 

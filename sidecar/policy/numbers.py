@@ -201,7 +201,7 @@ _LENGTHS: Final = {
     for country in countries.split()
 }
 _DIGITS_ONLY: Final = frozenset(re.findall("..", "ATBABECZDEDKEEESFIHRHUISLTMENOPLPTRSSESISKXK"))
-COUNTRIES: Final = "|".join(sorted(_LENGTHS))
+COUNTRIES: Final[str] = "|".join(sorted(_LENGTHS))
 
 
 def _walk(data: bytes, start: int, count: int) -> int:

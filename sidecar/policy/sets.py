@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import re2
 
-_MEMORY: Final = 8 << 20
+_MEMORY: Final = 4 << 20
 """Bytes that the automaton of one set may take. It starts with some ten KiB and grows with what texts make it meet."""
 
 _CANARY: Final = "\x00canary of the set\x00"
@@ -79,8 +79,9 @@ def _works(made: Any, canary: int) -> bool:
     return canary in (made.Match(_CANARY) or ())
 
 
-def compiled(source: str) -> Any:
-    """One pattern by itself; nothing is logged."""
+def compiled(source: str, memory: int = 8 << 20) -> Any:
+    """One pattern by itself, with the bytes that its automata may take; nothing is logged."""
     options = re2.Options()
+    options.max_mem = memory
     options.log_errors = False
     return re2.compile(source, options)
