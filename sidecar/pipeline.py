@@ -206,7 +206,7 @@ class Pipeline:
         """The answer as the agent gets it, None where nothing changed, and its header lines."""
         if message.result is None:
             flow.outcome = "rpc_error"
-            said = self._results.inspection.error(flow, message.error or {})
+            flow.error = said = self._results.inspection.error(flow, message.error or {})
             return jsonrpc.response_document(Response(message.id, None, said)), answering.JSON
         result = self._results.edit(flow, message.result)
         if result.get("isError") is True and flow.outcome == "ok":

@@ -148,6 +148,9 @@ async def answer_badly(request: Request, reply: Reply) -> None:
     name = request.json["params"].get("name", request.json["params"].get("uri", ""))
     if name == "allowed-fails":
         await reply.result({"content": [], "isError": True})
+    elif name == "allowed-large":  # beyond what is read on the event loop
+        error = {"code": -32000, "message": "the secret is 7", "data": "x" * 600_000}
+        await reply.message({"jsonrpc": "2.0", "id": identifier, "error": error})
     elif name in ("allowed-wrong", "file:///public/a"):
         error = {"code": -32602, "message": "the secret is 7"}
         await reply.message({"jsonrpc": "2.0", "id": identifier, "error": error})
@@ -176,6 +179,7 @@ ENDINGS: list[Row] = [
         ("-32603", "-32603", "the MCP server closed the connection before it answered"),
         ("closed", None),
     ),
+    (call("allowed-large"), "tools/call allowed-large", ("-32000", "-32000", ""), ("-32000", "-32000")),
     (call("allowed-stream"), "tools/call allowed-stream", ("-32000", "-32000", ""), ("-32000", "-32000")),
     (
         call("allowed-cut"),
