@@ -75,13 +75,15 @@ class Edits:
         mapping = self._own(location)
         renamed = self._keys[location]
         members = list(mapping.items())
+        taken = {key for key, _ in members if key not in renamed}
+        used: dict[str, int] = {}
         mapping.clear()
         for key, value in members:
-            name = renamed.get(key, key)
-            number = 1
-            while name in mapping or (name != key and any(name == other for other, _ in members)):
-                number += 1
-                name = f"{renamed[key]} {number}"
+            name = base = renamed.get(key, key)
+            while key in renamed and name in taken:
+                used[base] = used.get(base, 1) + 1
+                name = f"{base} {used[base]}"
+            taken.add(name)
             mapping[name] = value
 
 

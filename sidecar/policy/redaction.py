@@ -30,6 +30,8 @@ from openmcp.sidecar.policy.spans import Span
 from openmcp.sidecar.types import JsonObject
 
 _STRUCTURED: Final = "structuredContent"
+MAX_TWINS: Final = 16
+"""Texts that are taken for ones that repeat structuredContent; further ones are texts like any other."""
 
 
 class _Node:
@@ -182,6 +184,8 @@ class Examination:
         if type(content) is not list or type(structured) not in (dict, list):
             return
         for index, item in enumerate(content):
+            if len(self._effects.twins) >= MAX_TWINS:
+                return
             text = item.get("text") if type(item) is dict else None
             if type(text) is str and text.lstrip()[:1] in ("{", "[") and _parsed(text) == structured:
                 self._effects.twins[*node.location, "content", index, "text"] = (*node.location, _STRUCTURED)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from typing import Any
 
 import pytest
@@ -505,6 +506,21 @@ def test_findings_are_bounded_and_everything_is_redacted() -> None:
     )
     assert late.blocked is not None
     assert late.findings[-1] is late.blocked
+
+
+def test_effort_is_bounded() -> None:
+    rules = inspector(redact(detect=["email"], paths=["$.x"]), redact("all", detect=["email"]))
+    started = time.process_time()
+    keys = {f"m{number}@corp.example": number for number in range(20_000)}
+    left = rules.examine(CALLED, {"structuredContent": keys}).document["structuredContent"]
+    assert (len(left), list(left.values())) == (20_000, list(range(20_000)))
+    assert all(key.startswith(GONE) for key in left)
+    structured = {"a": MAIL}
+    document = text(*[json.dumps(structured)] * 2_000, structuredContent=structured)
+    left = rules.examine(CALLED, document).document
+    assert left == text(*[json.dumps({"a": GONE})] * 2_000, structuredContent={"a": GONE})
+    rules.examine(CALLED, text(*["a@b.example"] * 2_000))
+    assert time.process_time() - started < 5
 
 
 def test_deep_and_strange_keys_are_shown_without_harm() -> None:

@@ -156,6 +156,18 @@ async def test_notifications(said: Json, left: Json, modern: bool) -> None:
             assert MAIL not in json.dumps(it.audit.lines)
 
 
+@pytest.mark.parametrize("on_get", [False, True])
+async def test_rules_select_notifications_by_their_method(on_get: bool) -> None:
+    only = saying(redact(detect=["email"], methods=["notifications/message"]))
+    async with scene(allow(), only) as it:
+        await it.agent.initialize()
+        log, task = notification("message", data=MAIL), notification("tasks/status", taskId="t", statusMessage=MAIL)
+        it.server = lambda sent: stream(log, task, *([] if on_get else [response({"content": [text(MAIL)]})]))
+        answer = await (it.agent.send(method="GET") if on_get else it.agent.call("a"))
+        assert answer.messages[:2] == [notification("message", data=GONE), task]
+        assert answer.messages[2:] == ([] if on_get else [response({"content": [text(MAIL)]})])
+
+
 @ERAS
 async def test_what_is_the_agents_own_is_no_find(modern: bool) -> None:
     async with scene(allow(), BLOCK, saying(block(detect=["credit_card"]), name="cards")) as it:
