@@ -37,7 +37,10 @@ class Inspection:
             return result
         sealed = _sealed(flow, result)
         open_part = {key: value for key, value in result.items() if key not in sealed} if sealed else result
-        examined = inspector.examine(self.subjects(flow, {}), open_part, LISTED.get(flow.method, ""))
+        subjects = self.subjects(flow, {})
+        if flow.method == "tasks/list":
+            subjects += self._makers(flow, result)
+        examined = inspector.examine(subjects, open_part, LISTED.get(flow.method, ""))
         flow.findings += examined.findings
         if examined.blocked is not None:
             return _blocked_result(flow, examined.blocked)
@@ -95,6 +98,13 @@ class Inspection:
             return subjects
         tool = self._tasks.tool(flow.server, flow.agent, _task_id(params))
         return (Subject(TOOL, tool), *subjects) if tool else subjects
+
+    def _makers(self, flow: Flow, result: JsonObject) -> tuple[Subject, ...]:
+        """The tools that made the tasks of a list: what it says of them is said under the rules of each."""
+        entries = result.get("tasks")
+        given = entries if type(entries) is list else []
+        tools = {self._tasks.tool(flow.server, flow.agent, _task_id(one)) for one in given if type(one) is dict}
+        return tuple(Subject(TOOL, tool) for tool in sorted(tools) if tool)
 
     def promised(self, flow: Flow) -> tuple[bytes, ...]:
         """The output schemas (JSON; empty: none that could be followed) of the tools whose result is answered."""

@@ -274,8 +274,9 @@ async def test_what_a_task_brings_is_inspected_as_its_tools_own(modern: bool, st
         answers(it, response({"content": [text(MAIL)], "resultType": "complete"}), streamed)
         assert MAIL in json.dumps(await asked(it, "tools/call", modern, streamed, name="fast"))
         if not modern:
-            answers(it, response({"tasks": [{"taskId": "t1", "statusMessage": MAIL}]}), streamed)
-            await asked(it, "tools/call", modern, streamed, name="slow")
+            answers(it, response({"tasks": [{"taskId": "t1", "statusMessage": MAIL}, {"taskId": "t2"}]}), streamed)
+            listed = (await asked(it, "tasks/list", modern, streamed))["result"]
+            assert listed["tasks"] == [{"taskId": "t1", "statusMessage": GONE}]
 
 
 @EITHER
