@@ -142,7 +142,7 @@ def endless() -> dict[str, Any]:
 
 
 BOMBS: dict[str, dict[str, Any]] = {
-    "doubling": doubled(20),
+    "doubling": doubled(16),
     "endless references": endless(),
     "itself": {"$ref": "#"},
     "a pattern": {"properties": {"x": {"pattern": "^(a+)+$"}}},
