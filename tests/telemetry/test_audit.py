@@ -405,17 +405,18 @@ def test_lines_from_a_busy_loop_while_rotating_and_failing(make: Callable[..., A
 
     disturber = threading.Thread(target=disturb)
     disturber.start()
-    for index in range(50_000):
-        log.write(number(index, 20))
-        if index % 5_000 == 0:
-            time.sleep(0.01)  # lets the disturber in
+    count = 0
+    while count < 50_000 or turns <= 3:
+        log.write(number(count, 20))
+        count += 1
+        if count % 5_000 == 0:
+            assert log.flush(10)  # lets the disturber in
     ended.set()
     disturber.join()
     assert log.close(10)
-    assert turns > 3
     parts = [*sorted(tmp_path.glob("audit.log.*")), path]
     together = b"".join(part.read_bytes() for part in parts if part.exists())
-    assert given(together) == b"".join(number(index, 20) + b"\n" for index in range(50_000))
+    assert given(together) == b"".join(number(index, 20) + b"\n" for index in range(count))
 
 
 def test_standard_output_that_does_not_block(tmp_path: Path) -> None:
