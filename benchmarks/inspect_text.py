@@ -1,7 +1,7 @@
 """What looking through a text costs: `python -m benchmarks.inspect_text [--hostile]`.
 
-Ten detectors and five patterns, in microseconds of CPU time for one text (the best of several rounds); then memory. `--hostile`
-times texts of 16 MiB that were made to be expensive, in seconds.
+Ten detectors and five patterns, in microseconds of CPU time for one text (the best of several rounds); then memory.
+`--hostile` times texts of 16 MiB that were made to be expensive, in seconds.
 """
 
 import argparse

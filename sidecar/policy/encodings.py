@@ -87,6 +87,8 @@ _LINE: Final = r"(?:\r?\n|(?:\\r)?\\n)"
 _BASE64_RUN: Final = rf"(?:{_ALPHABET}{{40,}}{_LINE})*{_ALPHABET}*{BASE64}{_ALPHABET}*={{0,2}}"
 _LAST_LINE: Final = re.compile(rf"{_LINE}{_ALPHABET}+={{0,2}}")
 _LONG_LINE: Final = 40
+_SHORT: Final = 256
+_ALIGNED: Final = re.compile(f"(?:{_ALPHABET}{{4}}){{0,{_SHORT // 4}}}?{BASE64}")
 _NOT_ALPHABET: Final = re.compile(r"\\r|\\n|[\r\n=]")
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 _LEGIBLE: Final = re.compile(rb"[\t\n\r -~]{9,}")
@@ -114,7 +116,12 @@ def base64_pieces(text: str) -> Iterator[Piece]:
         run = text[start:end].rstrip("=")
         if not run.isalnum():
             run = _NOT_ALPHABET.sub("", run).translate(_URL_SAFE)
-        yield from _decoded(start, end, [_base64(run[cut:]) for cut in range(4)])
+        yield from _decoded(start, end, [_base64(run[cut:]) for cut in range(4) if _may_begin(run, cut)])
+
+
+def _may_begin(run: str, cut: int) -> bool:
+    """Whether ASCII is seen where a run is cut so; not asked of long ones, that are few."""
+    return len(run) > _SHORT or _ALIGNED.match(run, cut) is not None
 
 
 def _base64(run: str) -> bytes:

@@ -58,9 +58,9 @@ def _back(places: list[Place], text: str, made: str, pieces: Pieces) -> list[Pla
     is the whole text.
     """
     starts = sorted({start for start, _ in places})
-    ends = sorted({end for _, end in places})
+    ends = sorted({end for _, end in places if end < len(made)})
     first: dict[int, int] = {}
-    last: dict[int, int] = {}
+    last: dict[int, int] = {len(made): len(text)}
     begun = ended = grown = 0  # starts and ends that are placed, and how much longer what was made is up to here
     for start, end, plain in pieces(text):
         behind = start + grown + len(plain)
@@ -71,6 +71,8 @@ def _back(places: list[Place], text: str, made: str, pieces: Pieces) -> list[Pla
             last[ends[ended]] = ends[ended] - grown if ends[ended] <= start + grown else end
             ended += 1
         grown += len(plain) - (end - start)
+        if begun == len(starts) and ended == len(ends):
+            return [(first[start], last[end]) for start, end in places]
     if len(text) + grown != len(made):
         return [(0, len(text)) for _ in places]
     first.update({start: start - grown for start in starts[begun:]})
