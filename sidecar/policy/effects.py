@@ -9,12 +9,10 @@ from typing import Any, Final
 from openmcp.config.jsonpath import Location
 from openmcp.sidecar.policy.edits import Edits
 from openmcp.sidecar.policy.finder import FinderSet
-from openmcp.sidecar.policy.findings import Finding
+from openmcp.sidecar.policy.findings import MAX_FINDINGS, Finding
 from openmcp.sidecar.policy.responses import CompiledResponseRule
 from openmcp.sidecar.policy.spans import Span
 
-MAX_FINDINGS: Final = 256
-"""Findings of one message that are reported; what is found beyond is treated alike and not listed."""
 MAX_PATH: Final = 256
 """Characters of a place in a message, as it is reported."""
 BINARY: Final = "binary"

@@ -1,10 +1,13 @@
 """What the inspection of a message reports."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from openmcp.sidecar.types import JsonObject, Subject
+
+MAX_FINDINGS: Final = 256
+"""Findings of one message that are reported; what is found beyond is treated alike and not listed."""
 
 
 class Finding(msgspec.Struct, frozen=True):

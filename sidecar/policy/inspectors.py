@@ -1,14 +1,16 @@
 """The inspectors of one configuration: made at the first message of an agent on a server."""
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from openmcp.config.model import Policy
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.policy.agents import Agents
 from openmcp.sidecar.policy.globs import GlobSet
-from openmcp.sidecar.policy.inspection import Inspector
-from openmcp.sidecar.policy.responses import CompiledResponseRule
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.policy.inspection import Inspector
+    from openmcp.sidecar.policy.responses import CompiledResponseRule
 
 MAX_AGENTS: Final = 1024
 """Agents and servers whose inspector is remembered. Those under the same policies share one."""
@@ -18,19 +20,11 @@ class Inspectors:
     """The response rules of all policies."""
 
     def __init__(self, policies: Iterable[Policy]) -> None:
-        self._scopes = [
-            (
-                Agents(policy.agents),
-                GlobSet(policy.servers),
-                tuple(CompiledResponseRule(policy, rule) for rule in policy.responses),
-            )
-            for policy in policies
-            if policy.responses
-        ]
+        self._scopes = [_Scope(policy) for policy in policies if policy.responses]
         self._known: dict[tuple[Principal, str], Inspector | None] = {}
         self._made: dict[tuple[int, ...], Inspector | None] = {(): None}
 
-    def find(self, principal: Principal, server: str) -> Inspector | None:
+    def find(self, principal: Principal, server: str) -> "Inspector | None":
         """The inspector for what this server says to this agent; None where no response rule holds."""
         if not self._scopes:
             return None
@@ -39,12 +33,31 @@ class Inspectors:
             return self._known[key]
         if len(self._known) >= MAX_AGENTS:
             self._known.clear()
-        holding = tuple(
-            index
-            for index, (agents, servers, _) in enumerate(self._scopes)
-            if servers.matches(server) and agents.match(principal)
-        )
+        holding = tuple(index for index, scope in enumerate(self._scopes) if scope.holds(principal, server))
         if holding not in self._made:
-            self._made[holding] = Inspector(rule for index in holding for rule in self._scopes[index][2])
+            self._made[holding] = _inspector([rule for index in holding for rule in self._scopes[index].rules])
         inspector = self._known[key] = self._made[holding]
         return inspector
+
+
+class _Scope:
+    """The response rules of one policy, and whom they are about."""
+
+    __slots__ = ("_agents", "_servers", "rules")
+
+    def __init__(self, policy: Policy) -> None:
+        from openmcp.sidecar.policy.responses import CompiledResponseRule
+
+        self._agents = Agents(policy.agents)
+        self._servers = GlobSet(policy.servers)
+        self.rules = [CompiledResponseRule(policy, rule) for rule in policy.responses]
+
+    def holds(self, principal: Principal, server: str) -> bool:
+        return self._servers.matches(server) and self._agents.match(principal)
+
+
+def _inspector(rules: "list[CompiledResponseRule]") -> "Inspector":
+    # Here, since it takes 2 MiB, which a sidecar without response rules does not need.
+    from openmcp.sidecar.policy.inspection import Inspector
+
+    return Inspector(rules)

@@ -11,8 +11,7 @@ from typing import Any, Final
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.policy.decision import DEFAULT_DENY, DENY
-from openmcp.sidecar.policy.effects import MAX_FINDINGS
-from openmcp.sidecar.policy.findings import Finding
+from openmcp.sidecar.policy.findings import MAX_FINDINGS, Finding
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.types import RESOURCE, JsonObject
 

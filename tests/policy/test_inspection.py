@@ -9,8 +9,7 @@ import pytest
 
 from openmcp.config.model import Binary
 from openmcp.identity.principal import Principal
-from openmcp.sidecar.policy.effects import MAX_FINDINGS
-from openmcp.sidecar.policy.findings import Finding
+from openmcp.sidecar.policy.findings import MAX_FINDINGS, Finding
 from openmcp.sidecar.policy.inspection import gather
 from openmcp.sidecar.policy.inspectors import MAX_AGENTS, Inspectors
 from openmcp.sidecar.types import METHOD, TOOL, Subject
