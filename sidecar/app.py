@@ -149,6 +149,8 @@ class App:
         await self._worker.close()
         if not await asyncio.to_thread(self.audit.close, 5.0):
             _log.error("the end of the record could not be written")
+        else:
+            _log.info("the record ends with seq %d, chain %s", self.audit.head.seq, self.audit.head.value.hex())
         if self._exporter is not None:
             await self._exporter.stop()
 

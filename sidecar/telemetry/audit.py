@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from openmcp.config.model import Rotation
-from openmcp.sidecar.telemetry.chain import Signs
+from openmcp.sidecar.telemetry.chain import Head, Signs
 from openmcp.sidecar.telemetry.output import Output
 from openmcp.sidecar.telemetry.records import encode, timestamp
 from openmcp.sidecar.telemetry.writer import Writer
@@ -124,6 +124,11 @@ class AuditLog:
             self._dropped,
             self._failing_since,
         )
+
+    @property
+    def head(self) -> Head:
+        """The last line that was begun: where the record ends, once it is closed."""
+        return self._writer.head
 
     def write(self, line: bytes) -> None:
         """Append one line: a JSON object with a member or more, without a line end. Never blocks."""

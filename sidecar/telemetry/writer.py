@@ -12,6 +12,7 @@ from typing import Final
 from openmcp.config.model import Rotation
 from openmcp.sidecar.telemetry.chain import (
     CONTINUED,
+    GENESIS,
     INTERVAL,
     OPENING,
     ROTATION,
@@ -61,6 +62,11 @@ class Writer:
         self._lines_here = 0
         self._opening = START
         self._uncovered = 0
+
+    @property
+    def head(self) -> Head:
+        """Where the chain is."""
+        return self._chain.head if self._chain is not None else Head(0, GENESIS)
 
     def open(self) -> None:
         """Open the output, and have its first line written next. Raises OSError."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import urllib.request
@@ -95,6 +96,18 @@ def test_rotated_by_size_moved_by_hand_killed_and_whole(tmp_path: Path) -> None:
     assert "signatures: all" in said
     assert recorded(tmp_path) == 41
     assert len(list(tmp_path.glob("audit.jsonl*"))) > 4
+
+
+def test_the_log_tells_where_the_record_ends(tmp_path: Path) -> None:
+    """Somebody who cuts the record's end would have to cut the log's too."""
+    config = settings(tmp_path)
+    with sidecar(tmp_path, config) as process:
+        ask(config, 1)
+        assert process.stop() == 0
+        told = re.search(r"the record ends with seq (\d+), chain (\w+)", process.printed())
+    last = (tmp_path / "audit.jsonl").read_text().splitlines()[-1]
+    assert told is not None
+    assert last.endswith(f',"seq":{told[1]},"chain":"{told[2]}"}}')
 
 
 def test_standard_output_is_a_chain_too(tmp_path: Path) -> None:
