@@ -211,7 +211,16 @@ MISSED = {
     ],
     "hidden_text": [
         *("\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f", "👩\u200d👩\u200d👧", "❤\ufe0f"),
-        *("می\u200cخواهم", "co\u00adop\u00aderate", "\u05d0\u200f!", "葛\U000e0100", "ordinary", "tab\tand\r\nline"),
+        *(
+            "می\u200cخواهم",
+            "co\u00adop\u00aderate",
+            "\u05d0\u200f!",
+            "葛\U000e0100",
+            "ordinary",
+            "\\u202e",
+            "&#8238;",
+            "tab\tand\r\nline",
+        ),
     ],
 }
 
@@ -277,3 +286,11 @@ def test_is_not_taken_for_it(what, text):
 )
 def test_in_its_surroundings(text, expected):
     assert redacted(looking_for(), text) == expected
+
+
+@pytest.mark.parametrize("count", range(30, 45))
+def test_a_card_in_a_long_row_of_groups(count):
+    row = "2000 " * count
+    assert (
+        redacted(looking_for("credit_card"), f"{row}4111 1111 1111 1111 {row}") == f"{row}[redacted:credit_card] {row}"
+    )
