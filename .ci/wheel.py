@@ -30,6 +30,7 @@ COMPILED = (
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
     *("stages/payloads", "stages/spans", "stages/streams", "telemetry/operations", "telemetry/records"),
+    *("worker/cutting", "stages/large"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
 

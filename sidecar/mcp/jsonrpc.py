@@ -21,8 +21,8 @@ _AS_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _LONG_NUMBER: Final = b"0" * 18
 
 
-def encode(document: JsonObject) -> bytes:
-    """Serialise to compact UTF-8 JSON; integers of any size keep their value."""
+def encode(document: Any) -> bytes:
+    """Serialise a JSON value to compact UTF-8; integers of any size keep their value."""
     try:
         return orjson.dumps(document)
     except TypeError:  # orjson stops at 64-bit integers; the standard library does not

@@ -155,7 +155,7 @@ class Reading:
         return tuple(_joined(self._written(document)))
 
     def _written(self, document: Any, start: int | None = None, end: int | None = None) -> list[bytes]:
-        texts, numbers = cutting.split(_encode(document)[start:end])
+        texts, numbers = cutting.split(jsonrpc.encode(document)[start:end])
         pieces = [texts[0]]
         for text, number in zip(texts[1:], numbers, strict=True):
             pieces += self._cuts[number]
@@ -171,13 +171,6 @@ class Reading:
 
     def _bytes(self, cut: Cut) -> Pieces:
         return _between(self._source if self._reply.canonical else self._payload, cut.start, cut.size)
-
-
-def _encode(document: Any) -> bytes:
-    try:
-        return orjson.dumps(document)
-    except TypeError:  # entries of a list with an integer beyond 64 bits: they have no marks
-        return jsonrpc.encode(document)
 
 
 def _put(document: Any, path: tuple[str | int, ...], value: object) -> None:
