@@ -22,9 +22,9 @@ COMPILED = (
         f"policy/{name}"
         for name in ("agents", "asked", "bounded", "combining", "conditions", "engine", "globs", "index", "rules")
     ),
-    *(f"policy/{name}" for name in ("blobs", "edits", "effects", "inspection", "members", "redaction")),
-    *(f"policy/{name}" for name in ("candidates", "contacts", "credentials", "encodings", "finder", "folding")),
-    *(f"policy/{name}" for name in ("numbers", "readings", "sets")),
+    *(f"inspection/{name}" for name in ("blobs", "edits", "effects", "inspector", "members", "redaction")),
+    *(f"detection/{name}" for name in ("candidates", "contacts", "credentials", "encodings", "finder", "folding")),
+    *(f"detection/{name}" for name in ("numbers", "readings", "sets")),
     *("sealing", "pipeline"),
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from openmcp.config.detectors import DETECTORS
-from openmcp.sidecar.policy.finder import Finder
+from openmcp.sidecar.detection.finder import Finder
 
 MIB = 1024 * 1024
 AROUND = 30

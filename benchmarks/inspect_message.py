@@ -10,12 +10,12 @@ import json
 import timeit
 from typing import Any
 
-import openmcp.sidecar.policy.inspection as measured_module
+import openmcp.sidecar.inspection.inspector as measured_module
 from benchmarks.inspect_text import ENGLISH, GERMAN, KIB, PATTERNS, cut
 from openmcp.config.detectors import DETECTORS
 from openmcp.config.model import Policy, ResponseAction, ResponseRule
 from openmcp.identity.principal import ANONYMOUS
-from openmcp.sidecar.policy.inspectors import Inspectors
+from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.types import TOOL, Subject
 
 SUBJECTS = (Subject(TOOL, "search"),)

@@ -13,7 +13,7 @@ import timeit
 from collections.abc import Callable
 
 from openmcp.config.detectors import DETECTORS
-from openmcp.sidecar.policy.finder import Finder, FinderSet
+from openmcp.sidecar.detection.finder import Finder, FinderSet
 
 KIB = 1024
 MIB = 1024 * KIB

@@ -11,9 +11,9 @@ from openmcp.config.model import ApiKeyAgents, Audit, Configuration, Identity, L
 from openmcp.config.secrets import SecretError, read
 from openmcp.config.secrets import name as secret_name
 from openmcp.identity.agents import Anyone, ApiKeys, Identifier, build
+from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.pool import Upstream, authority
 from openmcp.sidecar.policy.engine import PolicySet
-from openmcp.sidecar.policy.inspectors import Inspectors
 from openmcp.sidecar.stages.payloads import Payloads
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.audit import AuditLog

@@ -10,7 +10,7 @@ from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.types import RESOURCE, JsonObject, Request, Subject
 
 if TYPE_CHECKING:
-    from openmcp.sidecar.policy.finder import Finder
+    from openmcp.sidecar.detection.finder import Finder
 
 COMPLETE: Final = "completion/complete"
 _WITH_ARGUMENTS: Final = frozenset(("tools/call", "prompts/get"))
@@ -23,14 +23,14 @@ class Search:
 
     def __init__(self, finders: "Iterable[Finder]") -> None:
         """At least one finder."""
-        from openmcp.sidecar.policy.finder import FinderSet  # here, since few request rules look for something
+        from openmcp.sidecar.detection.finder import FinderSet  # here, since few request rules look for something
 
         self._finders = tuple(finders)
         self._set = FinderSet(self._finders)
 
     def found_in(self, document: object) -> "list[Finder]":
         """The finders that find something in any text, number or key of a JSON value."""
-        from openmcp.sidecar.policy.finder import texts
+        from openmcp.sidecar.detection.finder import texts
 
         finding = {index for text in texts(document) for index, _ in self._set.scan(text)}
         return [self._finders[index] for index in finding]

@@ -9,7 +9,7 @@ from openmcp.sidecar.policy.decision import RuleRef
 from openmcp.sidecar.types import PROMPT, RESOURCE, TOOL, Kind, Subject
 
 if TYPE_CHECKING:
-    from openmcp.sidecar.policy.finder import Finder
+    from openmcp.sidecar.detection.finder import Finder
 
 NOTHING_FOUND: Final = "no detector or pattern of it finds anything in the request"
 
@@ -99,6 +99,6 @@ def _reason(policy: str, action: Action) -> str:
 def _finder(rule: RequestRule) -> "Finder | None":
     if not rule.detect and not rule.patterns:
         return None
-    from openmcp.sidecar.policy.finder import Finder  # here, since few request rules look for something
+    from openmcp.sidecar.detection.finder import Finder  # here, since few request rules look for something
 
     return Finder(rule.detect, rule.patterns, name=rule.name)

@@ -3,10 +3,10 @@
 import time
 
 from openmcp.identity.principal import ANONYMOUS, Principal
+from openmcp.sidecar.inspection.findings import Examiner, Finding
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.decision import Decision
-from openmcp.sidecar.policy.findings import Examiner, Finding
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.trace import SAMPLED, TraceContext

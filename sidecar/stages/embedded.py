@@ -9,9 +9,9 @@ denied, and what a tool or prompt embeds is just part of what it says. Source: s
 from typing import Any, Final
 
 from openmcp.sidecar.errors import Refused
+from openmcp.sidecar.inspection.findings import MAX_FINDINGS, Finding
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.policy.decision import DEFAULT_DENY, DENY
-from openmcp.sidecar.policy.findings import MAX_FINDINGS, Finding
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.types import RESOURCE, JsonObject
 

@@ -3,9 +3,9 @@
 from typing import Final
 
 from openmcp.sidecar.errors import DENIED, Refused
+from openmcp.sidecar.inspection.findings import Examined, Examiner, Finding
+from openmcp.sidecar.inspection.unseen import visible
 from openmcp.sidecar.mcp import answers, era, methods
-from openmcp.sidecar.policy.findings import Examined, Examiner, Finding
-from openmcp.sidecar.policy.unseen import visible
 from openmcp.sidecar.stages import tasks
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.schemas import Schemas, fits

@@ -12,9 +12,9 @@ import orjson
 
 from openmcp.config.model import Policy
 from openmcp.sidecar.errors import INVALID_REQUEST, Malformed, UpstreamFailed
+from openmcp.sidecar.inspection.findings import Examined
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.mcp.values import Event
-from openmcp.sidecar.policy.findings import Examined
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.inspect import LISTED, Inspection
 from openmcp.sidecar.types import MODERN, JsonObject, Message, Notification, Request, Response, Subject

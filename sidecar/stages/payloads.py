@@ -9,8 +9,8 @@ import hashlib
 import hmac
 from typing import Any, Final
 
+from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.mcp import jsonrpc
-from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.telemetry.records import clip, encode, escaped, fingerprint
 from openmcp.sidecar.types import JsonObject

@@ -6,9 +6,9 @@ from typing import Final
 
 from msgspec import structs
 
+from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.policy.decision import Decision, RuleRef
-from openmcp.sidecar.policy.findings import Finding
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.payloads import Payloads
 from openmcp.sidecar.stages.spans import ended as ended_exchange

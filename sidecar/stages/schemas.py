@@ -63,6 +63,6 @@ def _encoded(schema: object) -> bytes:
 
 def fits(schema: bytes, value: object) -> bool:
     """Whether a value is what a tool promises to return, as `Schemas.known` tells it."""
-    from openmcp.sidecar.policy import validation  # here, since few results are redacted, and it takes 6 MiB
+    from openmcp.sidecar.inspection import validation  # here, since few results are redacted, and it takes 6 MiB
 
     return validation.fits(schema, value)

@@ -6,9 +6,9 @@ import msgspec
 
 from openmcp.config.model import Configuration, Server
 from openmcp.identity.agents import Identifier
+from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
-from openmcp.sidecar.policy.inspectors import Inspectors
 
 
 class Route(msgspec.Struct, frozen=True):

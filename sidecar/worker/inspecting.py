@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from openmcp.sidecar.policy.findings import Examined
-from openmcp.sidecar.policy.inspection import Inspector
-from openmcp.sidecar.policy.inspectors import Inspectors
+from openmcp.sidecar.inspection.findings import Examined
+from openmcp.sidecar.inspection.inspector import Inspector
+from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.types import METHOD, JsonObject, Subject
 from openmcp.sidecar.worker.values import Job, Rules
 
@@ -59,6 +59,6 @@ def _fits(rules: Rules, before: JsonObject, after: JsonObject) -> bool:
     structured = after.get("structuredContent")
     if not rules.schemas or structured is before.get("structuredContent"):
         return True
-    from openmcp.sidecar.policy import validation  # here, as in the sidecar: it takes 6 MiB
+    from openmcp.sidecar.inspection import validation  # here, as in the sidecar: it takes 6 MiB
 
     return all(validation.fits(schema, structured) for schema in rules.schemas)

@@ -6,10 +6,10 @@ import msgspec
 import orjson
 
 from openmcp.sidecar.errors import Malformed
+from openmcp.sidecar.inspection.findings import Examined
+from openmcp.sidecar.inspection.inspector import Inspector
 from openmcp.sidecar.mcp import jsonrpc, sse
 from openmcp.sidecar.mcp.values import Event
-from openmcp.sidecar.policy.findings import Examined
-from openmcp.sidecar.policy.inspection import Inspector
 from openmcp.sidecar.types import JsonObject, Message, Notification, Request
 from openmcp.sidecar.worker import cutting
 from openmcp.sidecar.worker.cutting import BATCH, MOST, Cutter, TooManyParts

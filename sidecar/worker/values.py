@@ -6,7 +6,7 @@ import msgspec
 
 from openmcp.config.model import Policy
 from openmcp.identity.principal import Principal
-from openmcp.sidecar.policy.findings import Finding
+from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.types import Subject
 
 LARGE: Final = 256 * 1024

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.inspection.planted import CARD, PLANTED, PRIVATE_KEY
-from tests.inspection.test_encodings import PACKED, SPELLED
-from tests.policy.responses import CALLED, block, inspector, redact, saying
+from tests.detection.planted import CARD, PLANTED, PRIVATE_KEY
+from tests.detection.test_encodings import PACKED, SPELLED
+from tests.inspection.responses import CALLED, block, inspector, redact, saying
 from tests.policy.rules import allow
 from tests.stages.scene import Json, Scene, notification, reply, request, response, scene, stream
 

@@ -8,9 +8,9 @@ import pytest
 
 from openmcp.config.model import Action, AgentSelector, Approval, Policy, RequestRule
 from openmcp.identity.principal import Principal
+from openmcp.sidecar.detection import finder
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.policy import finder
 from openmcp.sidecar.policy.decision import (
     ALLOW,
     DEFAULT_DENY,

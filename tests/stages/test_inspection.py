@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from openmcp.config.model import Policy
-from tests.policy.responses import block, redact, saying
+from tests.inspection.responses import block, redact, saying
 from tests.policy.rules import allow
 from tests.stages.scene import Json, Scene, failure, notification, reply, request, response, scene, stream
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openmcp.config.model import Action, Condition, Operator, Policy, RequestRule, ResponseAction, ResponseRule
-from openmcp.sidecar.policy.effects import MAX_FINDINGS
+from openmcp.sidecar.inspection.effects import MAX_FINDINGS
 from openmcp.sidecar.stages.payloads import MAX_BYTES, Payloads
 from tests.policy.rules import allow
 from tests.stages.scene import Json, Scene, failure, notification, reply, request, response, scene, stream

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openmcp.sidecar.policy.validation import MAX_STEPS, validates
+from openmcp.sidecar.inspection.validation import MAX_STEPS, validates
 from openmcp.sidecar.stages.schemas import MAX_BYTES, MAX_SCHEMA, Schemas, fits
 
 Json = dict[str, Any]
@@ -195,7 +195,7 @@ def test_memory_for_schemas_is_bounded() -> None:
     assert (schemas._kept, schemas._size) == ({}, 0)
 
 
-@pytest.mark.parametrize("module", ["jsonschema", "jsonpath_ng", "openmcp.sidecar.policy.finder"])
+@pytest.mark.parametrize("module", ["jsonschema", "jsonpath_ng", "openmcp.sidecar.detection.finder"])
 def test_what_few_configurations_need_is_not_imported_at_start(module: str) -> None:
     code = f"import sys, openmcp.sidecar.app; print({module!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

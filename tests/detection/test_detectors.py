@@ -5,8 +5,8 @@ import base64
 import pytest
 
 from openmcp.config.detectors import DETECTORS
-from openmcp.sidecar.policy.detectors import PROBES
-from tests.inspection.planted import (
+from openmcp.sidecar.detection.detectors import PROBES
+from tests.detection.planted import (
     ACCOUNT,
     AWS_ID,
     AWS_SECRET,

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from openmcp.sidecar.policy.finder import NESTED, Finder
-from tests.inspection.planted import CARD, PLANTED, looking_for, redacted
+from openmcp.sidecar.detection.finder import NESTED, Finder
+from tests.detection.planted import CARD, PLANTED, looking_for, redacted
 
 
 def each(text: str, form: str) -> str:

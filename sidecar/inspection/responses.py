@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from openmcp.config.jsonpath import Location, compile_locator
 from openmcp.config.model import Policy, ResponseAction, ResponseRule
-from openmcp.sidecar.policy.finder import Finder
+from openmcp.sidecar.detection.finder import Finder
 from openmcp.sidecar.policy.globs import GlobSet
 from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, TOOL, Subject
 

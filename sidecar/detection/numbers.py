@@ -7,7 +7,7 @@ Social Security Administration; RFC 1918.
 import re
 from typing import Final
 
-from openmcp.sidecar.policy.candidates import Found, byte_at, closes, digit_at, is_digit, is_word, nothing, opens
+from openmcp.sidecar.detection.candidates import Found, byte_at, closes, digit_at, is_digit, is_word, nothing, opens
 
 _DOT: Final = 0x2E
 _DASH: Final = 0x2D

@@ -2,10 +2,10 @@
 
 import pytest
 
-from openmcp.sidecar.policy.finder import MAX_CANDIDATES, MAX_FINDS, Finder, FinderSet, most_finds
-from openmcp.sidecar.policy.sets import PatternSet
-from openmcp.sidecar.policy.spans import Span
-from tests.inspection.planted import CARD, PLANTED, TOKEN, looking_for, redacted
+from openmcp.sidecar.detection.finder import MAX_CANDIDATES, MAX_FINDS, Finder, FinderSet, most_finds
+from openmcp.sidecar.detection.sets import PatternSet
+from openmcp.sidecar.detection.spans import Span
+from tests.detection.planted import CARD, PLANTED, TOKEN, looking_for, redacted
 
 
 def test_an_exception_is_searched_in_what_was_found():

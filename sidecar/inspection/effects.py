@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from openmcp.config.jsonpath import Location
-from openmcp.sidecar.policy.edits import Edits
-from openmcp.sidecar.policy.finder import FinderSet
-from openmcp.sidecar.policy.findings import MAX_FINDINGS, Finding
-from openmcp.sidecar.policy.responses import CompiledResponseRule
-from openmcp.sidecar.policy.spans import Span
+from openmcp.sidecar.detection.finder import FinderSet
+from openmcp.sidecar.detection.spans import Span
+from openmcp.sidecar.inspection.edits import Edits
+from openmcp.sidecar.inspection.findings import MAX_FINDINGS, Finding
+from openmcp.sidecar.inspection.responses import CompiledResponseRule
 
 MAX_PATH: Final = 256
 """Characters of a place in a message, as it is reported."""

@@ -5,7 +5,7 @@ Sources: Unicode Standard, chapter 23; UAX #9 (bidirectional text); UTS #51 (fla
 
 from typing import Final
 
-from openmcp.sidecar.policy.candidates import Found, nothing
+from openmcp.sidecar.detection.candidates import Found, nothing
 
 TAGS: Final = r"[\x{E0000}-\x{E007F}]+"
 """Tag characters spell ASCII invisibly."""

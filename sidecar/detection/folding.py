@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final
 
-from openmcp.sidecar.policy.sets import compiled
+from openmcp.sidecar.detection.sets import compiled
 
 Piece = tuple[int, int, str]
 """A part (start, end) of a text that becomes other text; what lies between two of them stays as it is."""

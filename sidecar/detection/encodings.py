@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
-from openmcp.sidecar.policy.folding import Piece
-from openmcp.sidecar.policy.sets import compiled
+from openmcp.sidecar.detection.folding import Piece
+from openmcp.sidecar.detection.sets import compiled
 
 _NAMES: Final = {
     **{"commat": "@", "period": ".", "hyphen": "-", "dash": "-", "nbsp": " ", "shy": "", "zwnj": "", "zwj": ""},

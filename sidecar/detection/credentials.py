@@ -7,7 +7,7 @@ import binascii
 import re
 from typing import Final
 
-from openmcp.sidecar.policy.candidates import Found, byte_at, is_word, nothing, opens
+from openmcp.sidecar.detection.candidates import Found, byte_at, is_word, nothing, opens
 
 _SECRET_WINDOW: Final = 120
 _SECRET: Final = re.compile(rb"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+]|\\?/){40}(?![A-Za-z0-9+/=])")

@@ -10,11 +10,12 @@ import json
 from typing import Any, Final
 
 from openmcp.config.jsonpath import Location
-from openmcp.sidecar.policy.blobs import Blob, dumped_like
-from openmcp.sidecar.policy.edits import Edits
-from openmcp.sidecar.policy.effects import BINARY, Effects, Place, cut, marker
-from openmcp.sidecar.policy.findings import Examined
-from openmcp.sidecar.policy.members import (
+from openmcp.sidecar.detection.spans import Span
+from openmcp.sidecar.inspection.blobs import Blob, dumped_like
+from openmcp.sidecar.inspection.edits import Edits
+from openmcp.sidecar.inspection.effects import BINARY, Effects, Place, cut, marker
+from openmcp.sidecar.inspection.findings import Examined
+from openmcp.sidecar.inspection.members import (
     FREE,
     KNOWN_KEYS,
     META,
@@ -26,7 +27,6 @@ from openmcp.sidecar.policy.members import (
     pieces,
     zone_of,
 )
-from openmcp.sidecar.policy.spans import Span
 from openmcp.sidecar.types import JsonObject
 
 _STRUCTURED: Final = "structuredContent"

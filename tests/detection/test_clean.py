@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from tests.inspection.clean import clean
-from tests.inspection.planted import looking_for
+from tests.detection.clean import clean
+from tests.detection.planted import looking_for
 
 TEXTS = clean()
 

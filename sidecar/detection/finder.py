@@ -9,12 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from openmcp.sidecar.policy import folding
-from openmcp.sidecar.policy.candidates import Check
-from openmcp.sidecar.policy.detectors import PROBES, RAW_ONLY
-from openmcp.sidecar.policy.readings import Reading, markers, next_readings
-from openmcp.sidecar.policy.sets import PatternSet, compiled
-from openmcp.sidecar.policy.spans import Span
+from openmcp.sidecar.detection import folding
+from openmcp.sidecar.detection.candidates import Check
+from openmcp.sidecar.detection.detectors import PROBES, RAW_ONLY
+from openmcp.sidecar.detection.readings import Reading, markers, next_readings
+from openmcp.sidecar.detection.sets import PatternSet, compiled
+from openmcp.sidecar.detection.spans import Span
 
 PATTERN: Final = "pattern"
 """What a pattern finds is called this, unless the finder has a name (that of its rule)."""

@@ -9,11 +9,11 @@ import pytest
 
 from openmcp.config.model import Binary
 from openmcp.identity.principal import Principal
-from openmcp.sidecar.policy.findings import MAX_FINDINGS, Finding
-from openmcp.sidecar.policy.inspection import gather
-from openmcp.sidecar.policy.inspectors import MAX_AGENTS, Inspectors
+from openmcp.sidecar.inspection.findings import MAX_FINDINGS, Finding
+from openmcp.sidecar.inspection.inspector import gather
+from openmcp.sidecar.inspection.inspectors import MAX_AGENTS, Inspectors
 from openmcp.sidecar.types import METHOD, TOOL, Subject
-from tests.policy.responses import CALLED, block, inspector, redact, saying
+from tests.inspection.responses import CALLED, block, inspector, redact, saying
 
 Json = dict[str, Any]
 MAIL = "bob@corp.example"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from openmcp.sidecar.policy import contacts, credentials, hidden, numbers
-from openmcp.sidecar.policy.candidates import Check
+from openmcp.sidecar.detection import contacts, credentials, hidden, numbers
+from openmcp.sidecar.detection.candidates import Check
 
 Probe = tuple[str, Check | None]
 

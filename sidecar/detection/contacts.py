@@ -4,7 +4,7 @@ and the national ways of writing that are told apart from other numbers)."""
 import re
 from typing import Final
 
-from openmcp.sidecar.policy.candidates import Found, byte_at, closes, digit_at, is_digit, is_word, nothing, opens
+from openmcp.sidecar.detection.candidates import Found, byte_at, closes, digit_at, is_digit, is_word, nothing, opens
 
 _AT: Final = 0x40
 _LETTERS: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"

@@ -5,7 +5,7 @@ import json
 import random
 
 from openmcp.config.detectors import DETECTORS
-from openmcp.sidecar.policy.finder import Finder
+from openmcp.sidecar.detection.finder import Finder
 
 CHOSEN = random.Random(1)
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"

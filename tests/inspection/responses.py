@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from openmcp.config.model import Binary, Policy, ResponseAction, ResponseRule
 from openmcp.identity.principal import ANONYMOUS
-from openmcp.sidecar.policy.inspection import Inspector
-from openmcp.sidecar.policy.inspectors import Inspectors
+from openmcp.sidecar.inspection.inspector import Inspector
+from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.types import TOOL, Subject
 
 CALLED = (Subject(TOOL, "get"),)

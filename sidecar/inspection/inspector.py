@@ -7,13 +7,13 @@ Only where that pass suspects something is the message taken apart (`redaction`)
 from collections.abc import Iterable
 from typing import Any, Final
 
-from openmcp.sidecar.policy.blobs import Blob
-from openmcp.sidecar.policy.effects import Effects
-from openmcp.sidecar.policy.finder import FinderSet
-from openmcp.sidecar.policy.findings import Examined
-from openmcp.sidecar.policy.members import KNOWN_KEYS, KNOWN_VALUES, SHORTEST_NUMBER, is_blob, number_text, pieces
-from openmcp.sidecar.policy.redaction import Examination
-from openmcp.sidecar.policy.responses import CompiledResponseRule
+from openmcp.sidecar.detection.finder import FinderSet
+from openmcp.sidecar.inspection.blobs import Blob
+from openmcp.sidecar.inspection.effects import Effects
+from openmcp.sidecar.inspection.findings import Examined
+from openmcp.sidecar.inspection.members import KNOWN_KEYS, KNOWN_VALUES, SHORTEST_NUMBER, is_blob, number_text, pieces
+from openmcp.sidecar.inspection.redaction import Examination
+from openmcp.sidecar.inspection.responses import CompiledResponseRule
 from openmcp.sidecar.types import JsonObject, Subject
 
 _BETWEEN: Final = "\n\n"

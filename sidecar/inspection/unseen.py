@@ -8,7 +8,7 @@ import re
 from typing import Any, Final
 
 from openmcp.config.jsonpath import Location
-from openmcp.sidecar.policy.edits import Edits
+from openmcp.sidecar.inspection.edits import Edits
 
 # A fixed character class, not a pattern a user wrote: it takes linear time.
 _UNSEEN: Final = re.compile("[\U000e0000-\U000e007f\u202a-\u202e\u2066-\u2069\u200b\u2060\ufeff]")

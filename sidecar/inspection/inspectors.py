@@ -9,8 +9,8 @@ from openmcp.sidecar.policy.agents import Agents
 from openmcp.sidecar.policy.globs import GlobSet
 
 if TYPE_CHECKING:
-    from openmcp.sidecar.policy.inspection import Inspector
-    from openmcp.sidecar.policy.responses import CompiledResponseRule
+    from openmcp.sidecar.inspection.inspector import Inspector
+    from openmcp.sidecar.inspection.responses import CompiledResponseRule
 
 MAX_AGENTS: Final = 1024
 """Agents and servers whose inspector is remembered. Those under the same policies share one."""
@@ -46,7 +46,7 @@ class _Scope:
     __slots__ = ("_agents", "_servers", "rules")
 
     def __init__(self, policy: Policy) -> None:
-        from openmcp.sidecar.policy.responses import CompiledResponseRule
+        from openmcp.sidecar.inspection.responses import CompiledResponseRule
 
         self._agents = Agents(policy.agents)
         self._servers = GlobSet(policy.servers)
@@ -58,6 +58,6 @@ class _Scope:
 
 def _inspector(rules: "list[CompiledResponseRule]") -> "Inspector":
     # Here, since it takes 2 MiB, which a sidecar without response rules does not need.
-    from openmcp.sidecar.policy.inspection import Inspector
+    from openmcp.sidecar.inspection.inspector import Inspector
 
     return Inspector(rules)

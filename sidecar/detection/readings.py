@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from openmcp.sidecar.policy import encodings, folding
-from openmcp.sidecar.policy.folding import Piece
+from openmcp.sidecar.detection import encodings, folding
+from openmcp.sidecar.detection.folding import Piece
 
 Pieces = Callable[[str], Iterator[Piece]]
 Place = tuple[int, int]

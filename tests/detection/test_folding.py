@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openmcp.sidecar.policy import encodings, folding
-from openmcp.sidecar.policy.readings import Reading, next_readings
-from openmcp.sidecar.policy.sets import PatternSet
-from tests.inspection.planted import CARD, looking_for, redacted
+from openmcp.sidecar.detection import encodings, folding
+from openmcp.sidecar.detection.readings import Reading, next_readings
+from openmcp.sidecar.detection.sets import PatternSet
+from tests.detection.planted import CARD, looking_for, redacted
 
 STEPS = {
     "controls": (folding.without_controls, folding.control_pieces),
