@@ -39,7 +39,7 @@ _END = {"isError": False, "resultType": "complete"}
 
 async def serve() -> None:
     """Answers until it is ended."""
-    os.nice(5)
+    os.nice(15)
     prepared = {}
     for tool, body in results().items():
         head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -72,7 +72,7 @@ async def serve() -> None:
 
 async def read(port: int, tool: str, seconds: float, pause: float, *, stream: bool) -> None:
     """Asks again and again; ends with an error at a result that is not whole."""
-    os.nice(5)
+    os.nice(15)
     body = len(results()[tool])
     request = _request(tool, port, stream=stream)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)

@@ -134,7 +134,7 @@ class Reading:
     async def edit_entries(self, flow: Flow, edit: Edit) -> None:
         """Edit a list of many entries in batches, others come in between; the rest of the result is without it."""
         name = self._reply.list
-        if not name or self._reply.blocked is not None or self._reply.unfit:
+        if not name:
             return
         written: list[bytes] = []
         for part in self._reply.batches:

@@ -3,7 +3,7 @@
 import pytest
 
 from openmcp.sidecar.mcp import sse
-from openmcp.sidecar.mcp.values import Event
+from openmcp.sidecar.mcp.values import Event, LargeEvent
 
 STREAMS: dict[str, tuple[bytes, list[Event]]] = {
     "one event": (b"data: a\n\n", [Event(b"a")]),
@@ -75,3 +75,24 @@ def test_the_written_form(event: Event, written: bytes) -> None:
 def test_a_message_has_the_same_form_and_a_keep_alive_none() -> None:
     assert sse.encode_message(b"{}") == sse.encode(Event(b"{}"))
     assert sse.Parser(1000).feed(sse.KEEP_ALIVE * 3) == []
+
+
+@pytest.mark.parametrize("ending", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n"])
+@pytest.mark.parametrize("behind", range(-3, 4))
+def test_a_large_event_is_not_interpreted_here(ending: bytes, behind: int) -> None:
+    """It is handed on in pieces, wherever it was cut on its way; events around it are as ever."""
+    large = b"id: 7\ndata: " + b"x" * sse.LARGE
+    stream = b"data: a\n\n" + large + ending + b"\ndata: b\n\n"
+    cut = len(b"data: a\n\n" + large) + behind
+    parser = sse.Parser(2 * sse.LARGE)
+    before, event, after = [found for part in (stream[:cut], stream[cut:]) for found in parser.feed(part)]
+    assert (before, after) == (Event(b"a"), Event(b"b"))
+    assert isinstance(event, LargeEvent)
+    assert b"".join(event.pieces) == large
+
+
+def test_a_large_event_is_bounded() -> None:
+    parser = sse.Parser(2 * sse.LARGE)
+    parser.feed(b"data: " + b"x" * sse.LARGE)
+    with pytest.raises(sse.EventTooLarge):
+        parser.feed(b"x" * sse.LARGE)
