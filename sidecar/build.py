@@ -38,11 +38,13 @@ def snapshot(
     routes = {
         server.path: Route(server, _upstream(server, known.get(server), on_connect)) for server in configuration.servers
     }
+    inspectors = Inspectors(configuration.policies)
+    inspectors.prepare(server.name for server in configuration.servers)
     return Snapshot(
         configuration,
         routes,
         PolicySet(configuration.policies),
-        Inspectors(configuration.policies),
+        inspectors,
         identifier(configuration.identity),
         hosts(configuration.listen),
         frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
