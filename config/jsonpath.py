@@ -45,8 +45,8 @@ def compile_path(text: str, *, exact: bool = False) -> Getter:
     With `exact` what it makes raises `Lookalike` rather than read another value than somebody else might.
     """
     steps, keys = _compiled(text, exact)
-    if keys is not None:
-        return _exact_chain(keys) if exact else _chain(keys)
+    if keys is not None and not exact:
+        return _chain(keys)
 
     def get(document: object) -> list[object]:
         return [value for _, value in _walk(steps, document)]
@@ -92,23 +92,13 @@ def _chain(keys: tuple[str, ...]) -> Getter:
     return get
 
 
-def _exact_chain(keys: tuple[str, ...]) -> Getter:
-    names = tuple((key, frozenset((key,)), frozenset((key.casefold(),))) for key in keys)
-
-    def get(document: object) -> list[object]:
-        for key, exactly, folded in names:
-            if not isinstance(document, dict):
-                return []
-            _refuse_lookalikes(document, exactly, folded)
-            if key not in document:
-                return []
-            document = document[key]
-        return [document]
-
-    return get
+def keys_of(text: str) -> tuple[str, ...] | None:
+    """The keys of a path that consists of keys alone (`$.a.b`), None for any other. Raises `PathError`."""
+    return _compiled(text, exact=False)[1]
 
 
-def _refuse_lookalikes(mapping: dict[str, object], names: frozenset[str], folded: frozenset[str]) -> None:
+def refuse_lookalikes(mapping: dict[str, object], names: frozenset[str], folded: frozenset[str]) -> None:
+    """Raises `Lookalike` where a key of `mapping` is not one of `names` and may be read as one (`folded`: casefold)."""
     for key in mapping:
         if key not in names and (key.casefold() in folded or "\0" in key):
             raise Lookalike("a key there can be read as another one: it differs in letter case alone, or holds a NUL")
@@ -252,7 +242,7 @@ def _exact_members(names: tuple[str, ...]) -> _Step:
     def step(places: Iterable[_Place]) -> Iterator[_Place]:
         for place in places:
             if isinstance(place[1], dict):
-                _refuse_lookalikes(place[1], exactly, folded)
+                refuse_lookalikes(place[1], exactly, folded)
             yield from find((place,))
 
     return step

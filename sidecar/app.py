@@ -4,7 +4,6 @@ import asyncio
 import functools
 import gc
 import hashlib
-import importlib.metadata
 import logging
 import os
 import random
@@ -41,6 +40,7 @@ from openmcp.sidecar.stages.tokens import Tokens
 from openmcp.sidecar.telemetry import log
 from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 from openmcp.sidecar.types import JsonObject
+from openmcp.sidecar.version import VERSION
 from openmcp.sidecar.worker.process import Worker
 
 DRAIN: Final = 20.0
@@ -55,7 +55,7 @@ class App:
 
     def __init__(self, configuration: Configuration) -> None:
         """Raises `build.BuildError` or `SecretError` where the configuration cannot be used. Needs a running loop."""
-        version = importlib.metadata.version("openmcp")
+        version = VERSION
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
         self.metrics = Metrics(version)

@@ -1,26 +1,45 @@
 """The command `openmcp`. Exit codes: 0 done, 1 the input is wrong, 2 usage, 3 something outside failed."""
 
-from importlib.metadata import version
+from importlib import import_module
+from typing import Final
 
 import click
 
-from openmcp.sidecar.commands.audit import audit
-from openmcp.sidecar.commands.configuration import init, validate
-from openmcp.sidecar.commands.explain import explain
-from openmcp.sidecar.commands.pins import pins
-from openmcp.sidecar.commands.policytest import test
-from openmcp.sidecar.commands.replay import replay
-from openmcp.sidecar.commands.serve import demo, run
+from openmcp.sidecar.version import VERSION
+
+COMMANDS: Final = {
+    "init": "configuration",
+    "validate": "configuration",
+    "run": "serve",
+    "demo": "serve",
+    "explain": "explain",
+    "test": "policytest",
+    "pins": "pins",
+    "audit": "audit",
+    "replay": "replay",
+}
+"""The module of `openmcp.sidecar.commands` that holds each; imported when it is called: `run` pays for no other."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("openmcp"), message="%(prog)s %(version)s")
+class _Commands(click.Group):
+    """Finds commands by name."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """See click."""
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """See click."""
+        if name not in COMMANDS:
+            return None
+        found: click.Command = getattr(import_module(f"openmcp.sidecar.commands.{COMMANDS[name]}"), name)
+        return found
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 def main() -> None:
     """Identity, policy and a record between AI agents and MCP servers."""
-
-
-for command in (init, validate, run, demo, explain, test, pins, audit, replay):
-    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Final
 
 import re2
 
-from openmcp.config.jsonpath import Lookalike, compile_path
+from openmcp.config.jsonpath import Getter, Lookalike, compile_path, keys_of, refuse_lookalikes
 from openmcp.config.model import Condition, Operator, Value
 from openmcp.config.patterns import options
 from openmcp.sidecar.policy.globs import GlobSet
@@ -66,7 +66,8 @@ class _Condition:
     __slots__ = ("_get", "_nothing", "_test", "_words")
 
     def __init__(self, condition: Condition) -> None:
-        self._get = compile_path(condition.path, exact=True)
+        keys = keys_of(condition.path)
+        self._get: Getter = compile_path(condition.path, exact=True) if keys is None else _chain(keys)
         self._nothing = TRUE if condition.op in _NEGATIVE else FALSE
         self._test = _test(condition)
         self._words = _words(condition)
@@ -110,6 +111,27 @@ class _Condition:
             return f"found {seen(found[0])}"
         culprit = next((value for value in found if self._test(value) != TRUE), found[0])
         return f"found {len(found)} values, {seen(culprit)} among them"
+
+
+def _chain(keys: tuple[str, ...]) -> Getter:
+    """For the common `$.a.b`, what `compile_path` would make, here so that it is compiled."""
+    names = [(key, len(key) if key.isascii() else 0, frozenset((key,)), frozenset((key.casefold(),))) for key in keys]
+
+    def get(document: object) -> list[object]:
+        for key, size, exactly, folded in names:
+            if type(document) is not dict:
+                return []
+            for other in document:
+                # Of other length, in ASCII both and without a NUL: no reader takes it for the key.
+                if other != key and not (size and len(other) != size and other.isascii() and "\0" not in other):
+                    refuse_lookalikes(document, exactly, folded)
+                    break
+            if key not in document:
+                return []
+            document = document[key]
+        return [document]
+
+    return get
 
 
 def seen(value: object) -> str:

@@ -94,13 +94,15 @@ class _Candidates:
     def decide(self, asked: Asked) -> Decision:
         search = self._agent.search
         states = [rule.judge(self._subject, asked, search) if rule.conditional else TRUE for rule in self._rules]
-        failed = [
-            Failed(rule.ref, rule.why(self._subject, asked))
-            for rule, state in zip(self._rules, states, strict=True)
-            if state != TRUE
-        ]
-        if any(one.why != NOTHING_FOUND for one in failed):  # values of this call, which no other one has
-            return self._agent.conclude(self._subject, self._rules, states, failed)
+        failed: list[Failed] = []
+        if states.count(TRUE) != len(states):
+            failed = [
+                Failed(rule.ref, rule.why(self._subject, asked))
+                for rule, state in zip(self._rules, states, strict=True)
+                if state != TRUE
+            ]
+            if any(one.why != NOTHING_FOUND for one in failed):  # values of this call, which no other one has
+                return self._agent.conclude(self._subject, self._rules, states, failed)
         key = tuple(states)
         known = self._known.entries.get(key)
         return known or self._known.add(key, self._agent.conclude(self._subject, self._rules, states, failed))
