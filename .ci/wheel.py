@@ -22,7 +22,10 @@ COMPILED = (
         f"policy/{name}"
         for name in ("agents", "asked", "bounded", "combining", "conditions", "engine", "globs", "index", "rules")
     ),
-    *(f"inspection/{name}" for name in ("blobs", "edits", "effects", "inspector", "members", "redaction")),
+    *(
+        f"inspection/{name}"
+        for name in ("blobs", "edits", "effects", "inspector", "inspectors", "members", "redaction")
+    ),
     *(f"detection/{name}" for name in ("candidates", "contacts", "credentials", "encodings", "finder", "folding")),
     *(f"detection/{name}" for name in ("numbers", "readings", "sets")),
     *("sealing", "pipeline"),

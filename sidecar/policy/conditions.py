@@ -8,7 +8,7 @@ does not.
 import ipaddress
 import json
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import re2
 
@@ -235,21 +235,31 @@ class _Matches(_Test):
     """The whole of a text. A set of patterns needs half the time of a single one, since it tells no positions."""
 
     def __init__(self, text: str) -> None:
-        room = options()
-        room.max_mem = 4 * MAX_MEMORY  # for the second pattern and the states of both
-        made = re2.Set.FullMatchSet(room)
-        made.Add(text)
-        made.Add("(?s).*")
-        made.Compile()
-        self._set = made
+        self._pattern: Any = re2.compile(text, options())
+        self._set: Any = _set_of(text)
 
     def judge(self, found: object) -> int:
         if not isinstance(found, str):
             return UNSURE
-        matching = self._set.Match(found)
-        if 1 not in matching:  # out of memory: everything matches the second pattern
-            return UNSURE
-        return TRUE if 0 in matching else FALSE
+        if self._set is not None:
+            matching = self._set.Match(found)
+            if 1 in matching:  # else out of memory: everything matches the second pattern
+                return TRUE if 0 in matching else FALSE
+        return FALSE if self._pattern.fullmatch(found) is None else TRUE
+
+
+def _set_of(text: str) -> Any:
+    """A pattern and one that matches everything, or None where they do not fit into one automaton."""
+    room = options()
+    room.max_mem = 4 * MAX_MEMORY
+    made = re2.Set.FullMatchSet(room)
+    made.Add(text)
+    made.Add("(?s).*")
+    try:
+        made.Compile()
+    except re2.error:
+        return None
+    return made
 
 
 class _Like(_Test):

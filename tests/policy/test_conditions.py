@@ -1,5 +1,6 @@
 """Conditions: what each operator makes of each type, what nothing and what several values mean, what is said of it."""
 
+import re
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmcp.config.model import Condition
+from openmcp.config.patterns import check_pattern
 from openmcp.sidecar.policy.conditions import FALSE, TRUE, UNSURE, Conditions, seen
 from tests.policy.rules import when
 
@@ -175,3 +177,14 @@ def test_what_is_seen_of_something_large_is_short_and_quick() -> None:
     assert seen("a" * 10_000_000) == '"' + "a" * 78 + "…"
     assert seen(10**100_000) == "a number of more than 80 digits"
     assert seen([0] * 1_000_000) == "a list of 1000000"
+
+
+@pytest.mark.parametrize("pattern", [r"[\p{L}]{1,55}", "(a|b)*c{900}", "[0-9]{1,12}"])
+def test_a_pattern_of_any_size_that_is_accepted_is_judged(pattern: str) -> None:
+    assert check_pattern(pattern) is None
+    judged = Conditions([when("$.x", "matches", pattern)])
+    expected = [TRUE if re.fullmatch(pattern.replace(r"\p{L}", "a-zA-Z"), text) else FALSE for text in TEXTS]
+    assert [judged.judge({"x": text}) for text in TEXTS] == expected
+
+
+TEXTS = ["", "12345", "a" * 100, "ab" * 50 + "c" * 900, "a" * 1000, "1\n", "\n"]
