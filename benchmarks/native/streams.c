@@ -52,7 +52,7 @@ static void event(struct stream *s)
         if (!(B.delay = realloc(B.delay, B.room * sizeof *B.delay)))
             die("realloc");
     }
-    B.delay[B.delays++] = s->at - strtoull(sent + 5, NULL, 10);
+    B.delay[B.delays++] = s->at - strtoull(sent + 5, NULL, 16);
 }
 
 static void take(void *context, const char *data, size_t size)

