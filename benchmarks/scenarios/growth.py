@@ -6,7 +6,8 @@ import socket
 
 from benchmarks.bench import Bench, say
 from benchmarks.processes import BenchmarkError
-from benchmarks.results import Samples, Section, mib
+from benchmarks.results import Section, mib
+from benchmarks.scenarios.cpu import per_call
 from benchmarks.targets import Setup, Target
 from benchmarks.wire import Request, initialize_request, initialized_notification, tools_call
 
@@ -22,20 +23,8 @@ def rules(bench: Bench) -> list[Section]:
 
 
 def _rules(bench: Bench) -> Section:
-    samples = Samples()
-    sidecars: list[Target] = []
-    calls = max(2000, int(bench.scale.seconds * 5000))
-    try:
-        for count in (FEW, MANY):
-            sidecars.append(bench.sidecar(Setup(rules=count, conditions=True), f"{count} rules"))
-        for target in bench.rounds(sidecars):
-            before = target.usage().cpu_us
-            bench.load.count(target.port, tools_call(), calls)
-            samples.add("cpu", target.name, (target.usage().cpu_us - before) / calls)
-    finally:
-        for target in sidecars:
-            target.stop()
-    few, many = (target.name for target in sidecars)
+    few, many = (f"{count} rules" for count in (FEW, MANY))
+    samples = per_call(bench, {few: Setup(rules=FEW, conditions=True), many: Setup(rules=MANY, conditions=True)})
     section = Section(
         "Growth with rules", "CPU µs of the sidecar for each call; every rule has conditions.", ("rules", "CPU µs")
     )
