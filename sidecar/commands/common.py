@@ -1,4 +1,4 @@
-"""What the commands share: exit codes and options. 0 done, 2 usage (click's own)."""
+"""What the commands share: exit codes, options, and how texts of others are shown. 0 done, 2 usage (click's own)."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,3 +24,10 @@ def config_option(command: F) -> F:
         show_default=True,
         help="The configuration: a file, or a folder of *.yaml files.",
     )(command)
+
+
+def printable(text: str) -> str:
+    """Text that no terminal acts on and that hides nothing: every other character is written out."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape", "replace").decode() for one in text)

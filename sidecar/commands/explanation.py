@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from openmcp.config.model import Approval
+from openmcp.sidecar.commands.common import printable
 from openmcp.sidecar.commands.questions import Question
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.decision import APPROVAL, DENY, HIDDEN, MIXED, Decision, RuleRef, Shown
@@ -135,13 +136,6 @@ def strictest(shown: list[Shown]) -> Shown:
         if one in shown:
             return one
     return shown[0]
-
-
-def printable(text: str) -> str:
-    """Text without anything that a terminal acts on."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _row(rule: RuleRef) -> str:

@@ -11,8 +11,8 @@ import msgspec
 
 from openmcp.config import ConfigurationError, Problem
 from openmcp.config.policytests import Expected, PolicyTest, RuleName, load_tests
-from openmcp.sidecar.commands.common import WRONG_INPUT
-from openmcp.sidecar.commands.explanation import Explanation, printable
+from openmcp.sidecar.commands.common import WRONG_INPUT, printable
+from openmcp.sidecar.commands.explanation import Explanation
 from openmcp.sidecar.commands.questions import Question, WrongQuestion, call_for
 from openmcp.sidecar.policy.decision import ALLOW, REQUIRE_APPROVAL, Decision, Verdict
 from openmcp.sidecar.policy.engine import PolicySet

@@ -12,7 +12,7 @@ import click
 import orjson
 
 from openmcp.config import ConfigurationError, load
-from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT
+from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, printable
 from openmcp.sidecar.policy.redecide import Redecider, Unknown
 from openmcp.sidecar.telemetry import replay as record
 from openmcp.sidecar.telemetry.records import encode, escaped
@@ -206,13 +206,6 @@ def _kinds(entries: object) -> str:
         count = one.get("count", 1)
         counted[str(one.get("what"))] += count if type(count) is int else 1
     return ", ".join(f"{what} ×{count}" for what, count in counted.items())
-
-
-def printable(text: str) -> str:
-    """Text that no terminal acts on and that hides nothing: every other character is written out."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape", "replace").decode() for one in text)
 
 
 # Deciding again.

@@ -6,7 +6,6 @@ from typing import Final
 
 from openmcp.sidecar.detection.candidates import Found, byte_at, closes, digit_at, is_digit, is_word, nothing, opens
 
-_AT: Final = 0x40
 _LETTERS: Final = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LOCAL: Final = _LETTERS + b"0123456789._%+-'"
 _LOCAL_ANY: Final = _LOCAL + bytes(range(0x80, 0x100))

@@ -11,7 +11,6 @@ from openmcp.sidecar.detection.candidates import Found, byte_at, closes, digit_a
 
 _DOT: Final = 0x2E
 _DASH: Final = 0x2D
-_SPACE: Final = 0x20
 
 _DIGITS: Final = re.compile(rb"[0-9]+")
 _NEXT_GROUP: Final = re.compile(rb"(?: ?[-._] ?|[ \t]{1,2}|\r?\n|\\[nrt])([0-9]+)")

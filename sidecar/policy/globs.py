@@ -1,16 +1,10 @@
 """Globs of policy: `*` stands for any run of characters (also `/`), `?` for one; everything else is itself."""
 
 from collections.abc import Iterable
-from typing import Final
 
 import re2
 
-_SPECIAL: Final = frozenset("*?")
-
-
-def is_literal(glob: str) -> bool:
-    """Whether the glob can match one string alone: itself."""
-    return _SPECIAL.isdisjoint(glob)
+from openmcp.config.globs import is_literal
 
 
 class GlobSet:

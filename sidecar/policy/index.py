@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import re2
 
-from openmcp.sidecar.policy.globs import GlobSet, is_literal, pattern_of
+from openmcp.config.globs import is_literal
+from openmcp.sidecar.policy.globs import GlobSet, pattern_of
 
 MATCHES_ALL: Final = "(?s).*"
 

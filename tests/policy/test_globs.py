@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmcp.config import globs as plain
-from openmcp.sidecar.policy.globs import GlobSet, is_literal
+from openmcp.config.globs import is_literal
+from openmcp.sidecar.policy.globs import GlobSet
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from openmcp.sidecar.cli import main
-from openmcp.sidecar.commands.replay import printable
+from openmcp.sidecar.commands.common import printable
 from openmcp.sidecar.telemetry.records import fingerprint
 from openmcp.sidecar.telemetry.replay import Selection, entries, entry, session_of
 
