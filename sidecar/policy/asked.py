@@ -74,7 +74,7 @@ def asked_by(call: Call) -> Asked:
     """What a message asks for. Its id goes to the server as well, and may say anything."""
     message = call.message
     everything = [message.params, message.id if isinstance(message, Request) else "", call.beside]
-    return Asked(_arguments(call.method, message.params), everything, call.method == COMPLETE)
+    return Asked(_arguments(message.method, message.params), everything, message.method == COMPLETE)
 
 
 def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
