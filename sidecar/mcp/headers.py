@@ -154,7 +154,7 @@ def parameter_lines(headers: Headers, arguments: object) -> bytes:
     Raises `Refused` for that, and for a value that claims to be base64 and is not.
     """
     lines = b""
-    if PARAMETER_PREFIX not in b"\n".join(headers):
+    if not any(name.startswith(PARAMETER_PREFIX) for name in headers):
         return lines
     given = frozenset(_primitives(arguments))
     for name, value in headers.items():
