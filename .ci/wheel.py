@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("config", "identity", "sidecar")
 COMPILED = (
-    *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "sse", "surface")),
+    *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "methods", "sse", "surface")),
     *(
         f"policy/{name}"
         for name in ("agents", "asked", "bounded", "combining", "conditions", "engine", "globs", "index", "rules")
@@ -32,10 +32,14 @@ COMPILED = (
     *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
-    *("stages/payloads", "stages/spans", "stages/streams", "telemetry/operations", "telemetry/records"),
+    *("stages/payloads", "stages/spans", "stages/streams", "stages/pins", "stages/tasks"),
+    *(f"telemetry/{name}" for name in ("audit", "chain", "metrics", "operations", "records", "trace")),
     *("worker/cutting", "stages/large"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
+
+FLAGS = "-g0 -fvisibility=hidden -fno-semantic-interposition -fno-plt"
+"""Functions of one module call those of another as directly as their own."""
 
 SETUP = """
 from mypyc.build import mypycify
@@ -52,7 +56,7 @@ def main() -> None:
         tree = Path(folder)
         copy(tree)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
-        environment = os.environ | {"MYPYPATH": str(tree), "CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0"}
+        environment = os.environ | {"MYPYPATH": str(tree), "CFLAGS": f"{os.environ.get('CFLAGS', '')} {FLAGS}"}
         subprocess.run([*command, "--wheel-dir", str(destination)], cwd=tree, check=True, env=environment)  # noqa: S603 - nothing of it comes from outside
     print(*sorted(destination.glob("openmcp-*.whl")), sep="\n")
 

@@ -89,7 +89,7 @@ class Pipeline:
             flow = Flow(exchange, self.snapshot, trace.new(self._random64, self._threshold))
             flow.exported = self._exports
             return flow
-        flow = Flow(exchange, self.snapshot, context.child(self._random64))
+        flow = Flow(exchange, self.snapshot, trace.child(context, self._random64))
         flow.exported = self._exports
         flow.traced = True
         flow.parent = context.span_id
@@ -129,7 +129,7 @@ class Pipeline:
         flow.asked(call)
         self._adopt_trace(flow, call)
         verdict = flow.snapshot.policies.authorize(flow.principal, flow.server, call)
-        if call.method == "tools/call" and self._results.withheld(flow):
+        if flow.method == "tools/call" and self._results.withheld(flow):
             verdict = _WITHHELD
         event = "request" if isinstance(call.message, Request) else "notification"
         if isinstance(verdict, Decision):
@@ -148,13 +148,13 @@ class Pipeline:
             return
         context = trace.parse(parent)
         if context is not None:
-            flow.trace = context.child(self._random64)
+            flow.trace = trace.child(context, self._random64)
             flow.traced = True
             flow.parent = context.span_id
             flow.tracestate = trace.tracestate(state) if type(state) is str else None
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:
-        stream = permit.call.method == forward.LISTEN
+        stream = flow.method == forward.LISTEN
         flow.upstream.begin(stream=stream)
         asked = time.perf_counter()
         try:
@@ -212,7 +212,7 @@ class Pipeline:
         if result.get("isError") is True and flow.outcome == "ok":
             flow.outcome = "tool_error"
         lines = answering.JSON
-        if call.method == "initialize":
+        if flow.method == "initialize":
             lines += self._connections.begin(flow, call, response, str(result.get("protocolVersion", "")))
         elif result is message.result:
             return None, lines
@@ -220,7 +220,7 @@ class Pipeline:
 
     async def _relay(self, flow: Flow, call: Call, response: UpstreamResponse) -> None:
         lines = b""
-        if call.method == "initialize":
+        if flow.method == "initialize":
             version = call.message.params.get("protocolVersion")
             try:
                 lines = self._connections.begin(flow, call, response, str(version))

@@ -9,7 +9,8 @@ from openmcp.sidecar.net.pool import Endpoint, Upstream
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
-from openmcp.sidecar.telemetry.trace import SAMPLED, TraceContext
+from openmcp.sidecar.telemetry.trace import SAMPLED, onward
+from openmcp.sidecar.telemetry.values import TraceContext
 from openmcp.sidecar.types import LEGACY, JsonObject, MessageId, Session
 
 
@@ -72,7 +73,7 @@ class Flow:
     @property
     def onward(self) -> TraceContext:
         """The place in the trace that the server is told: the span of the call to it, where such a span is exported."""
-        return self.trace.onward if self.exported and self.trace.flags & SAMPLED else self.trace
+        return onward(self.trace) if self.exported and self.trace.flags & SAMPLED else self.trace
 
     @property
     def upstream(self) -> Upstream:

@@ -18,6 +18,7 @@ from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
+from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import LEGACY, JsonObject, Request
 
 JSON_LINES: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
@@ -33,11 +34,12 @@ def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None,
     Raises `UpstreamFailed`, and `Refused` (404) where the session's endpoint is gone.
     """
     call = permit.call
+    called = call.message.method
     unchanged = flow.canonical and params is call.message.params
     body = flow.exchange.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
-    patience = flow.upstream.stream_patience if call.method == LISTEN else flow.upstream.call_patience
-    return send(flow, b"POST", headers, body, patience, repeatable=call.method in methods.REPEATABLE)
+    patience = flow.upstream.stream_patience if called == LISTEN else flow.upstream.call_patience
+    return send(flow, b"POST", headers, body, patience, repeatable=called in methods.REPEATABLE)
 
 
 async def send(
@@ -113,7 +115,7 @@ def session_lines(flow: Flow) -> bytes:
 
 def trace_lines(flow: Flow) -> bytes:
     """The header lines of the trace context."""
-    line = f"traceparent: {flow.onward.format()}\r\n".encode()
+    line = f"traceparent: {trace.traceparent(flow.onward)}\r\n".encode()
     return line + f"tracestate: {flow.tracestate}\r\n".encode() if flow.tracestate else line
 
 

@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from openmcp.sidecar.telemetry.audit import AuditStats
 from openmcp.sidecar.telemetry.families import FAMILIES, Family
+from openmcp.sidecar.telemetry.values import AuditStats
 
 if TYPE_CHECKING:
     import prometheus_client
