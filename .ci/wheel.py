@@ -29,7 +29,7 @@ COMPILED = (
     *(f"detection/{name}" for name in ("candidates", "contacts", "credentials", "encodings", "finder", "folding")),
     *(f"detection/{name}" for name in ("numbers", "readings", "sets")),
     *("sealing", "pipeline"),
-    *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
+    *(f"net/{name}" for name in ("exchange", "http1", "listener", "pool", "upstream")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
     *("stages/payloads", "stages/spans", "stages/streams", "stages/pins", "stages/tasks"),
@@ -38,8 +38,9 @@ COMPILED = (
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
 
-FLAGS = "-g0 -fvisibility=hidden -fno-semantic-interposition -fno-plt"
-"""Functions of one module call those of another as directly as their own."""
+FLAGS = "-DNDEBUG -fwrapv -g0 -fvisibility=hidden -fno-semantic-interposition -fno-plt"
+"""The first two are Python's own, which CFLAGS replace: without them each assertion of its headers is checked. With the
+last three, functions of one module call those of another as directly as their own."""
 
 SETUP = """
 from mypyc.build import mypycify

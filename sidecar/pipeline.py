@@ -99,7 +99,7 @@ class Pipeline:
         return flow
 
     async def _serve(self, flow: Flow) -> None:
-        request = flow.exchange.request
+        request = flow.request
         route = admit.locate(flow.snapshot, request)
         flow.directed(route)
         flow.identified(admit.identify(flow.snapshot, route, request))
@@ -114,16 +114,16 @@ class Pipeline:
             raise Refused(405, INVALID_REQUEST, "only POST, GET and DELETE are served", reason="method")
 
     async def _post(self, flow: Flow) -> None:
-        if batch.is_batch(flow.exchange.request.body):
+        if batch.is_batch(flow.request.body):
             self._connections.attach(flow)
             await batch.serve(flow, self)
             return
         message = admit.read(flow)
         self._connections.attach(flow)
-        if isinstance(message, Response):
-            await self._connections.client_response(flow, message)
-        else:
+        if isinstance(message, Call):
             await self._call(flow, message)
+        else:
+            await self._connections.client_response(flow, message)
 
     async def _call(self, flow: Flow, call: Call) -> None:
         flow.asked(call)
@@ -132,7 +132,7 @@ class Pipeline:
         if flow.method == "tools/call" and self._results.withheld(flow):
             verdict = _WITHHELD
         event = "request" if isinstance(call.message, Request) else "notification"
-        if isinstance(verdict, Decision):
+        if not isinstance(verdict, Permit):
             self._recorder.call(flow, event, verdict)
             answering.deny(flow, verdict)
             return
@@ -144,7 +144,7 @@ class Pipeline:
         """Where no header named a parent, the trace context in `_meta` does (basic/index, "OpenTelemetry")."""
         meta = era.meta_of(call.message.params)
         parent, state = meta.get("traceparent"), meta.get("tracestate")
-        if type(parent) is not str or b"traceparent" in flow.exchange.request.headers:
+        if type(parent) is not str or b"traceparent" in flow.request.headers:
             return
         context = trace.parse(parent)
         if context is not None:

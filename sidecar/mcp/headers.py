@@ -95,7 +95,7 @@ def _media_range(part: bytes) -> bytes:
 
 def check_mirrored(message: Request | Notification, headers: Headers) -> None:
     """Require that `Mcp-Method` and `Mcp-Name` say what the body of a modern request says: 400 otherwise."""
-    if isinstance(message, Notification):
+    if not isinstance(message, Request):
         return
     if headers.get(b"mcp-method") != message.method.encode():
         raise _mismatch("Mcp-Method", "method")

@@ -75,7 +75,7 @@ def classify(document: Any) -> Message:
         raise Malformed(INVALID_REQUEST, "the body must be one JSON-RPC message: a JSON object")
     if document.get("jsonrpc") != "2.0":
         raise Malformed(INVALID_REQUEST, 'member "jsonrpc" must be "2.0"')
-    if not document.keys() <= _MEMBERS:
+    if not all(member in _MEMBERS for member in document):
         raise Malformed(INVALID_REQUEST, "the message has members that JSON-RPC does not know")
     if "method" in document:
         return _classify_call(document)

@@ -56,6 +56,6 @@ class Relays:
 
 def _stream_kind(flow: Flow) -> str:
     """How the record and the metrics call the stream of this exchange."""
-    if flow.exchange.request.method == "GET":
+    if flow.request.method == "GET":
         return "get"
     return "listen" if flow.method == forward.LISTEN else "post"

@@ -47,7 +47,7 @@ class Results:
 
     def withheld(self, flow: Flow) -> bool:
         """Whether the tool that the flow calls is withheld, since its definition was seen changed."""
-        return flow.route is not None and self._pins.withheld(flow.route.server, flow.name)
+        return self._pins.withheld(flow.route.server, flow.name)
 
     def edit(self, flow: Flow, result: JsonObject) -> JsonObject:
         """The result as the agent may see it: the same object where nothing had to change, else another.

@@ -189,7 +189,10 @@ class Writer:
             return
         self._refused = False
         self.bytes += written
-        ends = self._data.count(b"\n", self._done, self._done + written)
+        if self._done + written == len(self._data):  # nearly always
+            ends = len(self._given) - self._ended
+        else:
+            ends = self._data.count(b"\n", self._done, self._done + written)
         self._done += written
         if ends:
             self._count(self._given[self._ended : self._ended + ends])
