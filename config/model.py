@@ -24,11 +24,32 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     port: int
 
 
+class WebTls(msgspec.Struct, frozen=True, kw_only=True, tag="web", tag_field="type"):
+    """TLS on the listener under the web PKI, from PEM files that are read anew when they change. With `client_ca`
+    clients may present certificates of that CA; a SPIFFE ID in one counts for `type: mtls`."""
+
+    certificate: Secret
+    key: Secret
+    client_ca: Secret | None = None
+
+
+class SpiffeTls(msgspec.Struct, frozen=True, kw_only=True, tag="spiffe", tag_field="type"):
+    """TLS on the listener with our SVID; agents may present theirs, of these trust domains."""
+
+    trust_domains: tuple[str, ...]
+
+
 class Listen(msgspec.Struct, frozen=True, kw_only=True):
-    """Where agents (`mcp`) and operators (`admin`) connect, and which browsers and names are accepted."""
+    """Where agents (`mcp`) and operators (`admin`) connect, and which browsers and names are accepted.
+
+    `url` is how clients reach the listener where that is not what they say in `Host` (behind a proxy that ends TLS):
+    `https://gateway.example`, without a path.
+    """
 
     mcp: Address = Address(host="127.0.0.1", port=15001)
     admin: Address = Address(host="127.0.0.1", port=15020)
+    tls: WebTls | SpiffeTls | None = None
+    url: str | None = None
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
 
@@ -50,12 +71,74 @@ class NoneAgents(msgspec.Struct, frozen=True, kw_only=True, tag="none", tag_fiel
     """Every caller is `anonymous`; has to be written to be had."""
 
 
-AgentIdentification = ApiKeyAgents | NoneAgents
+class MtlsAgents(msgspec.Struct, frozen=True, kw_only=True, tag="mtls", tag_field="type"):
+    """Callers known by the SVID of their connection, of these trust domains."""
+
+    trust_domains: tuple[str, ...]
+
+
+class JwtSvidAgents(msgspec.Struct, frozen=True, kw_only=True, tag="jwtSvid", tag_field="type"):
+    """Callers known by a JWT-SVID in `Authorization: Bearer`, for `audience` and no other, of these trust domains."""
+
+    audience: str
+    trust_domains: tuple[str, ...]
+
+
+class Jwks(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the keys of an issuer come from: exactly one of `url` (with `ca`, where its CA is not one of the system's)
+    and `file`."""
+
+    url: str | None = None
+    file: str | None = None
+    ca: Secret | None = None
+
+
+class JwtAgents(msgspec.Struct, frozen=True, kw_only=True, tag="jwt", tag_field="type"):
+    """Callers known by a JWT of `issuer` in `Authorization: Bearer`, for one of the audiences: `jwt:<issuer>#<sub>`,
+    where `principal_claim` says which claim stands for `sub`. `algorithms` are JOSE names, asymmetric ones alone;
+    `clock_skew` is in seconds."""
+
+    issuer: str
+    audience: tuple[str, ...]
+    jwks: Jwks
+    principal_claim: str = "sub"
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "ES384", "EdDSA")
+    clock_skew: float = 30.0
+
+
+class ForwardedAgents(msgspec.Struct, frozen=True, kw_only=True, tag="forwarded", tag_field="type"):
+    """Callers known by the `X-Forwarded-Client-Cert` of a proxy, from these networks alone (`from` in YAML; CIDR);
+    `trust_domains` limits whom it may speak for (empty: any)."""
+
+    networks: tuple[str, ...]
+    trust_domains: tuple[str, ...] = ()
+
+
+class WorkloadAgents(msgspec.Struct, frozen=True, kw_only=True, tag="workload", tag_field="type"):
+    """Sidecar mode: a caller over loopback is the agent of this pod, known by our own SVID."""
+
+
+AgentIdentification = (
+    MtlsAgents | JwtSvidAgents | JwtAgents | ApiKeyAgents | ForwardedAgents | WorkloadAgents | NoneAgents
+)
+
+
+class SvidSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which SVID is ours where there are several: by its `hint` or its `id` (one of them)."""
+
+    hint: str | None = None
+    id: str | None = None
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """How callers are identified; the first entry that applies decides; none applies: 401."""
+    """Who we are and how callers are identified; the first entry of `agents` that applies decides; none applies: 401.
 
+    `workload_api` is the address of the Workload API (`unix:///path` or `tcp://ip:port`); None: the environment's
+    `SPIFFE_ENDPOINT_SOCKET`, if it is set; the empty text (`none` in YAML): there is none.
+    """
+
+    workload_api: str | None = None
+    svid: SvidSelection = SvidSelection()
     agents: tuple[AgentIdentification, ...] = ()
 
 
@@ -91,6 +174,61 @@ class ServerTls(msgspec.Struct, frozen=True, kw_only=True):
     server_name: str | None = None
 
 
+class SpiffeAuth(msgspec.Struct, frozen=True, kw_only=True, tag="spiffe", tag_field="type"):
+    """mTLS with SVIDs: ours to the server, and the server's has one of these IDs (globs, `*` and `?`)."""
+
+    server_ids: tuple[str, ...]
+
+
+class JwtSvidAuth(msgspec.Struct, frozen=True, kw_only=True, tag="jwtSvid", tag_field="type"):
+    """Our JWT-SVID for `audience` in `Authorization: Bearer`."""
+
+    audience: str
+    allow_http: bool = False
+
+
+class HeaderAuth(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type"):
+    """A secret in a header: `prefix` (such as `Bearer `, as it is) and the secret behind it."""
+
+    name: str
+    value: Secret
+    prefix: str = ""
+    allow_http: bool = False
+
+
+class OAuthClient(msgspec.Struct, frozen=True, kw_only=True):
+    """How we prove to the token endpoint who we are.
+
+    `jwtSvid`: an assertion of RFC 7523 (`client-assertion-type:jwt-bearer`); `jwtSvidSpiffe`: the same with the type of
+    draft-ietf-oauth-spiffe-client-auth (`jwt-spiffe`); `secret`: a client secret by HTTP Basic. `audience` is that of
+    the assertion (None: the token endpoint's URL).
+    """
+
+    id: str
+    type: Literal["jwtSvid", "jwtSvidSpiffe", "secret"]
+    secret: Secret | None = None
+    audience: str | None = None
+
+
+class OAuthAuth(msgspec.Struct, frozen=True, kw_only=True, tag="oauth", tag_field="type"):
+    """An access token by the client credentials grant (RFC 6749, 4.4), in `Authorization: Bearer`.
+
+    `resource` names the server (RFC 8707); `ca` is the CA of the token endpoint where it is not one of the system's.
+    """
+
+    token_url: str
+    client: OAuthClient
+    resource: str | None = None
+    scopes: tuple[str, ...] = ()
+    ca: Secret | None = None
+    allow_http: bool = False
+
+
+ServerAuth = SpiffeAuth | JwtSvidAuth | HeaderAuth | OAuthAuth
+"""How we prove to an MCP server who we are. `allow_http`: the credential may go to an http endpoint that is not on
+this machine, in the clear."""
+
+
 class PinTools(msgspec.Struct, frozen=True, kw_only=True):
     """Trust on first sight: a tool whose definition changed is withheld. `tools` are pairs of a tool's name and the
     digest it is pinned to (64 hexadecimal digits); `file` keeps what was first seen across restarts."""
@@ -105,6 +243,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     path: str
     endpoints: tuple[str, ...]
+    auth: ServerAuth | None = None
     tls: ServerTls = ServerTls()
     health: Health = Health()
     timeouts: Timeouts = Timeouts()
