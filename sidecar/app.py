@@ -22,6 +22,7 @@ from openmcp.config.model import Configuration
 from openmcp.config.secrets import SecretError, read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
+from openmcp.sidecar.build import telemetry
 from openmcp.sidecar.net import health
 from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.pool import Upstream
@@ -59,8 +60,8 @@ class App:
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
         self.metrics = Metrics(version)
-        self.audit, payloads = build.record(configuration.telemetry.audit, _log_audit)
-        self._exporter = build.exporter(configuration.telemetry.otlp, version, self.metrics)
+        self.audit, payloads = telemetry.record(configuration.telemetry.audit, _log_audit)
+        self._exporter = telemetry.exporter(configuration.telemetry.otlp, version, self.metrics)
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
