@@ -15,6 +15,7 @@ _FAILURES: Final = {
     "protocol": "the MCP server's answer is not valid MCP",
     "too_large": "the MCP server's answer is too large",
     "status": "the MCP server refused the request",
+    "credential": "the gateway cannot prove itself to the MCP server",
     "overloaded": "too many calls to this MCP server are under way",
 }
 

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from openmcp.config import secrets
 from openmcp.config.model import Server
 from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.upstream import UpstreamConnection, UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 
@@ -29,7 +30,14 @@ _log = logging.getLogger("openmcp.net")
 class Endpoint:
     """One address of an MCP server with its pool of connections."""
 
-    def __init__(self, url: str, server: Server, tls: ssl.SSLContext | None, on_connect: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        url: str,
+        server: Server,
+        tls: ssl.SSLContext | None,
+        on_connect: Callable[[str], None],
+        credential: Credential | None = None,
+    ) -> None:
         parts = urlsplit(url)
         self.url = url
         self.key = endpoint_key(url)
@@ -42,6 +50,7 @@ class Endpoint:
         self._server_name = (server.tls.server_name or self._host) if tls is not None else None
         self._connect_timeout = server.timeouts.connect
         self._on_connect = on_connect
+        self._credential = credential
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
         self._retired = False
@@ -59,12 +68,38 @@ class Endpoint:
         """Requests under way; one that is answered by a stream as long as that lasts."""
         return self._connecting + len(self._all) - len(self._idle)
 
-    async def send(self, request: Outgoing, patience: Patience) -> UpstreamResponse:
-        """Send one request. Raises `UpstreamFailed`; `sent` False: nothing was sent.
+    def send(self, request: Outgoing, patience: Patience) -> Coroutine[None, None, UpstreamResponse]:
+        """Send one request with our credential, if there is one. Raises `UpstreamFailed`; `sent` False: nothing was
+        sent.
 
         A stream that comes back has to be closed by the caller.
         """
-        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.method, self._tail, request.headers, len(request.body))
+        credential = self._credential
+        if credential is None:
+            return self.exchange(request, b"", patience)
+        return self._proven(credential, request, patience)
+
+    async def _proven(self, credential: Credential, request: Outgoing, patience: Patience) -> UpstreamResponse:
+        """Send it, and once more with a new credential where the server refused the one it got: with 401 it says that
+        it did nothing. The server's challenge goes no further, the agent could not answer it."""
+        lines = credential.lines() or await credential.fetch()
+        response = await self.exchange(request, lines, patience)
+        if response.status != 401:
+            return response
+        response.close()
+        if credential.rejected(lines):
+            anew = credential.lines() or await credential.fetch()
+            if anew != lines:
+                response = await self.exchange(request, anew, patience)
+                if response.status != 401:
+                    return response
+                response.close()
+        raise UpstreamFailed("credential", "the server refused our credential (HTTP 401)")
+
+    async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
+        """Send one request with these header lines besides its own; otherwise as `send`."""
+        named = request.headers + lines if lines else request.headers
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.method, self._tail, named, len(request.body))
         pieces = (head + request.body,) if len(request.body) < 65536 else (head, request.body)
         pooled = self._pooled()
         if pooled is not None:
@@ -147,12 +182,15 @@ class Endpoint:
 class Upstream:
     """One MCP server as configured: chooses an endpoint, caps the calls under way."""
 
-    def __init__(self, server: Server, on_connect: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self, server: Server, on_connect: Callable[[str, str, str], None], credential: Credential | None = None
+    ) -> None:
         self.server = server
         self.authority = authority(server)
+        self._credential = credential
         tls = _tls_context(server)
         self.endpoints = tuple(
-            Endpoint(url, server, tls, lambda result, url=url: on_connect(server.name, url, result))  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
+            Endpoint(url, server, tls, lambda result, url=url: on_connect(server.name, url, result), credential)  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
             for url in server.endpoints
         )
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
@@ -214,6 +252,8 @@ class Upstream:
 
     def close(self) -> None:
         """Close every connection at once."""
+        if self._credential is not None:
+            self._credential.close()
         for endpoint in self.endpoints:
             endpoint.close()
 
