@@ -11,7 +11,7 @@ from openmcp.config import model
 from tests.config.sources import HEAD, warnings
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-RENAMED = {"except_": "except", "on_failure": "onFailure"}
+RENAMED = {"except_": "except", "on_failure": "onFailure", "networks": "from"}
 
 
 def structs(kind: object) -> typing.Iterator[type[msgspec.Struct]]:

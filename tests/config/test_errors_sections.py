@@ -82,7 +82,10 @@ KEY = "identity.agents[0].keys[0]"
             "identity: {agents: [{type: apikeys}]}",
             '2: identity.agents[0].type: unknown type "apikeys" (did you mean "apiKey"?)',
         ),
-        "no type": ("identity: {agents: [{}]}", "2: identity.agents[0]: `type` is required (one of: none, apiKey)"),
+        "no type": (
+            "identity: {agents: [{}]}",
+            "2: identity.agents[0]: `type` is required (one of: mtls, jwtSvid, jwt, apiKey, forwarded, workload, none)",
+        ),
         "type alone": (
             "identity: {agents: [none]}",
             '2: identity.agents[0]: expected a mapping, found the text "none" (write {type: none})',
