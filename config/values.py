@@ -111,10 +111,15 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
+def is_name(text: str) -> bool:
+    """Whether something may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def name(at: At) -> str | None:
     """The name of a server, policy, rule or key: letters, digits, `.`, `_`, `-`; at most 253 of them."""
     value = string(at)
-    if value is not None and not _NAME.fullmatch(value):
+    if value is not None and not is_name(value):
         hint = "letters, digits, . _ and -, beginning and ending with a letter or digit"
         at.error(f'not a name: "{shortened(value)}"', hint)
         return None
