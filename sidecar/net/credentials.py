@@ -179,7 +179,7 @@ class JwtSvidToken:
         self._source = source
         self._audience = audience
         self._clock = clock
-        self._token = ""
+        self._token: str | None = None
         self._lines = b""
         self._since = 0.0
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 import msgspec
 import orjson
@@ -163,7 +163,8 @@ class OAuthToken:
         if self._auth.resource is not None:
             fields["resource"] = self._auth.resource
         if client.secret is not None:
-            pair = f"{quote_plus(client.id)}:{quote_plus(secrets.read(client.secret))}"  # RFC 6749, 2.3.1
+            # RFC 6749, 2.3.1 wants both encoded as in a form; a blank as %20 is read rightly by all that decode at all.
+            pair = f"{quote(client.id, safe='')}:{quote(secrets.read(client.secret), safe='')}"
             return Form(fields, {"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
         assert self._source is not None  # the configuration says that there is a Workload API
         fields["client_id"] = client.id
