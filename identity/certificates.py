@@ -24,6 +24,7 @@ NO_CA: Final = "signed by a certificate that is no CA"
 NAME_CONSTRAINTS: Final = "against the name constraints of its CA"
 TOO_WEAK: Final = "a key or signature that is too weak"
 UNKNOWN_CRITICAL: Final = "an unknown critical extension"
+PURPOSE: Final = "key usages that are not for its side of TLS"
 EXTENDED_USAGE: Final = "an extended key usage without serverAuth and clientAuth"
 _BOTH_SIDES: Final = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH))
 _WEAK_HASHES: Final = frozenset(("md5", "sha1"))
@@ -67,6 +68,12 @@ def anchors(bundles: Bundles, own: Svid) -> list[bytes]:
     return found
 
 
+def leaf_id(leaf: x509.Certificate) -> SpiffeId:
+    """The ID of a leaf that is fit for an X.509-SVID by itself. Raises `PeerRefused`, and what the parser raises."""
+    _is_leaf(leaf)
+    return _spiffe_id(_uris(leaf))
+
+
 def shown(spiffe_id: SpiffeId) -> str:
     """An ID in a message."""
     return str(spiffe_id)[:_SHOWN]
@@ -96,8 +103,7 @@ def _checked(chain: Sequence[bytes], now: float, identity: Rule) -> PeerCertific
 
 
 def _svid(leaf: x509.Certificate, above: Sequence[x509.Certificate], anchor: bytes, bundles: Bundles) -> SpiffeId:
-    _is_leaf(leaf)
-    spiffe_id = _spiffe_id(_uris(leaf))
+    spiffe_id = leaf_id(leaf)
     bundle = bundles.get(spiffe_id.trust_domain)
     if bundle is None:
         raise PeerRefused("of a trust domain that we have no bundle of", shown(spiffe_id))
@@ -110,8 +116,7 @@ def _web_client(leaf: x509.Certificate, above: Sequence[x509.Certificate]) -> Sp
     uris = _uris(leaf)
     if not any(uri.lower().startswith("spiffe:") for uri in uris):
         return None
-    _is_leaf(leaf)
-    return _spiffe_id(uris)
+    return leaf_id(leaf)
 
 
 def _uris(leaf: x509.Certificate) -> list[str]:

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from typing import Any, Final, cast
 
 from openmcp.identity.certificates import (
-    EXTENDED_USAGE,
     FOREIGN_ANCHOR,
     MALFORMED,
     NAME_CONSTRAINTS,
     NO_CA,
+    PURPOSE,
     TOO_WEAK,
     UNKNOWN_CRITICAL,
 )
@@ -38,7 +38,7 @@ _VERIFICATION: Final = {
     10: "expired",
     **dict.fromkeys((24, 32, 79), NO_CA),
     25: "a longer chain than its CA allows",
-    26: EXTENDED_USAGE,
+    26: PURPOSE,
     34: UNKNOWN_CRITICAL,
     **dict.fromkeys((47, 48, 49, 50, 51, 52, 53), NAME_CONSTRAINTS),
     **dict.fromkeys((66, 67, 68), TOO_WEAK),

@@ -87,4 +87,4 @@ def _words(error: Exception) -> str:
     reason = getattr(error, "reason", None)
     if reason == "KEY_VALUES_MISMATCH":
         return "the key does not belong to the certificate"
-    return "they are not PEM" if reason in (None, "NO_START_LINE", "PEM_LIB") else str(reason).lower().replace("_", " ")
+    return reason.lower().replace("_", " ") if reason else "they are no PEM, or the key is encrypted"

@@ -44,11 +44,17 @@ class World:
 @dataclass(frozen=True)
 class Case:
     """`leaf` is presented, `root` is what its chain ends in. `why` is the reason; `by_library`: OpenSSL finds it, the
-    pure check cannot."""
+    pure check cannot. What OpenSSL looks at too may be told in its words: `reasons` are both."""
 
     make: Callable[[World], tuple[Leaf, Ca]]
     why: str
     by_library: bool = False
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The reasons that a handshake may give."""
+        usage = self.why in (NO_SIGNATURE, EXTENDED)
+        return (self.why, "key usages that are not for its side of TLS") if usage else (self.why,)
 
 
 def _ours(make: Callable[[Ca], Leaf]) -> Callable[[World], tuple[Leaf, Ca]]:
@@ -64,7 +70,7 @@ def _own_anchor(world: World) -> tuple[Leaf, Ca]:
 
 def _leaf_in_bundle(world: World) -> tuple[Leaf, Ca]:
     leaf = world.ours.leaf(ID)
-    world.bundles["example.org"] |= {leaf.chain_der[0]}
+    world.bundles["example.org"] = frozenset((leaf.chain_der[0],))
     return leaf, world.ours
 
 
@@ -187,7 +193,7 @@ CASES: dict[str, Case] = {
     "unknown CA of our name": Case(_unknown, FOREIGN),
     "self-signed": Case(_self_signed, FOREIGN, by_library=True),
     "self-signed, in the bundle": Case(_own_anchor, "not signed by a CA"),
-    "good, but itself in the bundle": Case(_leaf_in_bundle, "not signed by a CA"),
+    "in the bundle in the place of its CA": Case(_leaf_in_bundle, "not signed by a CA"),
     "trust domain without a bundle": Case(_no_bundle, "of a trust domain that we have no bundle of"),
     "signed by a workload": Case(_below_a_leaf, NO_CA),
     "signed by a CA without key usage": Case(_below_a_ca_without_usage, NO_CA),
