@@ -1,11 +1,10 @@
 """Reads what the Workload API sends: everything is checked here, once, and refused where it is not exact.
 
 Our own SVIDs and the bundle of our own trust domain are good together or not at all; a federated bundle that is not
-good is left out alone (Workload API, 5.2; X509-SVID, 4 and 5; JWT-SVID, 3).
+good is left out alone (Workload API, 4.4 to 6; X509-SVID, 2 to 5; JWT-SVID, 3).
 """
 
 import base64
-import datetime
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -15,7 +14,9 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
+from openmcp.identity.certificates import leaf_id
 from openmcp.identity.material import JwtSvid, JwtUpdate, Svid, X509Material, X509Update
+from openmcp.identity.peer import PeerRefused
 from openmcp.identity.spiffe_id import NotASpiffeId, SpiffeId, is_trust_domain, parse_workload
 
 EARLY: Final = 300.0
@@ -69,11 +70,10 @@ def x509_update(svids: Sequence[RawSvid], federated: Mapping[str, bytes], now: f
         if bundles.setdefault(domain, bundle) != bundle:
             raise Malformed(f"two different bundles of {domain}")
     material = tuple(_svid(raw, now) for raw in svids)
-    own = frozenset(bundles)
     bad: dict[str, str] = {}
     for name, data in federated.items():
         try:
-            domain = _domain(name, own)
+            domain = _domain(name, bundles)
             bundles[domain] = _bundle(data, domain)
         except Malformed as fault:
             bad[name] = str(fault)
@@ -119,7 +119,7 @@ def jwt_svid(token: str, id: SpiffeId, audience: str, now: float) -> JwtSvid:
     return JwtSvid(id, token, claims.exp)
 
 
-def _domain(name: str, taken: Mapping[str, object] | frozenset[str]) -> str:
+def _domain(name: str, taken: Mapping[str, object]) -> str:
     """The trust domain that a bundle is sent for: by its ID, or by its bare name."""
     domain = name.removeprefix(_SCHEME)
     if not is_trust_domain(domain):
@@ -154,7 +154,7 @@ def _svid(raw: RawSvid, now: float) -> Svid:
     if not ders:
         raise Malformed(f"{what} has no certificate")
     leaf, *between = (_load(der, what) for der in ders)
-    _check_leaf(leaf, raw.id, what)
+    _check_leaf(leaf, id, what)
     if not all(_is_ca(one) for one in between):
         raise Malformed(f"{what} has an intermediate certificate that is no CA")
     begins, expires = _times(leaf, what, now)
@@ -167,27 +167,20 @@ def _svid(raw: RawSvid, now: float) -> Svid:
     return Svid(id, ders, raw.key, raw.hint, begins, expires)
 
 
-def _check_leaf(leaf: x509.Certificate, id: str, what: str) -> None:
-    """The rules of X509-SVID, 4.1, 4.3 and 5.2, for a leaf; its ID is exactly the one that it was sent with."""
+def _check_leaf(leaf: x509.Certificate, id: SpiffeId, what: str) -> None:
+    """What we refuse in the leaf of a peer is nothing to present; and its ID is the one that it was sent with."""
     try:
-        extensions = leaf.extensions
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        raise Malformed(f"{what} has no subject alternative name or no key usage") from None
+        found = leaf_id(leaf)
+    except PeerRefused as refused:
+        raise Malformed(f"the certificate of {what} is not good: {refused}") from None
     except _UNREADABLE:
         raise Malformed(f"{what} has extensions that cannot be read") from None
-    if uris != [id]:
-        raise Malformed(f"{what} has a certificate whose one URI is not this ID")
-    if _is_ca(leaf) or usage.key_cert_sign or usage.crl_sign:
-        raise Malformed(f"{what} has the certificate of a CA")
-    if not usage.digital_signature:
-        raise Malformed(f"{what} may not sign: digitalSignature is missing")
+    if found != id:
+        raise Malformed(f"{what} has a certificate with another ID")
 
 
 def _times(leaf: x509.Certificate, what: str, now: float) -> tuple[float, float]:
-    begins, expires = _unix(leaf.not_valid_before_utc), _unix(leaf.not_valid_after_utc)
+    begins, expires = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
     if not begins < expires:
         raise Malformed(f"{what} ends before it begins")
     if expires <= now:
@@ -195,10 +188,6 @@ def _times(leaf: x509.Certificate, what: str, now: float) -> tuple[float, float]
     if begins > now + EARLY:
         raise Malformed(f"{what} begins in the future; compare the clocks")
     return begins, expires
-
-
-def _unix(moment: datetime.datetime) -> float:
-    return moment.timestamp()
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
