@@ -99,6 +99,7 @@ class App:
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
         self._sweeper.add(self._worker.sweep)
+        self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()

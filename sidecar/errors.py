@@ -48,6 +48,18 @@ class Malformed(Refused):
         super().__init__(400, code, message, reason="malformed")
 
 
+class Unidentified(Refused):
+    """A caller that is not identified: 401, or 503 where that cannot be judged now.
+
+    `cause` is a short fixed word for metrics, `why` says it in words, without anything that the caller presented.
+    """
+
+    def __init__(self, status: int, cause: str, why: str) -> None:
+        super().__init__(status, NOT_IDENTIFIED, f"the caller is not identified: {why}", reason="not_identified")
+        self.cause = cause
+        self.why = why
+
+
 class UpstreamFailed(Exception):
     """The MCP server could not be reached or did not answer properly.
 

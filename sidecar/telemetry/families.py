@@ -28,6 +28,12 @@ FAMILIES = {
     "connects": Family(
         "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
     ),
+    "unidentified": Family(
+        "openmcp_identification_refused", "counter", "Callers that were not identified.", ("reason",)
+    ),
+    "keys_fetched": Family(
+        "openmcp_issuer_keys_fetches", "counter", "Attempts to get the keys of issuers.", ("issuer", "result")
+    ),
     "tools_withheld": Family(
         "openmcp_tools_withheld", "gauge", "Tools whose definition changed since it was pinned.", ("server",)
     ),

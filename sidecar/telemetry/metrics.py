@@ -195,6 +195,14 @@ class Metrics:
         """Count an attempt to connect; `result` is `ok` or the class of the error."""
         self._count("connects", (server, endpoint, result))
 
+    def unidentified(self, reason: str) -> None:
+        """Count a caller that was not identified; `reason` is one of a few fixed words."""
+        self._count("unidentified", (reason,))
+
+    def keys_fetched(self, issuer: str, result: str) -> None:
+        """Count an attempt to get the keys of an issuer; `result` is `ok` or `error`."""
+        self._count("keys_fetched", (issuer, result))
+
     def reload(self, result: str) -> None:
         """Count a reload of the configuration; `result` is `ok` or `error`."""
         self._count("reloads", (result,))
