@@ -195,7 +195,7 @@ class JwtSvidToken:
         try:
             return self._of(await jwt_svid(self._source, self._audience))
         except NoIdentity as error:
-            raise UpstreamFailed("credential", f"no JWT-SVID: {error}", sent=False) from None
+            raise UpstreamFailed("credential", str(error), sent=False) from None
 
     def rejected(self, lines: bytes) -> bool:
         """See `Credential`."""
@@ -214,7 +214,7 @@ class JwtSvidToken:
             try:
                 self._lines = bearer(token)
             except ValueError as error:
-                raise UpstreamFailed("credential", f"no JWT-SVID: {error}", sent=False) from None
+                raise UpstreamFailed("credential", f"our JWT-SVID cannot be used: {error}", sent=False) from None
             self._since = self._clock()
         self._token = token
         return self._lines

@@ -205,8 +205,6 @@ def _authority(source: Secret) -> bytes:
 def _why(error: Exception) -> str:
     if isinstance(error, FetchFailed):
         return f"the token endpoint cannot be used: {error.reason}"
-    if isinstance(error, NoIdentity):
-        return f"no JWT-SVID for the token endpoint: {error}"
     if isinstance(error, OSError):
         return f"the CA of the token endpoint cannot be read: {error.strerror}"
     return str(error)

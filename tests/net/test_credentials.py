@@ -171,7 +171,7 @@ async def test_where_there_is_no_svid_nothing_is_sent(clock: Clock) -> None:
     source.problem = "no registration entry"
     with pytest.raises(UpstreamFailed) as failure:
         await JwtSvidToken(source, "tools", clock).fetch()
-    assert (str(failure.value), failure.value.sent) == ("credential: no JWT-SVID: no registration entry", False)
+    assert (str(failure.value), failure.value.sent) == ("credential: no registration entry", False)
 
 
 async def test_a_workload_api_that_does_not_answer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,9 @@ async def test_a_workload_api_that_does_not_answer(clock: Clock, monkeypatch: py
 async def test_a_token_that_is_none(bad: str, clock: Clock) -> None:
     source = Svids(KEY)
     source.kept["tools"] = bad
-    with pytest.raises(UpstreamFailed, match="no JWT-SVID: the token is longer than 8192 bytes or not visible ASCII"):
+    with pytest.raises(
+        UpstreamFailed, match="our JWT-SVID cannot be used: the token is longer than 8192 bytes or not visible ASCII"
+    ):
         await JwtSvidToken(source, "tools", clock).fetch()
 
 

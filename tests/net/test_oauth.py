@@ -162,7 +162,7 @@ async def test_a_refused_svid_is_not_shown_again(server: Issuer, token: Make, cl
 async def test_without_an_svid_the_endpoint_is_not_asked(server: Issuer, token: Make) -> None:
     source = Svids(KEY)
     source.problem = "no registration entry"
-    assert await failure(token(BY_SVID, source)) == "no JWT-SVID for the token endpoint: no registration entry"
+    assert await failure(token(BY_SVID, source)) == "no registration entry"
     assert server.asked == []
 
 
