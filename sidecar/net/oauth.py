@@ -10,7 +10,6 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -18,7 +17,7 @@ import msgspec
 import orjson
 
 from openmcp.config import secrets
-from openmcp.config.model import OAuthAuth, Secret
+from openmcp.config.model import OAuthAuth
 from openmcp.config.secrets import SecretError
 from openmcp.identity import fetch
 from openmcp.identity.fetch import FetchFailed, Form
@@ -81,7 +80,11 @@ class OAuthToken:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`server` is its name, for the log; `source` may be None where the client has a secret. `on_fetch` is told how
-        each fetch ended: ok or failed."""
+        each fetch ended: ok or failed. Raises `SecretError` for a secret or a CA that cannot be read now."""
+        if auth.client.secret is not None:
+            secrets.read(auth.client.secret)
+        if auth.ca is not None:
+            secrets.read_pem(auth.ca)
         self._server = server
         self._auth = auth
         self._source = source
@@ -145,7 +148,7 @@ class OAuthToken:
         try:
             form = await self._form()
             token, lifetime = _read(*await self._post(form))
-        except (_Unusable, NoIdentity, FetchFailed, SecretError, OSError) as error:
+        except (_Unusable, NoIdentity, FetchFailed, SecretError) as error:
             if isinstance(error, _Refused) and self._source is not None:
                 self._source.forget_jwt_svid(self._audience)  # if it was the reason, the next one is another
             self._failed(_why(error))
@@ -178,7 +181,7 @@ class OAuthToken:
 
     async def _post(self, form: Form) -> tuple[int, bytes]:
         auth = self._auth
-        ca = _authority(auth.ca) if auth.ca is not None else None
+        ca = secrets.read_pem(auth.ca) if auth.ca is not None else None
         return await fetch.post_form(
             auth.token_url, form, ca=ca, patience=PATIENCE, limit=LIMIT, allow_http=auth.allow_http
         )
@@ -198,15 +201,9 @@ class OAuthToken:
         self._on_fetch("failed")
 
 
-def _authority(source: Secret) -> bytes:
-    return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
-
-
 def _why(error: Exception) -> str:
     if isinstance(error, FetchFailed):
         return f"the token endpoint cannot be used: {error.reason}"
-    if isinstance(error, OSError):
-        return f"the CA of the token endpoint cannot be read: {error.strerror}"
     return str(error)
 
 

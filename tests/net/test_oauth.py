@@ -13,6 +13,7 @@ import trustme
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from openmcp.config.model import OAuthAuth, OAuthClient, Secret
+from openmcp.config.secrets import SecretError
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net import oauth
 from openmcp.sidecar.net.oauth import OAuthToken
@@ -123,7 +124,14 @@ async def test_a_secret_is_read_when_it_is_used(token: Make, tmp_path: Path, clo
     clock.now += 1
     assert claims(await credential.fetch())["client_id"] == "with-secret"
     (tmp_path / "secret").unlink()
-    assert "cannot be read" in await failure(token(of(tmp_path)))
+    clock.now += 3600
+    assert await failure(credential) == f"file {tmp_path}/secret cannot be read: No such file or directory"
+
+
+def test_what_cannot_be_read_shows_at_the_start(token: Make, tmp_path: Path) -> None:
+    for wrong in ({"client": of(tmp_path, secret=Secret(file="none"))}, {"ca": Secret(file="none")}):
+        with pytest.raises(SecretError, match="file none cannot be read"):
+            token(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -367,8 +375,13 @@ async def test_an_endpoint_that_is_not_there_and_one_that_is_another(token: Make
     (tmp_path / "other.pem").write_bytes(trustme.CA().cert_pem.bytes())
     other = token(ca=Secret(file=str(tmp_path / "other.pem")))
     assert await failure(other) == "the token endpoint cannot be used: TLS: unable to get local issuer certificate"
-    missing = token(ca=Secret(file=str(tmp_path / "none.pem")))
-    assert await failure(missing) == "the CA of the token endpoint cannot be read: No such file or directory"
+    spoilt = token(ca=Secret(file=str(tmp_path / "other.pem")))
+    (tmp_path / "other.pem").write_bytes(b"")
+    assert await failure(spoilt) == "the token endpoint cannot be used: the CA is not a PEM certificate"
+    (tmp_path / "other.pem").unlink()
+    assert await failure(token(ca=Secret(file=str(tmp_path / "ca.pem")), token_url="http://as.acme.example")) == (
+        "the token endpoint cannot be used: http leaves this machine in the clear: only https is used"
+    )
 
 
 async def test_no_secret_shows_anywhere(
