@@ -95,13 +95,18 @@ def _forwarded(at: At) -> None:
 
 
 def _never_asked(made: Configuration, entries: list[At], local: bool) -> None:
-    """Entries behind one that takes every caller."""
+    """Entries behind one that takes every caller who presents no token and no key."""
     for index, method in enumerate(made.identity.agents):
-        if isinstance(method, NoneAgents) or (isinstance(method, WorkloadAgents) and local):
-            kind = "none" if isinstance(method, NoneAgents) else "workload"
-            for at in entries[index + 1 :]:
-                at.warn(f"never applies: `type: {kind}` before it takes every caller", "put that one last")
-            return
+        if isinstance(method, NoneAgents):
+            kind, robbed = "none", MtlsAgents | ForwardedAgents | WorkloadAgents
+        elif isinstance(method, WorkloadAgents) and local:
+            kind, robbed = "workload", MtlsAgents
+        else:
+            continue
+        for other, at in list(zip(made.identity.agents, entries, strict=True))[index + 1 :]:
+            if isinstance(other, robbed):
+                at.warn(f"never applies: `type: {kind}` before it takes such callers", "put that one last")
+        return
 
 
 def _in_the_clear(made: Configuration, listen: At, local: bool) -> None:

@@ -8,7 +8,7 @@ import hashlib
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Protocol
 
 from openmcp.identity import certificates
@@ -53,18 +53,23 @@ class SpiffeTls:
         self._server: Checked | None = None
         self._clients: dict[tuple[str, ...], Checked] = {}
 
-    def server_context(self, on_refused: Callable[[str], None]) -> ssl.SSLContext:
+    def server_context(
+        self, on_refused: Callable[[str], None], trust_domains: Container[str] | None = None
+    ) -> ssl.SSLContext:
         """The context of a listener, for as long as it lives.
 
-        A client that presents a certificate has to present a good one; whether it has to present any is decided where a
-        request can be answered. `on_refused` is told why a handshake failed.
+        A client that presents a certificate has to present a good one, of one of these trust domains (None: of any);
+        whether it has to present any is decided where a request can be answered. `on_refused` is told why a handshake
+        failed.
         """
         refusals = Refusals("a client", on_refused)
 
         def current() -> ssl.SSLContext:
             own = self._own()
             if self._server is None:
-                self._server = self._made(ssl.PROTOCOL_TLS_SERVER, own, self._verified, refusals.add)
+                self._server = self._made(
+                    ssl.PROTOCOL_TLS_SERVER, own, lambda chain: self._accepted(chain, trust_domains), refusals.add
+                )
                 self._server.verify_mode = ssl.CERT_OPTIONAL
                 self._server.num_tickets = 0  # a session that is resumed has no verified chain
             return self._server
@@ -130,6 +135,14 @@ class SpiffeTls:
 
     def _verified(self, chain: list[bytes]) -> PeerCertificate:
         return certificates.verify_peer(chain, self._source.bundles, self._clock())
+
+    def _accepted(self, chain: list[bytes], trust_domains: Container[str] | None) -> PeerCertificate:
+        certificate = self._verified(chain)
+        spiffe_id = certificate.spiffe_id
+        assert spiffe_id is not None  # an SVID has one
+        if trust_domains is not None and spiffe_id.trust_domain not in trust_domains:
+            raise PeerRefused("of a trust domain that is not in listen.tls.trustDomains", certificates.shown(spiffe_id))
+        return certificate
 
     def _expected(self, chain: list[bytes], patterns: list[re.Pattern[str]]) -> PeerCertificate:
         certificate = self._verified(chain)

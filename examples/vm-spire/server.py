@@ -12,6 +12,7 @@ from mcp.server.mcpserver import Context, MCPServer
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from openmcp.identity.material import SvidChoice
+from openmcp.identity.peer import certificate_of
 from openmcp.identity.source import SvidSource
 from openmcp.identity.tls import SpiffeTls
 
@@ -42,7 +43,7 @@ def protocol(allowed: str) -> type[HttpToolsProtocol]:
     class Protocol(HttpToolsProtocol):
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            certificate = transport.get_extra_info("ssl_object").peer_certificate
+            certificate = certificate_of(transport.get_extra_info("ssl_object"))
             caller = str(certificate.spiffe_id) if certificate else "nobody"
             if caller != allowed:
                 print(f"refused {caller}", flush=True)

@@ -11,7 +11,8 @@ CLEAR = (
     "2: listen.mcp: agents send their keys and tokens to 0.0.0.0:1 in the clear "
     "(write `tls`, or `url: https://...` where a proxy or a mesh ends TLS before it)"
 )
-TAKES_ALL = "(put that one last)"
+NONE_TAKES = "`type: none` before it takes such callers (put that one last)"
+MTLS = "listen: {tls: {type: spiffe, trustDomains: [prod]}}\n"
 
 
 @pytest.mark.parametrize(
@@ -26,16 +27,20 @@ TAKES_ALL = "(put that one last)"
             id="workload reached from elsewhere",
         ),
         pytest.param(
-            f"identity: {{agents: [\n  {{type: none}},\n  {JWT_SVID},\n  {API_KEY}]}}",
-            [
-                f"4: identity.agents[1]: never applies: `type: none` before it takes every caller {TAKES_ALL}",
-                f"5: identity.agents[2]: never applies: `type: none` before it takes every caller {TAKES_ALL}",
-            ],
+            "identity: {agents: [\n  {type: none},\n  {type: workload},\n  {type: forwarded, from: [127.0.0.1]},\n"
+            f"  {API_KEY},\n  {JWT_SVID}]}}",
+            [f"{line}: identity.agents[{line - 3}]: never applies: {NONE_TAKES}" for line in (4, 5)],
             id="none first",
         ),
         pytest.param(
-            f"identity: {{agents: [\n  {{type: workload}},\n  {JWT_SVID}]}}",
-            [f"4: identity.agents[1]: never applies: `type: workload` before it takes every caller {TAKES_ALL}"],
+            f"{MTLS}identity: {{agents: [\n  {{type: none}},\n  {{type: mtls, trustDomains: [prod]}}]}}",
+            [f"5: identity.agents[1]: never applies: {NONE_TAKES}"],
+            id="none before SVIDs",
+        ),
+        pytest.param(
+            f"{MTLS}identity: {{agents: [\n  {{type: workload}},\n  {{type: mtls, trustDomains: [prod]}},\n"
+            f"  {JWT_SVID},\n  {{type: forwarded, from: [127.0.0.1]}}]}}",
+            ["5: identity.agents[1]: never applies: `type: workload` before it takes such callers (put that one last)"],
             id="workload first",
         ),
         pytest.param(f"identity: {{agents: [{JWT_SVID}, {{type: workload}}]}}", [], id="workload last"),

@@ -189,6 +189,18 @@ async def test_a_client_without_a_certificate_is_nobody():
         assert certificate_of((await server.made.get()).tls) is None
 
 
+async def test_a_client_of_a_trust_domain_that_is_not_accepted_is_refused():
+    world, told = World.make(), Told()
+    context = SpiffeTls(ours(world)).server_context(told, ("example.org",))
+    async with echoing(context) as server:
+        await talk(server.port, careless_client(world.ours.leaf("spiffe://example.org/agent")))
+        assert certificate_of((await server.made.get()).tls) is not None
+        with pytest.raises(CUT):
+            await talk(server.port, careless_client(world.theirs.leaf("spiffe://partner.example/agent")))
+        assert await told.one() == "of a trust domain that is not in listen.tls.trustDomains"
+        assert server.made.empty()
+
+
 async def test_no_session_is_resumed():
     world = World.make()
     async with echoing(SpiffeTls(ours(world)).server_context(Told())) as server:
