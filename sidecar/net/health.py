@@ -47,6 +47,7 @@ async def watch(upstream: Upstream, sleep: Callable[[float], "asyncio.Future[Non
 def note(upstream: Upstream, endpoint: Endpoint, problem: str | None) -> None:
     """Count the outcome of one check; the state changes at the configured number of failures, or one success."""
     name = upstream.server.name
+    endpoint.unwell = problem or ""
     if problem is None:
         if not endpoint.healthy:
             _log.info("server %s: endpoint %s is healthy again", name, endpoint.url)

@@ -5,11 +5,12 @@ import msgspec
 
 class Patience(msgspec.Struct, frozen=True):
     """How long to wait for a server, in seconds: for the head or the whole JSON answer, between two pieces of a
-    stream, and for a stream in all."""
+    stream, and for a stream in all. `endless`: what is asked for is a stream that does not end by itself."""
 
     head: float
     idle: float
     total: float
+    endless: bool = False
 
 
 class Outgoing(msgspec.Struct, frozen=True):
