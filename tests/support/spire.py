@@ -6,8 +6,8 @@
         ...                                   # agent.address is what `identity.workloadApi` takes
 
 Every agent stands for a machine of its own: what it hands out is decided by the entries under it, so two callers of
-one user have two identities. Servers and agents look for changes every second. All ends with the `with` block; the
-logs are printed then, which pytest shows where the test failed.
+one user have two identities. Servers and agents look for changes every second. All ends with the `with` block; what
+they warned of is printed then, and shown by pytest where the test failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.process import ProcessFailed, Running, free_ports, running
 Json = Mapping[str, Any]
 _PATIENCE = 30.0  # seconds: an agent that has just started fetches what is new within a few
 _GLANCE = 0.1  # seconds between two looks at what only a command of SPIRE can tell
-_LOG_SHOWN = 6000
+_LOG_SHOWN = 40  # lines
 
 
 class Process:
@@ -70,7 +70,8 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        print(f"--- log of {self.name} ---\n{self.log[-_LOG_SHOWN:]}")
+        warnings = [line for line in self.log.splitlines() if "level=info" not in line]
+        print(f"--- warnings of {self.name} ---", *warnings[-_LOG_SHOWN:], sep="\n")
 
 
 class Agent:
@@ -105,11 +106,13 @@ class Agent:
 class Domain:
     """A trust domain."""
 
-    def __init__(self, name: str, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, name: str, folder: Path, stack: ExitStack, root: tuple[bytes, bytes] | None) -> None:
         self.name = name
         self.folder = folder
+        self.root = root
         self.port = free_ports(1)[0]
         self.agents: list[Agent] = []
+        self._entries: dict[str, list[str]] = {}
         self._stack = stack
         self.server = Process(f"spire-server of {name}", self._server(), folder / "server.sock")
         stack.enter_context(self.server)
@@ -153,14 +156,20 @@ class Domain:
 
         Waits until the agent has it, unless it is for somebody else.
         """
-        command = ["entry", "create", "-parentID", agent.id, "-spiffeID", self.id(path), "-hint", hint]
-        command += ["-selector", selector or f"unix:uid:{os.getuid()}", "-x509SVIDTTL", str(ttl)]
+        command = ["-parentID", agent.id, "-spiffeID", self.id(path), "-hint", hint, "-x509SVIDTTL", str(ttl)]
+        command += ["-selector", selector or f"unix:uid:{os.getuid()}"]
         for name in federates:
             command += ["-federatesWith", f"spiffe://{name}"]
-        (made,) = self.ask(*command)["results"]
+        (made,) = self.ask("entry", "create", *command)["results"]
+        entry = str(made["entry"]["id"])
+        self._entries[entry] = command
         if selector is None:
             wait_until(lambda: self.id(path) in agent.svids(), f"{agent.name} to have {self.id(path)}")
-        return str(made["entry"]["id"])
+        return entry
+
+    def set_ttl(self, entry: str, ttl: int) -> None:
+        """Let SVIDs of an entry live as long as this, from the next one on; agents fetch that at once."""
+        self.run("entry", "update", "-entryID", entry, *self._entries[entry], "-x509SVIDTTL", str(ttl))
 
     def unregister(self, entry: str) -> None:
         """Delete an entry."""
@@ -220,6 +229,11 @@ class Domain:
             "KeyManager": {"memory": {}},
             "NodeAttestor": {"join_token": {}},
         }
+        if self.root is not None:
+            files = {"cert_file_path": self.folder / "root.pem", "key_file_path": self.folder / "root.key"}
+            for file, content in zip(files.values(), self.root, strict=True):
+                file.write_bytes(content)
+            plugins["UpstreamAuthority"] = {"disk": {key: str(file) for key, file in files.items()}}
         server = {
             "bind_address": "127.0.0.1",
             "bind_port": str(self.port),
@@ -267,12 +281,16 @@ class Domain:
 
 
 @contextmanager
-def trust_domain(name: str) -> Iterator[Domain]:
-    """Run the server of a trust domain; its agents are started by `Domain.agent`."""
+def trust_domain(name: str, root: tuple[bytes, bytes] | None = None) -> Iterator[Domain]:
+    """Run the server of a trust domain; its agents are started by `Domain.agent`.
+
+    ``root`` is the certificate and key (PEM) of a CA that signs the server's own, and is then the bundle: whoever has
+    it can make certificates of this domain that SPIRE would not.
+    """
     with ExitStack() as stack:
         # Not pytest's folder: the path of a Unix socket has 107 bytes at most.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spire-")))
-        yield Domain(name, folder, stack)
+        yield Domain(name, folder, stack, root)
 
 
 def federate(one: Domain, other: Domain) -> None:
