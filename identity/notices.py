@@ -40,7 +40,7 @@ class Notices:
         self._broken[stream] = failed.kind
         if not known:
             level = logging.ERROR if failed.kind in _ERROR_KINDS else logging.WARNING
-            _log.log(level, "no %s: %s", stream, explained(failed, self._address))
+            _log.log(level, "%s", explained(failed, self._address), extra={"stream": stream})
 
     def works(self, stream: str) -> None:
         """A stream brought something good."""

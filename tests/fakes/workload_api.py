@@ -5,24 +5,24 @@ It runs in the event loop of the test. Whatever is changed by a method is sent t
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 from spiffe._proto import workload_pb2 as messages
-from spiffe._proto import workload_pb2_grpc as services
 
 from tests.fakes import pki
 
 GATEWAY = "spiffe://example.org/gateway"
 
 
-class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
+class FakeWorkloadApi:
     """Serves `ids` (the first is the default identity) at `address` (`unix:///path`, or `tcp://127.0.0.1:port`).
 
-    Open to tests: `ca` and `jwt_key` sign; `ids`, `hints` (by ID), `ttl` and `jwt_ttl` are used for what is minted
-    next; `calls` counts calls by their method, `metadata` is that of the last one.
+    Open to tests: `ca` and `jwt_key` sign; `ids`, `hints` (in the order of the IDs), `ttl` and `jwt_ttl` are used for
+    what is minted next; `calls` counts calls by their method, `metadata` is that of the last one of each.
     """
 
     def __init__(
@@ -32,18 +32,18 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
         self.ids = tuple(ids)
         self.ttl = ttl
         self.jwt_ttl = 300.0
-        self.hints: Mapping[str, str] = {}
+        self.hints: Sequence[str] = ()
         self.trust_domain = self.ids[0].removeprefix("spiffe://").partition("/")[0]
         self.ca = ca or pki.Ca(self.trust_domain)
         self.jwt_key = pki.jwt_key()
         self.calls: Counter[str] = Counter()
-        self.metadata: dict[str, str | bytes] = {}
+        self.metadata: dict[str, dict[str, str | bytes]] = {}
         self.listeners = 0
         self._bundle = self.ca.der
         self._federated: dict[str, bytes] = {}
         self._jwt_federated: dict[str, bytes] = {}
         self._refusal: tuple[grpc.StatusCode, str] | None = None
-        self._answer: messages.X509SVIDResponse | None = None
+        self._answer: messages.X509SVIDResponse | bytes | None = None
         self._jwt_answer: Callable[[str, str], str] | None = None
         self._is_silent = False
         self._endings = 0
@@ -55,7 +55,7 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
     async def start(self) -> Self:
         """Listen; again after `stop` too."""
         self._server = grpc.aio.server()
-        services.add_SpiffeWorkloadAPIServicer_to_server(self, self._server)
+        self._server.add_generic_rpc_handlers((self._handlers(),))
         scheme, _, rest = self.address.partition("://")
         assert self._server.add_insecure_port(f"unix:{rest}" if scheme == "unix" else rest)
         await self._server.start()
@@ -118,8 +118,8 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
         self._endings += 1
         self._push()
 
-    def answer(self, response: messages.X509SVIDResponse) -> None:
-        """Send this to those who ask for X.509-SVIDs, until the next `rotate`."""
+    def answer(self, response: messages.X509SVIDResponse | bytes) -> None:
+        """Send this, or these bytes, to those who ask for X.509-SVIDs, until the next `rotate`."""
         self._answer = response
         self._push()
 
@@ -135,9 +135,9 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
                 x509_svid=b"".join(leaf.chain_der),
                 x509_svid_key=leaf.key_der,
                 bundle=self._bundle,
-                hint=self.hints.get(id, ""),
+                hint=hint,
             )
-            for id, leaf in leaves
+            for (id, leaf), hint in zip_longest(leaves, self.hints, fillvalue="")
         ]
         return messages.X509SVIDResponse(svids=svids)
 
@@ -145,40 +145,53 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
         """A message with new SVIDs for all `ids`."""
         return self.response((id, self.ca.leaf(id, ttl=self.ttl)) for id in self.ids)
 
-    def mint_jwt(self, audience: str, id: str) -> str:
-        """A new JWT-SVID."""
-        return pki.mint_jwt(self.jwt_key, {"sub": id, "aud": [audience]}, ttl=self.jwt_ttl)
+    def mint_jwt(self, audience: str, id: str, **claims: object) -> str:
+        """A new JWT-SVID, with these claims too."""
+        return pki.mint_jwt(self.jwt_key, {"sub": id, "aud": [audience], **claims}, ttl=self.jwt_ttl)
 
     def jwks(self) -> bytes:
         """The JWT bundle of our own trust domain."""
         return pki.jwks(self.jwt_key)
 
-    async def FetchX509SVID(
-        self, request: messages.X509SVIDRequest, context: Any
-    ) -> AsyncIterator[messages.X509SVIDResponse]:
+    def _handlers(self) -> grpc.GenericRpcHandler:
+        streams = {
+            "FetchX509SVID": grpc.unary_stream_rpc_method_handler(self._fetch_x509, response_serializer=_serialized),
+            "FetchJWTBundles": grpc.unary_stream_rpc_method_handler(
+                self._fetch_jwt_bundles, response_serializer=_serialized
+            ),
+        }
+        one = grpc.unary_unary_rpc_method_handler(
+            self._fetch_jwt_svid, messages.JWTSVIDRequest.FromString, response_serializer=_serialized
+        )
+        return grpc.method_handlers_generic_handler("SpiffeWorkloadAPI", {**streams, "FetchJWTSVID": one})
+
+    async def _fetch_x509(self, _: bytes, context: Any) -> AsyncIterator[messages.X509SVIDResponse | bytes]:
         async for _ in self._changes("FetchX509SVID", context):
             yield self._x509()
 
-    async def FetchJWTBundles(
-        self, request: messages.JWTBundlesRequest, context: Any
-    ) -> AsyncIterator[messages.JWTBundlesResponse]:
+    async def _fetch_jwt_bundles(self, _: bytes, context: Any) -> AsyncIterator[messages.JWTBundlesResponse]:
         async for _ in self._changes("FetchJWTBundles", context):
             bundles = {self.trust_domain: self.jwks(), **self._jwt_federated}
             yield messages.JWTBundlesResponse(bundles={f"spiffe://{name}": data for name, data in bundles.items()})
 
-    async def FetchJWTSVID(self, request: messages.JWTSVIDRequest, context: Any) -> messages.JWTSVIDResponse:
+    async def _fetch_jwt_svid(self, request: messages.JWTSVIDRequest, context: Any) -> messages.JWTSVIDResponse:
         await self._admit("FetchJWTSVID", context)
         if self._is_silent:
             await asyncio.Event().wait()
-        ids = [id for id in self.ids if request.spiffe_id in ("", id)]
-        if not ids:
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
         (audience,) = request.audience
         make = self._jwt_answer or self.mint_jwt
-        svids = [messages.JWTSVID(spiffe_id=id, svid=make(audience, id), hint=self.hints.get(id, "")) for id in ids]
+        svids = [
+            messages.JWTSVID(spiffe_id=id, svid=make(audience, id), hint=hint)
+            for id, hint in zip_longest(self.ids, self.hints, fillvalue="")
+            if request.spiffe_id in ("", id)
+        ]
+        if not svids:
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
         return messages.JWTSVIDResponse(svids=svids)
 
-    def _x509(self) -> messages.X509SVIDResponse:
+    def _x509(self) -> messages.X509SVIDResponse | bytes:
+        if isinstance(self._answer, bytes):
+            return self._answer
         if self._minted is None:
             self._minted = self.mint()
         response = messages.X509SVIDResponse()
@@ -194,8 +207,8 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
 
     async def _admit(self, method: str, context: Any) -> None:
         self.calls[method] += 1
-        self.metadata = dict(context.invocation_metadata())
-        if self.metadata.get("workload.spiffe.io") != "true":
+        metadata = self.metadata[method] = dict(context.invocation_metadata())
+        if metadata.get("workload.spiffe.io") != "true":
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "security header missing from request")
         await self._refuse(context)
 
@@ -220,3 +233,7 @@ class FakeWorkloadApi(services.SpiffeWorkloadAPIServicer):
                 await self._refuse(context)
         finally:
             self.listeners -= 1
+
+
+def _serialized(message: Any) -> bytes:
+    return message if isinstance(message, bytes) else bytes(message.SerializeToString())
