@@ -145,6 +145,8 @@ def _path_fault(value: str) -> str | None:
         return "a path has no query and no fragment"
     if len(value) > 1 and value.endswith("/"):
         return f'no slash at the end: "{shortened(value.rstrip("/") or "/")}"'
+    if value.split("/")[1] == ".well-known":
+        return "what lies under /.well-known is not for servers (RFC 8615)"
     if not _PATH.fullmatch(value) or any(part in (".", "..") for part in value.split("/")):
         return "segments of letters, digits and . _ ~ -, one / between them, neither . nor .. alone"
     return None
