@@ -2,14 +2,12 @@
 
 import asyncio
 import logging
-import random
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from openmcp.config import secrets
@@ -17,13 +15,9 @@ from openmcp.config.model import Server, SpiffeAuth
 from openmcp.identity.material import NoIdentity
 from openmcp.identity.peer import PeerRefused, certificate_of
 from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.net.lifetimes import bounds
 from openmcp.sidecar.net.upstream import UpstreamConnection
 
-MAX_AGE: Final = 3600.0
-"""Seconds, give or take a tenth, for which a connection takes requests: peers that were added get their share, and what
-was agreed on long ago (a certificate, a key) is agreed on anew."""
-AHEAD: Final = 30.0
-"""Seconds before a certificate ends, a quarter of its rest at most, in which a connection takes no more requests."""
 _log = logging.getLogger("openmcp.net")
 
 
@@ -102,7 +96,7 @@ class Dialer:
         certificate = certificate_of(transport.get_extra_info("ssl_object"))
         connection.certificate = certificate
         expires = min(own_expires, certificate.expires if certificate is not None else inf)
-        connection.until, connection.ends = lifetime(loop.time(), expires)
+        connection.until, connection.ends = bounds(loop.time(), expires)
         return transport, connection
 
     def _distrusted(self, result: str, kind: str, why: str) -> UpstreamFailed:
@@ -112,14 +106,6 @@ class Dialer:
             self.distrust = why
             _log.warning("%s cannot be used: %s", self._name, why)
         return UpstreamFailed(kind, why, sent=False)
-
-
-def lifetime(now: float, expires: float) -> tuple[float, float]:
-    """Until when a connection takes requests, and when it ends, both by the loop's time (`now`); `expires` is when the
-    first certificate of either side ends, in Unix seconds."""
-    age = MAX_AGE * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, hides nothing
-    left = expires - time.time()
-    return now + min(age, left - min(AHEAD, left / 4)), now + left
 
 
 def authority(server: Server) -> bytes | None:

@@ -1,6 +1,18 @@
-"""What is asked of a connection to a server, and how long it may take."""
+"""What is asked of a connection to a server, and how long it may take; what a client's connection waits for."""
+
+from enum import Enum, auto
 
 import msgspec
+
+
+class State(Enum):
+    """What a client's connection is waiting for."""
+
+    IDLE = auto()
+    HEAD = auto()
+    BODY = auto()
+    BUSY = auto()
+    CLOSING = auto()
 
 
 class Patience(msgspec.Struct, frozen=True):
