@@ -107,6 +107,15 @@ def test_a_changed_file_is_read_anew(file: Path, clock: Clock) -> None:
     assert secret.lines() == b"authorization: Bearer six\r\n"
 
 
+def test_two_changes_in_one_tick_of_the_file_system(file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = os.stat(file)
+    monkeypatch.setattr(credentials.os, "stat", lambda path: same)
+    secret = in_file(file, clock)
+    file.write_text("six")
+    clock.now += 1
+    assert secret.lines() == b"authorization: Bearer six\r\n"
+
+
 def test_a_file_that_stays_is_looked_at_once_a_second_and_not_read(
     file: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
