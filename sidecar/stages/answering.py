@@ -106,5 +106,9 @@ def fail(flow: Flow, failure: UpstreamFailed) -> None:
     if failure.kind == "overloaded":
         document["error"]["code"] = TOO_MANY
         send(flow, 429, document, JSON + b"retry-after: 1\r\n")
-    else:  # a request gets its error in a 200, since clients take other statuses for a broken transport
-        send(flow, 200 if flow.message_id is not None else 502, document)
+        return
+    if failure.kind in answers.EXPLAINED:
+        flow.why = failure.detail
+    status = 503 if failure.kind == "identity" else 502
+    # A request gets its error in a 200, since clients take other statuses for a broken transport.
+    send(flow, 200 if flow.message_id is not None else status, document)

@@ -23,8 +23,8 @@ class Flow:
     `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
     `findings`: what response rules found in the message that is recorded next. `examiner`: who has inspected the
     message under way, where that was not done here.
-    `unidentified`: the word for why the caller is not identified, `why`: in words. `undecided`: how its message counts
-    where policy was not asked.
+    `unidentified`: the word for why the caller is not identified. `why`: the reason of that, or of a failure, in words,
+    for the record. `undecided`: how its message counts where policy was not asked.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """

@@ -79,8 +79,9 @@ class Recorder:
             self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
         if flow.findings:
             self._add_findings(members, flow)
-        if flow.unidentified:
+        if flow.why:
             members.append(_members({"reason": clip(flow.why)}))
+        if flow.unidentified:
             self.metrics.unidentified(flow.unidentified)
         self._write(flow.ending, TO_AGENT, members)
         decision = flow.decision.word if flow.decision is not None else flow.undecided

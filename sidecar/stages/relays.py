@@ -3,7 +3,9 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
+from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers
 from openmcp.sidecar.net.upstream import UpstreamResponse
@@ -52,6 +54,13 @@ class Relays:
         for relay in tuple(self.open):
             if relay.until <= clock:
                 relay.until = float("inf")
+                relay.stop()
+
+    def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
+        """End the streams that would never end by themselves to agents whose CA is no longer trusted."""
+        for relay in tuple(self.open):
+            certificate = relay.flow.exchange.request.peer.certificate
+            if relay.idle and certificate is not None and not still_trusted(certificate):
                 relay.stop()
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:

@@ -141,6 +141,7 @@ class Relay:
         self.flow.exchange.flush()
 
     def _end(self, response: UpstreamResponse) -> None:
+        self._stopping = self._stopping or response.stopped  # its connection came to its end
         if self._expects and not self._answered:
             self._close_open_request()
         self.flow.exchange.finish()

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -364,9 +365,9 @@ def test_no_key_touches_a_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     paths: list[str] = []
     original = ssl.SSLContext.load_cert_chain
 
-    def watched(self: ssl.SSLContext, certfile: str, *more: object, **options: object) -> None:
+    def watched(self: ssl.SSLContext, certfile: str, password: Callable[[], bytes]) -> None:
         paths.append(os.readlink(certfile))
-        original(self, certfile, *more, **options)  # type: ignore[arg-type]
+        original(self, certfile, password=password)
 
     monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", watched)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
