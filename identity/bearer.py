@@ -20,8 +20,8 @@ Headers = Mapping[bytes, bytes]
 
 MAX_REMEMBERED: Final = 4096
 """Verified tokens that are remembered; beyond that the oldest is verified anew."""
-_ROUTED: Final = 4096
-"""Bytes of a token up to which it is remembered for whom it is."""
+_ROUTED: Final = 8192
+"""Bytes of a token up to which it is remembered whose it is to judge."""
 _LATEST: Final = 1e11
 """A time beyond any that is meant, in Unix seconds: what is later was not given in seconds."""
 _OF_ONE_TOKEN: Final = frozenset(("exp", "iat", "nbf", "jti", "nonce", "at_hash", "auth_time"))
@@ -48,7 +48,8 @@ class TokenMethod(ABC):
         """The caller; None where there is no token, or one for another method. Raises `Refused`, `Unavailable`,
         `KeysNeeded`."""
         token = presented(headers)
-        if token is None:
+        claimed = claims_of(token) if token is not None else None
+        if token is None or claimed is None or not self.takes(*claimed):
             return None
         digest = hashlib.sha256(token).digest()
         known = self._known.get(digest)
@@ -73,10 +74,7 @@ class TokenMethod(ABC):
     def verify(self, token: jose.Token, now: float) -> tuple[Principal, float]:
         """The caller and when the token ends. Raises `Refused`, `Unavailable`, `KeysNeeded`."""
 
-    def _verified(self, token: bytes, digest: bytes) -> Principal | None:
-        claimed = claims_of(token)
-        if claimed is None or not self.takes(*claimed):
-            return None
+    def _verified(self, token: bytes, digest: bytes) -> Principal:
         self._known.pop(digest, None)
         generation = self.generation()
         principal, until = self.verify(jose.read(token), self._clock())
@@ -103,7 +101,7 @@ def claims_of(token: bytes) -> tuple[str, str] | None:
     return _claims_of(token) if len(token) <= _ROUTED else _claims_of.__wrapped__(token)
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=512)
 def _claims_of(token: bytes) -> tuple[str, str] | None:
     try:
         claims = jose.read(token).claims

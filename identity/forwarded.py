@@ -21,7 +21,6 @@ HEADER: Final = b"x-forwarded-client-cert"
 _REMEMBERED: Final = 8192
 """Bytes of a header up to which what it says is remembered: with the client's certificate it has some 3,000."""
 _PAIR: Final = re.compile(rb'([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^",;=\\]*))')
-_ESCAPED: Final = re.compile(rb"\\(.)")
 
 Element = list[tuple[bytes, bytes]]
 
@@ -69,16 +68,15 @@ class NotXfcc(Exception):
 
 
 def parse(value: bytes) -> list[Element]:
-    """The elements of a header, at least one, each its keys (in lower case) and values in order. Raises `NotXfcc`."""
+    """The elements of a header, at least one, each its keys (in lower case) and values in order, these as they stand
+    between their quotes. Raises `NotXfcc`."""
     elements: list[Element] = [[]]
     at = 0
     while True:
         pair = _PAIR.match(value, at)
         if pair is None:
             raise NotXfcc
-        quoted, plain = pair[2], pair[3]
-        text = plain if quoted is None else _ESCAPED.sub(rb"\1", quoted)
-        elements[-1].append((pair[1].lower(), text))
+        elements[-1].append((pair[1].lower(), pair[3] if pair[2] is None else pair[2]))
         at = pair.end()
         if at == len(value):
             return elements

@@ -86,7 +86,7 @@ class UrlKeys:
         if self.may_refresh():
             self._ask(self._clock())
         if self._asking is not None:
-            await asyncio.shield(self._asking)
+            await asyncio.wait((self._asking,))  # which neither cancels it nor fails with it
 
     def close(self) -> None:
         """Ask no more."""
@@ -168,7 +168,7 @@ class FileKeys:
     def _look(self) -> None:
         try:
             state = self._stat()
-            if state == self._state:
+            if state == self._state and not self.failing:
                 return
             self._keys, self._state = self._read(), state
         except (OSError, jose.NotAKeySet) as error:
@@ -180,9 +180,9 @@ class FileKeys:
         self.failing = ""
         _log.info("%s: %d keys were read", self._path, len(self._keys))
 
-    def _stat(self) -> tuple[int, int, int]:
+    def _stat(self) -> tuple[int, ...]:
         found = self._path.stat()
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
     def _read(self) -> jose.KeySet:
         with self._path.open("rb") as file:

@@ -94,8 +94,10 @@ class JwtSvids(TokenMethod):
         if known is not None:
             return known
         document = self._source.jwt_bundles.get(trust_domain)
+        if document is None and generation == 0:
+            raise Unavailable("no_keys", "the Workload API has not given the keys of trust domains yet")
         if document is None:
-            raise Unavailable("no_keys", "the keys of the trust domain are not known (yet) from the Workload API")
+            raise Refused("trust_domain", "the Workload API gives no keys of the token's trust domain")
         try:
             keys = jose.key_set(document, _USES)
         except jose.NotAKeySet:
