@@ -123,6 +123,25 @@ def test_a_prefix_without_a_blank():
     ]
 
 
+def test_audiences_that_several_take():
+    text = """
+        identity: {agents: [{type: jwtSvid, audience: mine, trustDomains: [prod]}]}
+        servers:
+          - {name: a, endpoints: ['https://a/'], auth: {type: jwtSvid, audience: mine}}
+          - {name: b, endpoints: ['https://b/'], auth: {type: jwtSvid, audience: theirs}}
+          - {name: c, endpoints: ['https://c/'], auth: {type: jwtSvid, audience: theirs}}
+          - {name: d, endpoints: ['https://d/'], auth: {type: jwtSvid, audience: its}}
+        policies: [{name: p, servers: ['*'], requests: [{name: r, action: allow}]}]
+    """
+    own = "(an audience of its own for each)"
+    assert warnings(text) == [
+        '4: servers[0].auth.audience: this gateway takes the same audience: server "a" could call there with our token, '
+        f"as us {own}",
+        '6: servers[2].auth.audience: server "b" takes the same audience: server "c" could call there with our token, '
+        f"as us {own}",
+    ]
+
+
 @pytest.mark.parametrize(
     ("methods", "agent", "said"),
     [
