@@ -31,6 +31,7 @@ class Tally:
     streams: int = 0
     events: int = 0
     sessions: int = 0
+    listened: int = 0
     connections: int = 0
     failures: list[str] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
@@ -134,6 +135,7 @@ class Agents:
     async def _listened(self, agent: Connection) -> None:
         status, headers = await self._opened(agent)
         assert status == 200, (status, headers)
+        self.tally.listened += 1
         agent.patience = _FOREVER
         async for message in agent.events():
             raise AssertionError(f"nobody sent this: {message}")

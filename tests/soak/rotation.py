@@ -75,7 +75,8 @@ class Report:
             f"{plan.seconds} s with SVIDs of {plan.ttl} s, then the sidecar's SPIRE agent away for {plan.outage} s",
             f"calls: {tally.calls}, median {quantiles[499]:.1f} ms, 99.9 % {quantiles[998]:.1f} ms",
             f"streams: {tally.streams} of {1.5 * plan.ttl:.0f} s each, {tally.events} events",
-            f"connections of the agents: {tally.connections}; sessions: {tally.sessions}",
+            f"sessions: {tally.sessions}, listened to {tally.listened} times, as connections end with certificates",
+            f"connections of the agents: {tally.connections}",
             f"failures: {len(tally.failures)}",
             *(f"  {failure}" for failure in tally.failures[:20]),
             "rotations: " + ", ".join(f"{who} {count}" for who, count in self.rotations.items()),
@@ -145,7 +146,9 @@ def configuration(agent: Agent, url: str) -> dict[str, Any]:
         "listen": {"tls": {"type": "spiffe", "trustDomains": domains}},
         "identity": {"workloadApi": agent.address, "agents": [{"type": "mtls", "trustDomains": domains}]},
         "servers": [{"name": "server", "endpoints": [url], "auth": {"type": "spiffe", "serverIds": [SERVER]}}],
-        "policies": [{"name": "both", "agents": [CALLER, f"spiffe://{PARTNER}/*"], "requests": [rule]}],
+        "policies": [
+            {"name": "both", "servers": ["server"], "agents": [CALLER, f"spiffe://{PARTNER}/*"], "requests": [rule]}
+        ],
     }
 
 
@@ -176,6 +179,8 @@ async def run(plan: Plan, there: World) -> Report:
             group.create_task(callers.listen())
             try:
                 await changes(plan, there, source, strangers, report)
+            except TimeoutError as fault:
+                report.faults.append(str(fault))
             finally:
                 callers.ending.set()
         report.rotations["agents"] = source.stats.rotations
@@ -194,7 +199,7 @@ async def changes(plan: Plan, there: World, source: SvidSource, strangers: SvidS
     await asyncio.sleep(third)
     await new_ca(there, source, report)
     await asyncio.sleep(third)
-    await end_of_federation(there, strangers, report)
+    await end_of_federation(there, source, strangers, report)
     await asyncio.sleep(third)
     report.rotations["sidecar"] = await rotations(there)
     least = 2 if plan.seconds < 3 * plan.ttl else plan.seconds // plan.ttl
@@ -213,20 +218,24 @@ async def new_ca(there: World, source: SvidSource, report: Report) -> None:
     began = time.monotonic()
     await asyncio.to_thread(ours.taint_ca, old)
     while await rotations(there) == before:
-        await due(began, report, "no SVID of the new CA")
+        await due(began, "no SVID of the new CA")
     report.new_ca = time.monotonic() - began
     began = time.monotonic()
     await asyncio.to_thread(ours.revoke_ca, old)
     thief = agents_of(there, Frozen(kept, source.bundles), Tally())
     while await taken(thief):
-        await due(began, report, "the SVID of a revoked CA was taken")
+        await due(began, "the SVID of a revoked CA was taken")
     report.old_ca_refused = time.monotonic() - began
     if time.time() > kept.expires:
         report.faults.append("the SVID of the revoked CA had expired before it was refused")
 
 
-async def end_of_federation(there: World, strangers: SvidSource, report: Report) -> None:
+async def end_of_federation(there: World, source: SvidSource, strangers: SvidSource, report: Report) -> None:
     """Take the partner's bundle away: its agents are not served any more, on connections of before neither."""
+    began = time.monotonic()
+    await asyncio.to_thread(federate, there.ours, there.partner)  # which has to learn of our new CA
+    while strangers.bundles.get(OURS) != source.bundles[OURS]:
+        await due(began, "the partner's agent did not get our new CA")
     visitors = agents_of(there, strangers, Tally())
     async with visitors.connection() as visitor:
         if await visitors.served(visitor) == "close" or visitors.tally.failures:
@@ -240,7 +249,7 @@ async def end_of_federation(there: World, strangers: SvidSource, report: Report)
             report.faults.append("the connection of the partner's agent was left open")
         report.stranger_dropped = time.monotonic() - began
     while await taken(visitors):
-        await due(began, report, "the partner's agent was let in")
+        await due(began, "the partner's agent was let in")
     report.stranger_refused = time.monotonic() - began
 
 
@@ -251,25 +260,24 @@ async def outage(plan: Plan, there: World, report: Report) -> None:
     await asyncio.to_thread(ours.set_ttl, there.entry, 2 * plan.outage + 60)
     began = time.monotonic()
     while await rotations(there) == before:
-        await due(began, report, "the sidecar did not get an SVID that lives longer")
+        await due(began, "the sidecar did not get an SVID that lives longer")
     await asyncio.to_thread(agent.process.stop)
     await asyncio.sleep(plan.outage)
     before = await rotations(there)
     await asyncio.to_thread(agent.process.start)
     began = time.monotonic()
     while await rotations(there) == before:
-        await due(began, report, "no new SVID from the agent that is back")
+        await due(began, "no new SVID from the agent that is back")
     report.recovery = time.monotonic() - began
     if report.recovery > RECOVERY:
         report.faults.append(f"recovery took longer than {RECOVERY:.0f} s")
     await asyncio.sleep(RECOVERY / 2)
 
 
-async def due(began: float, report: Report, fault: str) -> None:
-    """Wait a moment for a change; raises TimeoutError, and writes the fault down, where it is overdue."""
+async def due(began: float, fault: str) -> None:
+    """Wait a moment for a change. Raises TimeoutError where it is overdue."""
     if time.monotonic() - began > EFFECT:
-        report.faults.append(f"{fault} after {EFFECT:.0f} s")
-        raise TimeoutError(fault)
+        raise TimeoutError(f"{fault} after {EFFECT:.0f} s")
     await asyncio.sleep(0.1)
 
 

@@ -135,7 +135,7 @@ class Domain:
     def agent(self, name: str) -> Agent:
         """Start an agent that joins with a token, and wait until it serves."""
         token = self.ask("token", "generate", "-ttl", "600")["value"]
-        api = self.folder / f"{name}.sock"
+        api = self.folder / f"agent-{name}.sock"
         process = Process(f"spire-agent {name} of {self.name}", self._agent(name, token, api), api)
         self._stack.enter_context(process)
         agent = Agent(name, self.id(f"/spire/agent/join_token/{token}"), process)
@@ -158,8 +158,7 @@ class Domain:
         """
         command = ["-parentID", agent.id, "-spiffeID", self.id(path), "-hint", hint, "-x509SVIDTTL", str(ttl)]
         command += ["-selector", selector or f"unix:uid:{os.getuid()}"]
-        for name in federates:
-            command += ["-federatesWith", f"spiffe://{name}"]
+        command += [f"-federatesWith=spiffe://{name}" for name in federates]
         (made,) = self.ask("entry", "create", *command)["results"]
         entry = str(made["entry"]["id"])
         self._entries[entry] = command
@@ -193,6 +192,8 @@ class Domain:
     def distrust(self, name: str) -> None:
         """Stop federating with the domain ``name``, in all entries."""
         self.run("bundle", "delete", "-id", f"spiffe://{name}", "-mode", "dissociate")
+        for entry, command in self._entries.items():
+            self._entries[entry] = [word for word in command if word != f"-federatesWith=spiffe://{name}"]
 
     def prepare_ca(self) -> str:
         """Make the next CA, add it to the bundle and wait until the agents have that; return its ID."""
@@ -246,7 +247,7 @@ class Domain:
         return self._command("spire-server", {"server": server}, plugins)
 
     def _agent(self, name: str, token: str, api: Path) -> list[str | Path]:
-        data = self.folder / name
+        data = self.folder / f"agent-{name}"
         data.mkdir()
         (data / "bundle.pem").write_text(self.bundle())
         plugins: dict[str, Json] = {
