@@ -135,8 +135,8 @@ def test_audiences_that_several_take():
     """
     own = "(an audience of its own for each)"
     assert warnings(text) == [
-        '4: servers[0].auth.audience: this gateway takes the same audience: server "a" could call there with our token, '
-        f"as us {own}",
+        '4: servers[0].auth.audience: this gateway takes the same audience: server "a" could call there with our '
+        f"token, as us {own}",
         '6: servers[2].auth.audience: server "b" takes the same audience: server "c" could call there with our token, '
         f"as us {own}",
     ]
