@@ -116,7 +116,7 @@ class OAuthToken:
         if lines is None:
             if self._fetching is None and self._paused(self._clock()):
                 raise UpstreamFailed("credential", self._problem, sent=False)
-            await asyncio.shield(self._fetching or self._begin())
+            await asyncio.wait({self._fetching or self._begin()})  # whoever stops waiting does not end it
             lines = self.lines()
         if lines is None:
             raise UpstreamFailed("credential", self._problem, sent=False)
@@ -134,6 +134,7 @@ class OAuthToken:
     def close(self) -> None:
         """See `Credential`."""
         if self._fetching is not None:
+            self._problem = "the server is given up"
             self._fetching.cancel()
 
     def _paused(self, now: float) -> bool:

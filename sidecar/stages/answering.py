@@ -17,6 +17,8 @@ from openmcp.sidecar.types import LEGACY, JsonObject, Request
 JSON: Final = b"content-type: application/json\r\n"
 _ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
 """What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
+_REASONED: Final = answers.EXPLAINED | {"credential"}
+"""Failures whose details go into the record: they are ours, and hold nothing that a server said."""
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -107,7 +109,7 @@ def fail(flow: Flow, failure: UpstreamFailed) -> None:
         document["error"]["code"] = TOO_MANY
         send(flow, 429, document, JSON + b"retry-after: 1\r\n")
         return
-    if failure.kind in answers.EXPLAINED:
+    if failure.kind in _REASONED:
         flow.why = failure.detail
     status = 503 if failure.kind == "identity" else 502
     # A request gets its error in a 200, since clients take other statuses for a broken transport.

@@ -200,8 +200,32 @@ async def test_without_the_sidecar_or_our_svid_the_server_is_closed(
             await ready(sidecar, "spiffe://prod.acme.example/agent")
             answer = await agent.ask(call())
             assert answer.json["error"] == {"code": -32603, "message": CLOSED}
-            assert (await sidecar.recorded(id=1, ends=True))["outcome"] == "credential"
+            ended = await sidecar.recorded(id=1, ends=True)
+            assert ended["outcome"] == "credential"
+            assert ended["reason"] == "the token endpoint answered HTTP 400: invalid_client"
     assert (authorization.assertions, server.seen) == ([], [])
+
+
+async def test_a_server_that_verifies_jwt_svids_sees_ours(tmp_path: Path, workload: FakeWorkloadApi) -> None:
+    shown: list[dict[str, Any]] = []
+
+    async def verifying(request: Request, reply: Reply) -> None:
+        token = (request.header("authorization") or "").removeprefix("Bearer ")
+        key = workload.jwt_key.key.public_key()
+        shown.append(jwt.decode(token, key, algorithms=["ES256"], audience="tools"))
+        await friendly(request, reply)
+
+    async with hostile(verifying) as server:
+        identity = {"workloadApi": workload.address, "agents": [{"type": "workload"}]}
+        config = configuration(server.url, auth={"type": "jwtSvid", "audience": "tools"}) | {"identity": identity}
+        async with gate(tmp_path, config) as sidecar, connect(sidecar.url, "/server") as agent:
+            await ready(sidecar, SPIFFE_ID)
+            await initialize(agent)
+            for number in range(3):
+                answer = await agent.ask(call(identifier=number), authorization="Bearer agents-own")
+                assert answer.json["result"]["content"][0]["text"] == "done"
+    assert {(claims["sub"], *claims["aud"]) for claims in shown} == {(SPIFFE_ID, "tools")}
+    assert (len(shown), workload.calls["FetchJWTSVID"]) == (4, 1)
 
 
 # A secret in a header, and what servers do with it
@@ -263,7 +287,8 @@ async def test_a_challenge_never_reaches_the_agent(
         assert [answer.status for answer in answers] == [200, 502, 502, 502]
         assert "evil" not in str(answers)
         assert all(answer.header("www-authenticate") is None for answer in answers)
-        assert (await sidecar.recorded(id=1, method="tools/call", ends=True))["outcome"] == "credential"
+        ended = await sidecar.recorded(id=1, method="tools/call", ends=True)
+        assert (ended["outcome"], ended["reason"]) == ("credential", "the server refused our credential (HTTP 401)")
         server.handler = friendly
         assert (await agent.ask(call(identifier=2))).json["result"]["content"][0]["text"] == "done"
     await shows_nothing(sidecar, caplog, {TOKEN})

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openmcp.config.model import HeaderAuth, Secret
 from openmcp.config.secrets import SecretError
@@ -84,6 +86,22 @@ def test_what_would_be_more_than_a_value_is_refused(
 def in_file_of(file: Path, text: str, clock: Clock) -> HeaderSecret:
     file.write_bytes(text.encode())
     return in_file(file, clock)
+
+
+@given(value=st.binary(max_size=40), prefix=st.sampled_from(["", "Bearer "]))
+def test_whatever_a_file_holds_makes_one_line_or_none(
+    tmp_path_factory: pytest.TempPathFactory, value: bytes, prefix: str
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "any"
+    file.write_bytes(value)
+    try:
+        lines = in_file(file, Clock(), prefix).lines()
+    except SecretError:
+        return
+    assert lines == b"authorization: %b%b\r\n" % (prefix.encode(), value.removesuffix(b"\n").removesuffix(b"\r"))
+    assert lines[:-2].decode("ascii").isprintable()
+    assert lines[:-2].strip() == lines[:-2]
+    assert len(lines) > len(b"authorization: \r\n") + len(prefix)
 
 
 def test_a_secret_of_none_and_one_too_long_are_refused(file: Path, clock: Clock) -> None:

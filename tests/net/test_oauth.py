@@ -409,7 +409,7 @@ async def test_closing_ends_what_is_under_way(server: Issuer, token: Make) -> No
     waiting = asyncio.create_task(credential.fetch())
     await server.received(1)
     credential.close()
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(UpstreamFailed, match="the server is given up"):
         await waiting
     credential.close()
 
