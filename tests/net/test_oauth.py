@@ -10,6 +10,8 @@ from typing import Any
 import jwt
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from openmcp.config.model import OAuthAuth, OAuthClient, Secret
@@ -54,7 +56,7 @@ def token(server: Issuer, tmp_path: Path, clock: Clock) -> Make:
         return OAuthToken("server", auth, source or Svids(KEY), results.append, clock)
 
     results: list[str] = []
-    make.results = results  # type: ignore[attr-defined]
+    make.results = results
     return make
 
 
@@ -361,6 +363,34 @@ async def test_an_answer_without_a_token(server: Issuer, token: Make, answer: Re
     assert await failure(token()) == why
     assert token.results == ["failed"]
     assert len(server.asked) == 1
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+answers = st.fixed_dictionaries(
+    {},
+    optional={
+        "access_token": st.just("abc") | json_values,
+        "token_type": st.just("Bearer") | json_values,
+        "expires_in": json_values,
+        "error": json_values,
+    },
+)
+
+
+@given(status=st.sampled_from([200, 400, 500]), body=answers.map(json.dumps).map(str.encode) | st.binary(max_size=30))
+def test_whatever_comes_is_a_token_or_a_reason(status: int, body: bytes) -> None:
+    try:
+        lines, lifetime = oauth._read(status, body)
+    except oauth._Unusable:
+        return
+    assert status == 200
+    assert lines.startswith(b"authorization: Bearer ")
+    assert lines[:-2].decode("ascii").isprintable()
+    assert 0 < lifetime <= 86_400
 
 
 async def test_an_endpoint_that_does_not_answer(server: Issuer, token: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,11 +90,11 @@ class _Asked(OAuth2Request):
         return self._form
 
 
-class _Grant(ClientCredentialsGrant):  # type: ignore[misc]
+class _Grant(ClientCredentialsGrant):
     TOKEN_ENDPOINT_AUTH_METHODS = ["client_secret_basic", JWT_BEARER, JWT_SPIFFE]
 
 
-class _Svids(JWTBearerClientAssertion):  # type: ignore[misc]
+class _Svids(JWTBearerClientAssertion):
     """Clients known by a JWT-SVID: no iss, sub is a SPIFFE ID, one audience (draft-ietf-oauth-spiffe-client-auth)."""
 
     def __init__(self, issuer: Issuer, kind: str) -> None:
@@ -110,7 +110,7 @@ class _Svids(JWTBearerClientAssertion):  # type: ignore[misc]
         if not found or request.form.get("client_id") not in (None, found[0].id):
             raise InvalidClientError(description="no client has this SPIFFE ID")
         self.issuer.assertions.append(claims)
-        return self.authenticate_client(found[0])  # type: ignore[no-any-return]
+        return self.authenticate_client(found[0])
 
     def verify_claims(self, claims: Any) -> None:
         if "iss" in claims or claims.get("aud") != [self.issuer.audience]:
@@ -118,7 +118,7 @@ class _Svids(JWTBearerClientAssertion):  # type: ignore[misc]
         JWTClaimsRegistry(leeway=0, sub={"essential": True}, exp={"essential": True}).validate(claims)
 
 
-class _Tokens(JWTBearerTokenGenerator):  # type: ignore[misc]
+class _Tokens(JWTBearerTokenGenerator):
     def __init__(self, issuer: Issuer) -> None:
         super().__init__(
             "https://as.acme.example", alg="ES256", expires_generator=lambda client, grant: issuer.lifetime
@@ -133,7 +133,7 @@ class _Tokens(JWTBearerTokenGenerator):  # type: ignore[misc]
 
 
 @dataclass
-class Issuer(AuthorizationServer):  # type: ignore[misc]
+class Issuer(AuthorizationServer):
     """A running authorization server; `asked` are the forms that came, `assertions` the claims of good assertions.
 
     With `broken` it answers that instead. It waits for `open`.
