@@ -76,6 +76,8 @@ class Agents:
                         if await self.served(agent) == "close":
                             break
                         await self._pause(due - time.monotonic())
+                        if agent.writer.transport.is_closing() or agent.reader.at_eof():
+                            break  # closed while nothing was under way, which HTTP clients look for before a request
             except Exception as error:
                 self.tally.failed("a call", error)
                 await self._pause(every)
