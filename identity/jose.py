@@ -9,7 +9,6 @@ import base64
 import binascii
 import functools
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,7 +35,6 @@ _SHAPES: Final[Mapping[str, tuple[str, str | None]]] = {
 }
 """The type and curve of the keys of each algorithm (RFC 7518, 3.1; RFC 8037, 3.1); there are no others here."""
 ALGORITHMS: Final = frozenset(_SHAPES)
-_SEGMENT: Final = re.compile(rb"[A-Za-z0-9_-]+")
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -105,13 +103,13 @@ def read(token: bytes) -> Token:
 
 def _decoded(segment: bytes) -> bytes:
     """One segment of base64url without padding, of which each value has one form alone (RFC 4648, 3.5)."""
-    if not _SEGMENT.fullmatch(segment):
-        raise NotAToken("a segment that is not base64url")
+    if not segment:
+        raise NotAToken("an empty segment")
     try:
         data = base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4))
     except binascii.Error:
         raise NotAToken("a segment that is not base64url") from None
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != segment:
+    if base64.urlsafe_b64encode(data).rstrip(b"=") != segment:  # the decoder passes over what does not belong there
         raise NotAToken("a segment that is not canonical base64url")
     return data
 
