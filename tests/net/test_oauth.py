@@ -214,15 +214,19 @@ async def test_an_outage_is_not_noticed_while_the_token_lives(
     server: Issuer, token: Make, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "openmcp")
+    server.lifetime = 60
     credential = token()
     first = await credential.fetch()
     begun, server.broken = clock.now, Response("down", 503)
-    while clock.now < begun + 3580:
-        clock.now += 10
+    asked = []
+    while clock.now < begun + 53.5:
+        clock.now += 0.5
         assert credential.lines() is first
         await settled(credential)
-    assert 80 <= len(server.asked) <= 92  # one look every ten seconds in the last quarter
-    clock.now = begun + 3590
+        asked.append(len(server.asked))
+    assert asked.index(2) == 89  # after 45 seconds
+    assert asked[-1] == 5  # and again after one, two and five more
+    clock.now = begun + 54
     assert credential.lines() is None
     assert await failure(credential) == "the token endpoint answered HTTP 503 without a JSON object"
     server.broken = None

@@ -34,7 +34,7 @@ from starlette.routing import Route
 from tests.fakes import pki
 
 SPIFFE_ID = "spiffe://prod.acme.example/gateway"
-SECRET = "s3cr+t/of client:1%"
+SECRET = "s3cr+t/of client:1%41"
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 JWT_SPIFFE = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 SIGNING = pki.jwt_key("as-1")
