@@ -102,6 +102,7 @@ def jwk(key: pki.JwtKey = KEY, **members: Any) -> dict[str, Any]:
 
 ED = ed25519.Ed25519PrivateKey.generate()
 OKP = {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": segment(ED.public_key().public_bytes_raw()).decode()}
+PRIVATE = segment(KEY.key.private_numbers().private_value.to_bytes(32, "big")).decode()
 SMALL = pki.JwtKey("small", rsa.generate_private_key(65537, 1024), "RS256")
 
 
@@ -110,7 +111,8 @@ SMALL = pki.JwtKey("small", rsa.generate_private_key(65537, 1024), "RS256")
     [
         pytest.param({"kty": "oct", "kid": "ec", "k": "c2VjcmV0"}, id="symmetric"),
         pytest.param(jwk(k="c2VjcmV0"), id="with a secret"),
-        pytest.param(jwk(d="AAAA"), id="private"),
+        pytest.param(jwk(d=PRIVATE), id="private"),
+        pytest.param(jwk(d="AAAA"), id="private and broken"),
         pytest.param(jwk(use="enc"), id="for encrypting"),
         pytest.param(jwk(use="x509-svid"), id="for certificates"),
         pytest.param(jwk(use="SIG"), id="use in other letters"),
