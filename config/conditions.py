@@ -1,12 +1,10 @@
 """Reading `when`: conditions on the arguments of a call, each value of the type that its operator is made for."""
 
-import ipaddress
-
 import msgspec
 
 from openmcp.config import model
-from openmcp.config.cursor import At, Reading, Shape, choice, integer, list_of, shortened, some, string
-from openmcp.config.values import URI_GLOB, glob, json_path, number, pattern
+from openmcp.config.cursor import At, Reading, Shape, choice, integer, list_of, some
+from openmcp.config.values import URI_GLOB, glob, json_path, network, number, pattern
 from openmcp.config.yamlsource import Scalar, Sequence
 
 _OPERATORS = tuple(operator.value for operator in model.Operator)
@@ -97,30 +95,13 @@ def _wrapped(read_value: Reading[model.Value]) -> Reading[_Value]:
     return read
 
 
-def _network(at: At) -> str | None:
-    """An IPv4 or IPv6 network, or an address, which is the network of itself alone."""
-    value = string(at)
-    if value is None:
-        return None
-    try:
-        network = ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        at.error(f'not a network: "{shortened(value)}"', "write an address and a prefix: 10.0.0.0/8, 2001:db8::/32")
-        return None
-    address = value.partition("/")[0]
-    if ipaddress.ip_address(address) != network.network_address:
-        at.error(f'not a network: "{shortened(value)}" has bits behind its prefix', f"write {network}, or {address}")
-        return None
-    return str(network)
-
-
 _READ: dict[model.Operator, Reading[_Value]] = {
     **dict.fromkeys((model.Operator.EQ, model.Operator.NE), _single),
     **dict.fromkeys((model.Operator.IN, model.Operator.NOT_IN), _one_or_several(_single)),
     **dict.fromkeys((model.Operator.LT, model.Operator.LTE, model.Operator.GT, model.Operator.GTE), _wrapped(number)),
     model.Operator.MATCHES: _wrapped(pattern),
     model.Operator.GLOB: _wrapped(glob(URI_GLOB)),
-    model.Operator.CIDR: _one_or_several(_wrapped(_network)),
+    model.Operator.CIDR: _one_or_several(_wrapped(network)),
     model.Operator.LENGTH_AT_MOST: _wrapped(integer(0, MAX_LENGTH)),
 }
 """How the value of each operator is read; `exists` and `absent` have none."""

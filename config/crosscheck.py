@@ -3,13 +3,15 @@
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
+from openmcp.config.callers import callers
 from openmcp.config.cursor import At
 from openmcp.config.globs import matches
-from openmcp.config.model import Action, Address, AgentSelector, ApiKeyAgents, Configuration, Policy
+from openmcp.config.identitycheck import check_identity
+from openmcp.config.model import Action, Address, Configuration, Policy
 from openmcp.config.policycheck import check_policies
 from openmcp.config.problems import Mark, Report, did_you_mean
+from openmcp.config.values import is_loopback, shown
 
-_LOOPBACK = ("localhost", "::1", "[::1]")
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
 
@@ -24,6 +26,7 @@ def cross_check(
     _listeners(made, sections.get("listen"))
     _own_listener(made, servers)
     _identification(made, sections.get("identity"), report, servers)
+    check_identity(made, sections, servers)
     for policy in made.policies:
         _policy(made, policy, policies[policy.name])
         _workflows(made, policies[policy.name])
@@ -36,27 +39,18 @@ def cross_check(
             (at.key("health") or at).warn("the timeout is longer than the interval")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address on `host`."""
-    return host.lower() in _LOOPBACK or host.startswith("127.")
-
-
 def _listeners(made: Configuration, at: At | None) -> None:
     if at is None:
         return
     mcp, admin = made.listen.mcp, made.listen.admin
     if mcp == admin and mcp.port != 0:
-        at.error(f"`mcp` and `admin` have the same address {_shown(mcp)}")
-    if not is_loopback(mcp.host) and not made.listen.allowed_hosts:
+        at.error(f"`mcp` and `admin` have the same address {shown(mcp)}")
+    if not is_loopback(mcp.host) and not made.listen.allowed_hosts and made.listen.url is None:
         (at.key("mcp") or at).warn(
-            f"clients that call this machine by a name are refused: {_shown(mcp)} is reached from elsewhere "
+            f"clients that call this machine by a name are refused: {shown(mcp)} is reached from elsewhere "
             "and `allowedHosts` is empty",
             "write the names that clients use: allowedHosts: [gateway.example]",
         )
-
-
-def _shown(address: Address) -> str:
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
 def _own_listener(made: Configuration, servers: Mapping[str, At]) -> None:
@@ -95,12 +89,12 @@ def _policy(made: Configuration, policy: Policy, at: At) -> None:
     for item, text in _items(at, "servers"):
         if not any(matches(text, server.name) for server in made.servers):
             item.warn(f'no server is named "{text}"', _names(server.name for server in made.servers))
-    callers = _callers(made)
+    known = callers(made)
     for agent, (item, text) in zip(policy.agents, _items(at, "agents"), strict=True):
-        if not made.identity.agents or _identifies(callers, agent):
+        if not made.identity.agents or any(caller.may_be(agent) for caller in known):
             continue
-        what = f'is named "{text}"' if isinstance(agent, str) else "has a SPIFFE ID or claims"
-        item.warn(f"no caller that `identity.agents` identifies {what}", _names(callers))
+        what = f'is named "{text}"' if isinstance(agent, str) else "has this SPIFFE ID and these claims"
+        item.warn(f"no caller that `identity.agents` identifies {what}", _names(caller.glob for caller in known))
 
 
 def _workflows(made: Configuration, at: At) -> None:
@@ -123,19 +117,6 @@ def _items(at: At, key: str) -> list[tuple[At, str]]:
 def _names(names: Iterable[str]) -> str:
     listed = list(names)
     return f"there are: {', '.join(listed[:5])}{', ...' if len(listed) > 5 else ''}" if listed else "there are none"
-
-
-def _callers(made: Configuration) -> list[str]:
-    """The names of all principals that can call."""
-    names: list[str] = []
-    for method in made.identity.agents:
-        names += [f"key:{key.name}" for key in method.keys] if isinstance(method, ApiKeyAgents) else ["anonymous"]
-    return names
-
-
-def _identifies(callers: Iterable[str], agent: str | AgentSelector) -> bool:
-    """Whether one of the callers is meant; none of them has a SPIFFE ID or claims in this version."""
-    return isinstance(agent, str) and any(matches(agent, caller) for caller in callers)
 
 
 def _users(made: Configuration, server: str, at: At) -> None:

@@ -261,7 +261,8 @@ def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> "Read
 
     def read(at: At) -> T | None:
         if not isinstance(at.node, Mapping):
-            at.expected("a mapping", f"write {{type: {next(iter(shapes))}}}")
+            example = at.text() if at.text() in shapes else next(iter(shapes))
+            at.expected("a mapping", f"write {{type: {example}}}")
             return None
         kind = at.key("type")
         if kind is None:

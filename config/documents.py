@@ -11,6 +11,8 @@ from typing import TypeVar
 from openmcp.config import parse
 from openmcp.config.crosscheck import cross_check
 from openmcp.config.cursor import At, Reading, distinct, shortened, unknown_key
+from openmcp.config.identities import identity
+from openmcp.config.listening import listen
 from openmcp.config.model import Approvals, Configuration, Policy, Server, Workflow
 from openmcp.config.policies import policy
 from openmcp.config.problems import Report, did_you_mean
@@ -21,8 +23,8 @@ from openmcp.config.yamlsource import Entry, Mapping, Refused, Scalar
 API_VERSION = "openmcp.dev/v1alpha1"
 
 _VALUES: Table[str, Reading[object]] = {
-    "listen": parse.listen,
-    "identity": parse.identity,
+    "listen": listen,
+    "identity": identity,
     "sessions": parse.sessions,
     "telemetry": telemetry,
 }

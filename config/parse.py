@@ -26,59 +26,9 @@ from openmcp.config.cursor import (
     string,
     tagged,
 )
-from openmcp.config.values import (
-    address,
-    duration,
-    file_name,
-    host,
-    name,
-    origin,
-    secret,
-    sha256,
-    size,
-    tool_digest,
-    url,
-    url_path,
-)
+from openmcp.config.serverauth import NoAuth, auth, check_endpoints
+from openmcp.config.values import duration, file_name, name, secret, size, tool_digest, url, url_path
 from openmcp.config.yamlsource import Mapping, Scalar
-
-listen: Reading[model.Listen] = Shape(
-    model.Listen,
-    {
-        "mcp": address,
-        "admin": address,
-        "allowedOrigins": list_of(origin),
-        "allowedHosts": list_of(host),
-    },
-    later={"tls": absent},
-)
-
-
-def _keys_differ(at: At) -> tuple[model.ApiKey, ...] | None:
-    keys = _api_keys(at)
-    entries = at.items() if keys is not None else None
-    for field in ("name", "sha256"):
-        values = [(entry.key(field), entry) for entry in entries or ()]
-        distinct(((value, value.text()) for value, _ in values if value is not None), f"key {field}")
-    return keys
-
-
-_api_keys = some(
-    list_of(Shape(model.ApiKey, {"name": name, "sha256": sha256}, required=("name", "sha256"))),
-    "write {name: NAME, sha256: DIGEST}",
-)
-
-_agents: Reading[model.ApiKeyAgents | model.NoneAgents] = tagged(
-    {
-        "none": Shape(model.NoneAgents, {}, ignored=("type",)),
-        "apiKey": Shape(model.ApiKeyAgents, {"keys": _keys_differ}, required=("keys",), ignored=("type",)),
-    },
-    later=("mtls", "jwtSvid", "jwt", "forwarded", "workload"),
-)
-
-identity: Reading[model.Identity] = Shape(
-    model.Identity, {"agents": list_of(_agents)}, later={"workloadApi": fixed("none")}
-)
 
 _nothing: Reading[object] = Shape(object, {}, ignored=("type",))
 
@@ -123,10 +73,20 @@ _pins: Reading[model.PinTools] = Shape(model.PinTools, {"tools": pairs(tool_dige
 
 
 def _server(
-    *, name: str, path: str | None = None, pin_tools: model.PinTools | _NotPinned = _NOT_PINNED, **rest: object
+    *,
+    name: str,
+    path: str | None = None,
+    auth: model.ServerAuth | NoAuth | None = None,
+    pin_tools: model.PinTools | _NotPinned = _NOT_PINNED,
+    **rest: object,
 ) -> model.Server:
-    pins = pin_tools if isinstance(pin_tools, model.PinTools) else None
-    return msgspec.convert({"name": name, "path": path or f"/{name}", "pin_tools": pins, **rest}, model.Server)
+    read = {
+        "name": name,
+        "path": path or f"/{name}",
+        "auth": None if isinstance(auth, NoAuth) else auth,
+        "pin_tools": pin_tools if isinstance(pin_tools, model.PinTools) else None,
+    }
+    return msgspec.convert({**read, **rest}, model.Server)
 
 
 _server_shape: Shape[model.Server] = Shape(
@@ -135,6 +95,7 @@ _server_shape: Shape[model.Server] = Shape(
         "name": name,
         "path": url_path,
         "endpoints": _endpoints,
+        "auth": auth,
         "tls": Shape(model.ServerTls, {"ca": secret, "serverName": string}),
         "health": Shape(model.Health, {"interval": duration, "timeout": duration, "unhealthyAfter": integer(1, 1000)}),
         "timeouts": Shape(
@@ -146,7 +107,6 @@ _server_shape: Shape[model.Server] = Shape(
     },
     required=("name", "endpoints"),
     later={
-        "auth": tagged({"none": _nothing}, later=("spiffe", "jwtSvid", "header", "oauth")),
         "translate": fixed(False),
         "retries": absent,
         "rateLimit": empty_list,
@@ -162,4 +122,6 @@ def server(at: At) -> model.Server | None:
     tls = at.key("tls")
     if value is not None and tls is not None and urlsplit(value.endpoints[0]).scheme == "http":
         tls.error("`tls` has no meaning for http endpoints", "write https:// in the endpoints or remove `tls`")
+    if value is not None:
+        check_endpoints(value, at)
     return value

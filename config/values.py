@@ -1,6 +1,7 @@
 """Readings of single values: durations, sizes, addresses, names, paths, URLs, digests, globs, secrets."""
 
 import hashlib
+import ipaddress
 import os
 import re
 from urllib.parse import SplitResult, urlsplit
@@ -83,6 +84,11 @@ def address(at: At) -> Address | None:
     return Address(host=host.strip("[]"), port=int(port))
 
 
+def shown(address: Address) -> str:
+    """An address as it is written."""
+    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
+
+
 def _address_fault(host: str, colon: str, port: str) -> str | None:
     if not colon:
         return "write host:port, such as 127.0.0.1:15001"
@@ -105,10 +111,15 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
+def is_name(text: str) -> bool:
+    """Whether something may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def name(at: At) -> str | None:
     """The name of a server, policy, rule or key: letters, digits, `.`, `_`, `-`; at most 253 of them."""
     value = string(at)
-    if value is not None and not _NAME.fullmatch(value):
+    if value is not None and not is_name(value):
         hint = "letters, digits, . _ and -, beginning and ending with a letter or digit"
         at.error(f'not a name: "{shortened(value)}"', hint)
         return None
@@ -134,19 +145,22 @@ def _path_fault(value: str) -> str | None:
         return "a path has no query and no fragment"
     if len(value) > 1 and value.endswith("/"):
         return f'no slash at the end: "{shortened(value.rstrip("/") or "/")}"'
+    if value.split("/")[1] == ".well-known":
+        return "what lies under /.well-known is not for servers (RFC 8615)"
     if not _PATH.fullmatch(value) or any(part in (".", "..") for part in value.split("/")):
         return "segments of letters, digits and . _ ~ -, one / between them, neither . nor .. alone"
     return None
 
 
-def url(of: str) -> Reading[str]:
-    """The URL of something: http or https, a host, nothing that names a user, query or fragment."""
+def url(of: str, *, query: bool = False) -> Reading[str]:
+    """The URL of something: http or https, a host, nothing that names a user, no fragment, a query where `query`."""
 
     def read(at: At) -> str | None:
         value = string(at)
         if value is None:
             return None
-        fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(value)
+        bare = value.partition("?")[0] if query and "#" not in value else value
+        fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(bare)
         if fault is not None:
             shown = "" if "@" in value else f': "{shortened(value)}"'  # what stands before @ may be a password
             at.error(f"not the URL of {of}{shown}", fault)
@@ -177,6 +191,23 @@ def _surplus(parts: SplitResult, value: str) -> str | None:
     return "no query in the URL" if "?" in value else None
 
 
+def no_clear_text(at: At, value: str | None, why: str) -> str | None:
+    """The same URL; None, reported, for http to another machine."""
+    parts = urlsplit(value or "")
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        at.error(f"http to another machine: {why}", "write https://")
+        return None
+    return value
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address on `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def origin(at: At) -> str | None:
     """A browser origin, `https://app.example[:port]`, lower-cased."""
     value = string(at)
@@ -188,6 +219,23 @@ def origin(at: At) -> str | None:
         at.error(f'not an origin: "{shortened(value)}"', hint)
         return None
     return text
+
+
+def network(at: At) -> str | None:
+    """An IPv4 or IPv6 network, or an address, which is the network of itself alone."""
+    value = string(at)
+    if value is None:
+        return None
+    try:
+        read = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        at.error(f'not a network: "{shortened(value)}"', "write an address and a prefix: 10.0.0.0/8, 2001:db8::/32")
+        return None
+    address = value.partition("/")[0]
+    if ipaddress.ip_address(address) != read.network_address:
+        at.error(f'not a network: "{shortened(value)}" has bits behind its prefix', f"write {read}, or {address}")
+        return None
+    return str(read)
 
 
 def host(at: At) -> str | None:

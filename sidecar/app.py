@@ -2,26 +2,20 @@
 
 import asyncio
 import functools
-import gc
 import hashlib
 import logging
 import os
 import random
-import resource
-import signal
-import sys
 import time
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from openmcp.config import ConfigurationError, Loaded
-from openmcp.config.filesource import FileSource
 from openmcp.config.model import Configuration
-from openmcp.config.secrets import SecretError, read_key
+from openmcp.config.secrets import read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
+from openmcp.sidecar.build import telemetry
 from openmcp.sidecar.net import health
 from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.pool import Upstream
@@ -37,7 +31,6 @@ from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens
-from openmcp.sidecar.telemetry import log
 from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 from openmcp.sidecar.types import JsonObject
 from openmcp.sidecar.version import VERSION
@@ -59,8 +52,8 @@ class App:
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
         self.metrics = Metrics(version)
-        self.audit, payloads = build.record(configuration.telemetry.audit, _log_audit)
-        self._exporter = build.exporter(configuration.telemetry.otlp, version, self.metrics)
+        self.audit, payloads = telemetry.record(configuration.telemetry.audit, _log_audit)
+        self._exporter = telemetry.exporter(configuration.telemetry.otlp, version, self.metrics)
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
@@ -98,6 +91,7 @@ class App:
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
         self._sweeper.add(self._worker.sweep)
+        self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
@@ -130,7 +124,7 @@ class App:
     def taken_reload(self) -> None:
         """A new configuration is in force."""
         self._recorder.reload("ok", _digest(self.snapshot.configuration))
-        _log.info("the configuration was reloaded: %s", _summary(self.snapshot.configuration))
+        _log.info("the configuration was reloaded: %s", summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
         """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed.
@@ -230,84 +224,6 @@ class App:
         scrape.audit(self.audit.stats)
 
 
-def run(path: Path) -> int:
-    """Serve the configuration at `path` until SIGTERM or SIGINT; the exit code of the command."""
-    source = FileSource(path)
-    try:
-        loaded = source.load()
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 1
-    log.configure(loaded.configuration.telemetry.log_level)
-    _raise_file_limit()
-    try:
-        return _run_loop(source, loaded)
-    except (build.BuildError, SecretError) as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cannot listen: {error}", file=sys.stderr)
-        return 3
-
-
-def _run_loop(source: FileSource, loaded: Loaded) -> int:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform; the standard loop does the same, slower
-        asyncio.run(_main(source, loaded))
-    else:
-        uvloop.run(_main(source, loaded))
-    return 0
-
-
-async def _main(source: FileSource, loaded: Loaded) -> None:
-    app = App(loaded.configuration)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    await app.start()
-    loop.add_signal_handler(signal.SIGHUP, _poke, source, app)
-    for warning in loaded.warnings:
-        _log.warning("%s", warning)
-    _log.info(
-        "serving %s on http://%s:%d, admin on http://%s:%d",
-        _summary(loaded.configuration),
-        *app.mcp_address,
-        *app.admin_address,
-    )
-    reloads = loop.create_task(_follow(source, app))
-    # What lives now lives to the end: the collector need not look at it again, and calls make little garbage.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 5)
-    await ended.wait()
-    _log.info("draining")
-    reloads.cancel()
-    await app.stop()
-
-
-def _poke(source: FileSource, app: App) -> None:
-    app.audit.reopen()
-    source.poke()
-
-
-async def _follow(source: FileSource, app: App) -> None:
-    """Take over each new configuration that is good."""
-    async for found in source.changes():
-        if isinstance(found, ConfigurationError):
-            app.refused_reload(str(found))
-            continue
-        for warning in found.warnings:
-            _log.warning("%s", warning)
-        try:
-            app.reload(found.configuration)
-        except (build.BuildError, SecretError) as error:
-            app.refused_reload(str(error))
-        else:
-            app.taken_reload()
-
-
 def _session_key(configuration: Configuration) -> bytes:
     key = configuration.sessions.key
     return read_key(key, KEY_BYTES) if key is not None else os.urandom(KEY_BYTES)
@@ -318,7 +234,7 @@ def _digest(configuration: Configuration) -> str:
     return hashlib.sha256(msgspec.json.encode(configuration)).hexdigest()[:16]
 
 
-def _summary(configuration: Configuration) -> str:
+def summary(configuration: Configuration) -> str:
     return f"{len(configuration.servers)} server(s) under {len(configuration.policies)} policies"
 
 
@@ -334,10 +250,3 @@ def _log_audit(error: OSError | None) -> None:
         _log.warning("the record is being written again")
     else:
         _log.error("the record cannot be written: %s", error.strerror)
-
-
-def _raise_file_limit() -> None:
-    """Each client and each stream is a descriptor; the soft limit of 1024 is for programs that use select."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from openmcp.identity.refusal import KeysNeeded
 from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
 from openmcp.sidecar.mcp.values import Call
@@ -101,8 +102,15 @@ class Pipeline:
     async def _serve(self, flow: Flow) -> None:
         request = flow.request
         route = admit.locate(flow.snapshot, request)
+        if route is None:
+            answering.describe(flow)
+            return
         flow.directed(route)
-        flow.identified(admit.identify(flow.snapshot, route, request))
+        try:
+            principal = admit.identify(flow.snapshot, route, request)
+        except KeysNeeded as needed:
+            principal = await admit.identify_late(needed, flow.snapshot, route, request)
+        flow.identified(principal)
         if not self._recorder.accepting:
             raise Refused(503, INTERNAL_ERROR, "the record cannot be written: nothing is let through", reason="record")
         if request.method == "POST":

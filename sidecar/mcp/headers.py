@@ -27,6 +27,7 @@ SINGLE: Final = frozenset(
         b"transfer-encoding",
         b"authorization",
         b"x-api-key",
+        b"x-forwarded-client-cert",
         b"expect",
         b"last-event-id",
         b"mcp-session-id",

@@ -2,8 +2,9 @@
 
 The check is a GET that asks for no stream, under a session id that no server has (without one, the Python SDK makes
 a session just to refuse it): a modern server answers 405, a legacy one 400, 404, 405 or 406, and none of them makes a
-session, runs a method or opens a stream for it. Any answer below 500 is a sign of life. (A `ping` would not do: it is
-no method of 2026-07-28, and would have to look like an agent's request in either era.)
+session, runs a method or opens a stream for it. Any answer below 500 is a sign of life, so the check shows no
+credential and asks no token endpoint for one. (A `ping` would not do: it is no method of 2026-07-28, and would have to
+look like an agent's request in either era.)
 """
 
 import asyncio
@@ -24,7 +25,7 @@ async def check(endpoint: Endpoint, patience: float) -> str | None:
     """Ask one endpoint for a sign of life within `patience` seconds; None, or what is wrong."""
     try:
         async with asyncio.timeout(patience):
-            response = await endpoint.send(_CHECK, Patience(patience, patience, patience))
+            response = await endpoint.exchange(_CHECK, b"", Patience(patience, patience, patience))
     except TimeoutError:
         return f"no answer in {patience:g} s"
     except UpstreamFailed as failure:
@@ -46,6 +47,7 @@ async def watch(upstream: Upstream, sleep: Callable[[float], "asyncio.Future[Non
 def note(upstream: Upstream, endpoint: Endpoint, problem: str | None) -> None:
     """Count the outcome of one check; the state changes at the configured number of failures, or one success."""
     name = upstream.server.name
+    endpoint.unwell = problem or ""
     if problem is None:
         if not endpoint.healthy:
             _log.info("server %s: endpoint %s is healthy again", name, endpoint.url)

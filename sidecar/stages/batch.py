@@ -88,7 +88,7 @@ async def serve(flow: Flow, handle: Callable[[Exchange], Awaitable[None]]) -> No
     async with asyncio.TaskGroup() as group:
         for member in members:
             body = jsonrpc.encode(member)
-            request = HttpRequest(whole.method, whole.path, whole.headers, whole.repeated, body)
+            request = HttpRequest(whole.method, whole.path, whole.headers, whole.repeated, body, whole.peer)
             group.create_task(_one(handle, Part(request, stream)))
     if asks:
         flow.exchange.finish()

@@ -37,7 +37,7 @@ class Connections:
         if token is None or flow.era is MODERN:
             return
         text = token.decode("latin-1")
-        flow.session, flow.session_ref = self._sessions.open(text, flow.agent, flow.server, time.time())
+        flow.session, flow.session_ref = self._sessions.open(text, flow.principal, flow.server, time.time())
         flow.endpoint = flow.upstream.by_key(flow.session.endpoint)
         if flow.endpoint is None:
             raise session_not_found()
@@ -49,6 +49,7 @@ class Connections:
             return b""
         session = Session(
             flow.agent,
+            flow.identified_by,
             flow.server,
             flow.endpoint.key,
             checked_upstream_id(upstream_id),
@@ -57,7 +58,7 @@ class Connections:
             self._sessions.expiry(time.time()),
         )
         token = self._sessions.issue(session)
-        flow.session, flow.session_ref = self._sessions.open(token, flow.agent, flow.server, time.time())
+        flow.session, flow.session_ref = self._sessions.open(token, flow.principal, flow.server, time.time())
         flow.common = b""  # from here on the records of this exchange name the session
         self._recorder.metrics.session(flow.server, "opened")
         return b"mcp-session-id: %b\r\n" % token.encode()

@@ -25,6 +25,8 @@ class Flow:
     `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
     `findings`: what response rules found in the message that is recorded next. `examiner`: who has inspected the
     message under way, where that was not done here.
+    `unidentified`: the word for why the caller is not identified. `why`: the reason of that, or of a failure, in words,
+    for the record. `undecided`: how its message counts where policy was not asked.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
@@ -56,6 +58,9 @@ class Flow:
     stream = ""
     upstream_seconds = 0.0
     asked_at = 0.0
+    unidentified = ""
+    why = ""
+    undecided = "refused"
     error: JsonObject | None = None
     answer: JsonObject | None = None
     findings: tuple[Finding, ...] = ()

@@ -24,7 +24,7 @@ _KINDS: Final = {
     (event, direction): f'","event":"{event}","direction":"{direction}",'.encode()
     for event in (
         *("request", "notification", "client-response", "response", "server-request", "dropped"),
-        *("stream-end", "session-end", "refused", "reload", "tool-changed"),
+        *("stream-end", "session-end", "refused", "metadata", "reload", "tool-changed"),
     )
     for direction in (TO_SERVER, TO_AGENT, "")
 }
@@ -79,8 +79,12 @@ class Recorder:
             self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
         if flow.findings:
             self._add_findings(members, flow)
+        if flow.why:
+            members.append(_members({"reason": clip(flow.why)}))
+        if flow.unidentified:
+            self.metrics.unidentified(flow.unidentified)
         self._write(flow.ending, TO_AGENT, members)
-        decision = flow.decision.verdict if flow.decision is not None else "refused"
+        decision = flow.decision.verdict if flow.decision is not None else flow.undecided
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
         if flow.outcome not in ("ok", "denied", "pending", "tool_error"):

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 
+from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers
 from openmcp.sidecar.net.upstream import UpstreamResponse
@@ -34,12 +37,31 @@ class Relays:
         flow.streamed(_stream_kind(flow))
         relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
         self.open.add(relay)
+        if relay.idle:
+            request = flow.request
+            relay.until = flow.snapshot.identifier.until(request.headers, request.peer)
         if self.draining and relay.idle:
             relay.stop()
         try:
             await relay.run(response, lines)
         finally:
             self.open.discard(relay)
+
+    def sweep(self, now: float) -> None:
+        """End the streams that would never end by themselves once the proof of who has them does; `now` is the loop's
+        time, what counts is the clock's."""
+        clock = time.time()
+        for relay in tuple(self.open):
+            if relay.until <= clock:
+                relay.until = float("inf")
+                relay.stop()
+
+    def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
+        """End the streams that would never end by themselves to agents whose CA is no longer trusted."""
+        for relay in tuple(self.open):
+            certificate = relay.flow.request.peer.certificate
+            if relay.idle and certificate is not None and not still_trusted(certificate):
+                relay.stop()
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
         """Answer a server's request in the agent's place, so that the server does not wait for it."""

@@ -6,7 +6,7 @@ protocol's, and a server has at most `TOOLS_PER_SERVER` tool names, then `other`
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from openmcp.sidecar.telemetry.families import FAMILIES, Family
@@ -125,6 +125,14 @@ class Scrape:
         """Report the connections of a listener."""
         self.values["connections", (listener,)] = count
 
+    def svid(self, expires: float | None, rotations: int, failures: Mapping[str, int]) -> None:
+        """Report our SVID: its end in Unix seconds, how often it was replaced, what hindered the Workload API."""
+        if expires is not None:
+            self.values["svid_expires", ()] = expires
+        self.values["svid_rotations", ()] = rotations
+        for kind, count in failures.items():
+            self.values["workload_api_failures", (kind,)] = count
+
     def config(self, *, digest: str, age: float) -> None:
         """Report the configuration in force and how many seconds ago it was loaded."""
         self.values["config_info", (digest,)] = 1
@@ -194,6 +202,22 @@ class Metrics:
     def connect(self, server: str, endpoint: str, result: str) -> None:
         """Count an attempt to connect; `result` is `ok` or the class of the error."""
         self._count("connects", (server, endpoint, result))
+
+    def unidentified(self, reason: str) -> None:
+        """Count a caller that was not identified; `reason` is one of a few fixed words."""
+        self._count("unidentified", (reason,))
+
+    def keys_fetched(self, issuer: str, result: str) -> None:
+        """Count an attempt to get the keys of an issuer; `result` is `ok` or `error`."""
+        self._count("keys_fetched", (issuer, result))
+
+    def tls_refused(self, side: str, reason: str) -> None:
+        """Count a TLS handshake that failed; `side` says who was refused: a `client` or a `server`."""
+        self._count("tls_refused", (side, reason))
+
+    def credential_fetched(self, server: str, result: str) -> None:
+        """Count an attempt to get an access token for a server; `result` is `ok` or `failed`."""
+        self._count("credential_fetches", (server, result))
 
     def reload(self, result: str) -> None:
         """Count a reload of the configuration; `result` is `ok` or `error`."""

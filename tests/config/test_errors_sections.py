@@ -82,7 +82,10 @@ KEY = "identity.agents[0].keys[0]"
             "identity: {agents: [{type: apikeys}]}",
             '2: identity.agents[0].type: unknown type "apikeys" (did you mean "apiKey"?)',
         ),
-        "no type": ("identity: {agents: [{}]}", "2: identity.agents[0]: `type` is required (one of: none, apiKey)"),
+        "no type": (
+            "identity: {agents: [{}]}",
+            "2: identity.agents[0]: `type` is required (one of: mtls, jwtSvid, jwt, apiKey, forwarded, workload, none)",
+        ),
         "type alone": (
             "identity: {agents: [none]}",
             '2: identity.agents[0]: expected a mapping, found the text "none" (write {type: none})',
@@ -213,6 +216,11 @@ def test_endpoints(text, expected):
             server("path: /%78"),
             '4: servers[0].path: not a path: "/%78" '
             "(segments of letters, digits and . _ ~ -, one / between them, neither . nor .. alone)",
+        ),
+        "reserved": (
+            server("path: /.well-known/x"),
+            '4: servers[0].path: not a path: "/.well-known/x" '
+            "(what lies under /.well-known is not for servers (RFC 8615))",
         ),
         "names and paths": (
             "servers:\n"

@@ -20,23 +20,6 @@ LATER = "is not available in this version of openmcp"
         ),
         "state": ("state: {type: sqlite, path: x}", f"2: state.type: `type: sqlite` {LATER} (available: memory)"),
         "source": ("source: {type: kubernetes}", f"2: source.type: `type: kubernetes` {LATER} (available: file)"),
-        "listen.tls": ("listen: {tls: {type: spiffe}}", f"2: listen.tls: `tls` {LATER}"),
-        "workload API": (
-            "identity: {workloadApi: unix:///x}",
-            f"2: identity.workloadApi: `workloadApi: unix:///x` {LATER} (only workloadApi: none is)",
-        ),
-        "agents": (
-            "identity: {agents: [{type: jwtSvid, audience: x}]}",
-            f"2: identity.agents[0].type: `type: jwtSvid` {LATER} (available: none, apiKey)",
-        ),
-        "auth": (
-            server("auth: {type: spiffe, serverIds: []}"),
-            f"4: servers[0].auth.type: `type: spiffe` {LATER} (available: none)",
-        ),
-        "auth misspelt": (
-            server("auth: {type: spifee}"),
-            '4: servers[0].auth.type: unknown type "spifee" (did you mean "spiffe"?)',
-        ),
         "translate": (
             server("translate: true"),
             f"4: servers[0].translate: `translate: true` {LATER} (only translate: false is)",

@@ -306,7 +306,7 @@ def test_a_server_that_only_shadow_policies_open():
 
 def test_agents_that_nobody_can_be():
     assert warnings(SERVERS + policy(READ, more="agents: ['*', {namespace: a}],")) == [
-        "5: policies[0].agents[1]: no caller that `identity.agents` identifies has a SPIFFE ID or claims "
+        "5: policies[0].agents[1]: no caller that `identity.agents` identifies has this SPIFFE ID and these claims "
         "(there are: anonymous)"
     ]
 

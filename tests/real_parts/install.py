@@ -4,12 +4,18 @@
     python tests/real_parts/install.py node sdk   only these
     python tests/real_parts/install.py --list     what there is, and what is installed
 
-A part is a folder of ``npm/`` here: ``package.json`` names exact versions and
-``package-lock.json`` the checksum of every file that is fetched. What is
-installed lies under ``$OPENMCP_PARTS``, else ``${XDG_CACHE_HOME:-~/.cache}/openmcp/parts``,
-in a folder named after the part and its lock file, so a changed pin is a new
+A part is a folder of ``npm/`` or ``go/`` here:
+
+npm
+    ``package.json`` names exact versions, ``package-lock.json`` the checksum of
+    every file that is fetched. Packages' own install scripts are not run.
+go
+    ``go.mod`` names the versions and, as ``tool``, the programs; ``go.sum`` the
+    checksum of every module. The programs are built, which takes minutes once.
+
+What is installed lies under ``$OPENMCP_PARTS``, else ``${XDG_CACHE_HOME:-~/.cache}/openmcp/parts``,
+in a folder named after the part and its lock files, so a changed pin is a new
 folder and a half-finished installation is never taken for a whole one.
-Packages' own install scripts are not run.
 """
 
 from __future__ import annotations
@@ -22,13 +28,18 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-RECIPES = Path(__file__).resolve().parent / "npm"
-PARTS = tuple(sorted(folder.name for folder in RECIPES.iterdir() if folder.is_dir()))
+RECIPES = Path(__file__).resolve().parent
+LOCKS = {"npm": ("package.json", "package-lock.json"), "go": ("go.mod", "go.sum")}
+"""The files of a part's recipe, by its kind; the checksum of all but an npm part's ``package.json`` names it."""
+
+KINDS = {folder.name: kind for kind in LOCKS for folder in (RECIPES / kind).iterdir() if folder.is_dir()}
+PARTS = tuple(sorted(KINDS))
 
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+_GO_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags=-s -w")
 
 
 class PartError(Exception):
@@ -48,10 +59,11 @@ def part_folder(part: str) -> Path:
 
     :raises PartError: there is no such part.
     """
-    if part not in PARTS:
+    if part not in KINDS:
         raise PartError(f"{part}: no such part (there are: {', '.join(PARTS)})")
-    lock = (RECIPES / part / "package-lock.json").read_bytes()
-    return cache_root() / f"{part}-{hashlib.sha256(lock).hexdigest()[:16]}"
+    names = [name for name in LOCKS[KINDS[part]] if name != "package.json"]
+    pins = b"".join((_recipe(part) / name).read_bytes() for name in names)
+    return cache_root() / f"{part}-{hashlib.sha256(pins).hexdigest()[:16]}"
 
 
 def is_installed(part: str) -> bool:
@@ -75,37 +87,68 @@ def package_folder(part: str, package: str) -> Path:
     return part_folder(part) / "node_modules" / package
 
 
+def program(part: str, name: str) -> Path:
+    """Return the path of a program that the Go ``part`` builds; it exists only once the part is installed."""
+    return part_folder(part) / "bin" / name
+
+
 def install(part: str) -> Path:
     """Install ``part`` unless it is there, and return its folder.
 
-    :raises PartError: npm is missing, or an installation failed; its output is in the text.
+    :raises PartError: npm or Go is missing, or an installation failed; its output is in the text.
     """
     target = part_folder(part)
     if target.is_dir():
         return target
-    npm = shutil.which("npm")
-    if npm is None:
-        raise PartError(f"{part}: npm is needed to install it, and is not on the PATH")
+    make = {"npm": _npm, "go": _go}[KINDS[part]]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{part}-", dir=target.parent) as work:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(RECIPES / part / name, work)
-        _run_npm(npm, part, work)
-        _put_in_place(Path(work), target)
+        for name in LOCKS[KINDS[part]]:
+            shutil.copy(_recipe(part) / name, work)
+        made = make(part, Path(work))
+        _put_in_place(Path(work), (*LOCKS[KINDS[part]], made), target)
     return target
 
 
-def _run_npm(npm: str, part: str, work: str) -> None:
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+def _recipe(part: str) -> Path:
+    return RECIPES / KINDS[part] / part
+
+
+def _npm(part: str, work: Path) -> str:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise PartError(f"{part}: npm is needed to install it, and is not on the PATH")
+    _run(part, [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"], work, {})
+    return "node_modules"
+
+
+def _go(part: str, work: Path) -> str:
+    """Build the tools of the module in ``work``: with cgo, which SPIRE's database needs.
+
+    An older Go, from 1.21 on, fetches the one that ``go.mod`` asks for, unless ``GOTOOLCHAIN`` says otherwise.
+    """
+    wanted = next(line for line in (work / "go.mod").read_text().splitlines() if line.startswith("go "))
+    needs = f"{part}: {wanted} or newer (https://go.dev/dl) and a C compiler are needed to build it"
+    go, compiler = shutil.which("go"), shutil.which(os.environ.get("CC", "cc").partition(" ")[0])
+    if go is None or compiler is None:
+        raise PartError(f"{needs}; not on the PATH: {'go' if go is None else 'the C compiler'}")
+    environment = {"CGO_ENABLED": "1", "GOWORK": "off", "GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
+    _run(part, [go, "build", *_GO_FLAGS, "-o", f"bin{os.sep}", "tool"], work, environment, needs)
+    return "bin"
+
+
+def _run(part: str, command: list[str], work: Path, environment: Mapping[str, str], hint: str = "") -> None:
+    whole = {**os.environ, **environment}
+    done = subprocess.run(command, cwd=work, env=whole, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise PartError(f"{part}: npm ci failed\n{done.stdout}{done.stderr}")
+        name = f"{Path(command[0]).name} {command[1]}"
+        raise PartError("\n".join(filter(None, (f"{part}: {name} failed", done.stdout + done.stderr, hint))))
 
 
-def _put_in_place(work: Path, target: Path) -> None:
+def _put_in_place(work: Path, entries: Sequence[str], target: Path) -> None:
     ready = work / "ready"
     ready.mkdir()
-    for entry in ("package.json", "package-lock.json", "node_modules"):
+    for entry in entries:
         (work / entry).rename(ready / entry)
     try:
         ready.rename(target)

@@ -18,6 +18,7 @@ import trustme
 
 from openmcp.config.model import Otlp, Secret
 from openmcp.sidecar import build
+from openmcp.sidecar.build import telemetry
 from openmcp.sidecar.telemetry import otlp
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.spans import Ended, Shape
@@ -131,7 +132,7 @@ def ended(trace: int, asked: float = 0.0, flags: int = 1) -> Ended:
 
 
 def exporter(endpoint: str = "http://127.0.0.1:1", **settings: Any) -> otlp.Exporter:
-    made = build.exporter(Otlp(endpoint=endpoint, **settings), "1", Metrics("1"))
+    made = telemetry.exporter(Otlp(endpoint=endpoint, **settings), "1", Metrics("1"))
     assert made is not None
     return made
 
@@ -243,7 +244,7 @@ def test_without_a_collector_nothing_of_it_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout == "[]\n"
-    assert build.exporter(None, "1", Metrics("1")) is None
+    assert telemetry.exporter(None, "1", Metrics("1")) is None
 
 
 async def test_a_process_that_is_told_to_end_exports_what_it_has(server: Hostile, tmp_path: Path) -> None:

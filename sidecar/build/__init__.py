@@ -1,34 +1,20 @@
 """From a configuration to the snapshot that exchanges run under."""
 
-import logging
-import os
 import ssl
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from openmcp.config.model import ApiKeyAgents, Audit, Configuration, Identity, Listen, Otlp, Server
-from openmcp.config.secrets import SecretError, read
-from openmcp.config.secrets import name as secret_name
+from openmcp.config.model import ApiKeyAgents, Configuration, Identity, Listen, Server
+from openmcp.config.secrets import SecretError
 from openmcp.identity.agents import Anyone, ApiKeys, Identifier, build
+from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.pool import Upstream, authority
 from openmcp.sidecar.policy.engine import PolicySet
-from openmcp.sidecar.stages.payloads import Payloads
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
-from openmcp.sidecar.telemetry.audit import AuditLog
-from openmcp.sidecar.telemetry.metrics import Metrics
-from openmcp.sidecar.telemetry.signing import KeyUnusable, Signer
 
-if TYPE_CHECKING:
-    from openmcp.sidecar.telemetry.otlp import Exporter
+__all__ = ["BuildError", "hosts", "identifier", "snapshot", "upstreams"]
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
-_log = logging.getLogger("openmcp.app")
-
-
-class BuildError(Exception):
-    """A configuration that is well written and cannot be used here: a file it names cannot be read."""
 
 
 def snapshot(
@@ -49,49 +35,6 @@ def snapshot(
         hosts(configuration.listen),
         frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
     )
-
-
-def record(settings: Audit, on_change: Callable[[OSError | None], None]) -> tuple[AuditLog, Payloads | None]:
-    """The record, which is begun, and what writes messages into it, if they are kept. Raises `BuildError`.
-
-    Without a signing key, the hashes of removed texts have a key of this process.
-    """
-    signer = _signer(settings)
-    log = AuditLog(
-        Path(settings.file) if settings.file is not None else None,
-        deny_on_failure=settings.on_failure == "deny",
-        on_change=on_change,
-        rotation=settings.rotate,
-        signer=signer,
-    )
-    if settings.payloads == "none":
-        return log, None
-    return log, Payloads(signer.removal_key() if signer is not None else os.urandom(32))
-
-
-def _signer(settings: Audit) -> Signer | None:
-    if settings.signing_key is None:
-        return None
-    try:
-        return Signer(read(settings.signing_key))
-    except SecretError as error:
-        raise BuildError(f"telemetry.audit.signingKey: {error}") from error
-    except KeyUnusable as error:
-        raise BuildError(f"telemetry.audit.signingKey: {secret_name(settings.signing_key)} {error}") from error
-
-
-def exporter(settings: Otlp | None, version: str, metrics: Metrics) -> "Exporter | None":
-    """What exports to a collector, where one is configured. Raises `BuildError`."""
-    if settings is None:
-        return None
-    try:
-        from openmcp.sidecar.telemetry.otlp import Exporter
-    except ImportError as error:
-        raise BuildError(f"telemetry.otlp needs the extra: pip install 'openmcp[otlp]' ({error})") from error
-    try:
-        return Exporter(settings, version, metrics)
-    except (SecretError, ValueError) as error:
-        raise BuildError(f"telemetry.otlp: {error}") from error
 
 
 def upstreams(made: Snapshot) -> dict[Server, Upstream]:

@@ -1,0 +1,117 @@
+"""The MCP servers behind the sidecar, and how we prove to them who we are: `servers`."""
+
+from typing import Literal
+
+import msgspec
+
+from openmcp.config.model.basics import Secret
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """Active health checks of a server's endpoints (seconds; consecutive failures)."""
+
+    interval: float = 10.0
+    timeout: float = 2.0
+    unhealthy_after: int = 3
+
+
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Per server, seconds: to connect; to the head of the answer; between events; of a whole stream."""
+
+    connect: float = 5.0
+    request: float = 60.0
+    idle: float = 300.0
+    stream: float = 3600.0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Per server: bytes of one request and one response message, calls under way at once."""
+
+    request_bytes: int = 4 * 1024 * 1024
+    response_bytes: int = 16 * 1024 * 1024
+    in_flight: int = 256
+
+
+class ServerTls(msgspec.Struct, frozen=True, kw_only=True):
+    """TLS to the upstream under the web PKI: `ca` replaces the system's roots, `server_name` the host's name."""
+
+    ca: Secret | None = None
+    server_name: str | None = None
+
+
+class SpiffeAuth(msgspec.Struct, frozen=True, kw_only=True, tag="spiffe", tag_field="type"):
+    """mTLS with SVIDs: ours to the server, and the server's has one of these IDs (globs, `*` and `?`)."""
+
+    server_ids: tuple[str, ...]
+
+
+class JwtSvidAuth(msgspec.Struct, frozen=True, kw_only=True, tag="jwtSvid", tag_field="type"):
+    """Our JWT-SVID for `audience` in `Authorization: Bearer`."""
+
+    audience: str
+    allow_http: bool = False
+
+
+class HeaderAuth(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="type"):
+    """A secret in a header: `prefix` (such as `Bearer `, as it is) and the secret behind it."""
+
+    name: str
+    value: Secret
+    prefix: str = ""
+    allow_http: bool = False
+
+
+class OAuthClient(msgspec.Struct, frozen=True, kw_only=True):
+    """How we prove to the token endpoint who we are.
+
+    `jwtSvid`: an assertion of RFC 7523 (`client-assertion-type:jwt-bearer`); `jwtSvidSpiffe`: the same with the type of
+    draft-ietf-oauth-spiffe-client-auth (`jwt-spiffe`); `secret`: a client secret by HTTP Basic. `audience` is that of
+    the assertion (None: the token endpoint's URL).
+    """
+
+    id: str
+    type: Literal["jwtSvid", "jwtSvidSpiffe", "secret"]
+    secret: Secret | None = None
+    audience: str | None = None
+
+
+class OAuthAuth(msgspec.Struct, frozen=True, kw_only=True, tag="oauth", tag_field="type"):
+    """An access token by the client credentials grant (RFC 6749, 4.4), in `Authorization: Bearer`.
+
+    `resource` names the server (RFC 8707); `ca` is the CA of the token endpoint where it is not one of the system's.
+    """
+
+    token_url: str
+    client: OAuthClient
+    resource: str | None = None
+    scopes: tuple[str, ...] = ()
+    ca: Secret | None = None
+    allow_http: bool = False
+
+
+ServerAuth = SpiffeAuth | JwtSvidAuth | HeaderAuth | OAuthAuth
+"""How we prove to an MCP server who we are. `allow_http`: the credential may go to an http endpoint that is not on
+this machine, in the clear."""
+
+
+class PinTools(msgspec.Struct, frozen=True, kw_only=True):
+    """Trust on first sight: a tool whose definition changed is withheld. `tools` are pairs of a tool's name and the
+    digest it is pinned to (64 hexadecimal digits); `file` keeps what was first seen across restarts."""
+
+    tools: tuple[tuple[str, str], ...] = ()
+    file: str | None = None
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """One MCP server behind the sidecar: its path on the listener and one or more equal endpoints (URLs)."""
+
+    name: str
+    path: str
+    endpoints: tuple[str, ...]
+    auth: ServerAuth | None = None
+    tls: ServerTls = ServerTls()
+    health: Health = Health()
+    timeouts: Timeouts = Timeouts()
+    limits: Limits = Limits()
+    require_auth: bool = True
+    pin_tools: PinTools | None = None

@@ -1,0 +1,198 @@
+"""From the tree of a source to `servers[].auth` of the model: how we prove to an MCP server who we are."""
+
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
+
+import msgspec
+
+from openmcp.config import model
+from openmcp.config.cursor import (
+    At,
+    Reading,
+    Shape,
+    boolean,
+    choice,
+    distinct,
+    list_of,
+    shortened,
+    some,
+    string,
+    tagged,
+)
+from openmcp.config.spiffevalues import server_ids
+from openmcp.config.values import is_loopback, no_clear_text, secret, url
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OURS = re.compile(
+    "host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|via|content-.*|accept|accept-.*|user-agent|"
+    "proxy-connection|mcp-.*|last-event-id|traceparent|tracestate|baggage|x-forwarded-.*|forwarded|origin"
+)
+"""Headers that frame a message, say what is in it, or are made from the call (RFC 9110, 7.6.1; MCP transports)."""
+_SCOPE = re.compile(r"[!#-\[\]-~]+")
+_RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+
+
+class NoAuth(msgspec.Struct, frozen=True):
+    """`auth: {type: none}`; None would say that the key was refused."""
+
+
+def _header_name(at: At) -> str | None:
+    value = string(at)
+    if value is None:
+        return None
+    if not _TOKEN.fullmatch(value):
+        at.error(f'not the name of a header: "{shortened(value)}"', "letters, digits and -, such as X-API-Key")
+        return None
+    if _OURS.fullmatch(value.lower()):
+        at.error(
+            f"the header {shortened(value)} is not for a secret",
+            "it belongs to the protocol: Authorization or X-API-Key is usual",
+        )
+        return None
+    return value
+
+
+def _prefix(at: At) -> str | None:
+    value = string(at)
+    if value is not None and not re.fullmatch("[!-~][ -~]*", value):
+        at.error(
+            "not what can stand before a secret",
+            'printable ASCII, with a blank at the end where one is wanted: "Bearer "',
+        )
+        return None
+    return value
+
+
+def _header(at: At) -> model.HeaderAuth | None:
+    value = _header_shape(at)
+    if value is not None and value.prefix and value.prefix[-1].isalnum():
+        (at.key("prefix") or at).warn(
+            f'the secret follows "{value.prefix}" without a blank', f'write "{value.prefix} " where one is wanted'
+        )
+    return value
+
+
+_header_shape: Reading[model.HeaderAuth] = Shape(
+    model.HeaderAuth,
+    {"name": _header_name, "value": secret, "prefix": _prefix, "allowHttp": boolean},
+    required=("name", "value"),
+    ignored=("type",),
+)
+
+
+def _client(at: At) -> model.OAuthClient | None:
+    value = _client_shape(at)
+    if value is None:
+        return None
+    given, audience = at.key("secret"), at.key("audience")
+    if value.type == "secret" and given is None:
+        at.error(
+            "`secret` is required with `type: secret`", "write secret: {file: PATH}, or type: jwtSvid to have none"
+        )
+    elif value.type != "secret" and given is not None:
+        given.error(f"`secret` has no meaning with `type: {value.type}`", "the client is known by its SVID: remove it")
+    elif value.type == "secret" and audience is not None:
+        audience.error("`audience` has no meaning with `type: secret`", "it is that of a JWT-SVID: remove it")
+    else:
+        return value
+    return None
+
+
+_client_shape: Reading[model.OAuthClient] = Shape(
+    model.OAuthClient,
+    {"id": string, "type": choice(("jwtSvid", "jwtSvidSpiffe", "secret")), "secret": secret, "audience": string},
+    required=("id", "type"),
+)
+
+
+def _resource(at: At) -> str | None:
+    """An absolute URI without a fragment (RFC 8707, 2)."""
+    value = string(at)
+    if value is not None and (not _RESOURCE.fullmatch(value) or "#" in value):
+        at.error(
+            f'not a resource: "{shortened(value)}"', "an absolute URI without a fragment, the URL of the MCP server"
+        )
+        return None
+    return value
+
+
+def _scope(at: At) -> str | None:
+    """One scope (RFC 6749, 3.3)."""
+    value = string(at)
+    if value is not None and not _SCOPE.fullmatch(value):
+        at.error(f'not a scope: "{shortened(value)}"', "each an entry of the list, without blanks and quotes")
+        return None
+    return value
+
+
+def _scopes(at: At) -> tuple[str, ...] | None:
+    values = some(list_of(_scope), "remove the key to ask for what the server gives by default")(at)
+    if values is not None:
+        distinct(((item, item.text()) for item in at.items() or ()), "scope")
+    return values
+
+
+def _oauth(at: At) -> model.OAuthAuth | None:
+    value = _oauth_shape(at)
+    token_url, ca = at.key("tokenUrl"), at.key("ca")
+    if value is None or token_url is None:
+        return None
+    secure = value.token_url.startswith("https:")
+    if ca is not None and not secure:
+        ca.error("`ca` has no meaning with an http URL", "write https:// in tokenUrl or remove `ca`")
+        return None
+    if value.allow_http:
+        return value
+    checked = no_clear_text(token_url, value.token_url, "a token would be seen on the way")
+    return None if checked is None else value
+
+
+_oauth_shape: Reading[model.OAuthAuth] = Shape(
+    model.OAuthAuth,
+    {
+        "tokenUrl": url("a token endpoint", query=True),
+        "client": _client,
+        "resource": _resource,
+        "scopes": _scopes,
+        "ca": secret,
+        "allowHttp": boolean,
+    },
+    required=("tokenUrl", "client"),
+    ignored=("type",),
+)
+
+auth: Reading[model.ServerAuth | NoAuth] = tagged(
+    {
+        "spiffe": Shape(model.SpiffeAuth, {"serverIds": server_ids}, required=("serverIds",), ignored=("type",)),
+        "jwtSvid": Shape(
+            model.JwtSvidAuth, {"audience": string, "allowHttp": boolean}, required=("audience",), ignored=("type",)
+        ),
+        "header": _header,
+        "oauth": _oauth,
+        "none": Shape(NoAuth, {}, ignored=("type",)),
+    }
+)
+
+
+def check_endpoints(server: model.Server, at: At) -> None:
+    """Report where the way we prove who we are and the endpoints of a server do not go together."""
+    place, tls = at.key("auth"), at.key("tls")
+    if server.auth is None or place is None:
+        return
+    if isinstance(server.auth, model.SpiffeAuth):
+        for url in _clear(server.endpoints):
+            place.error(f"`type: spiffe` is mTLS, and {shortened(url)} is http", "write https:// in the endpoints")
+            break
+        if tls is not None:
+            tls.error("`tls` has no meaning with `auth: {type: spiffe}`", "serverIds say whom we trust: remove `tls`")
+    elif not server.auth.allow_http:
+        for url in _clear(server.endpoints):
+            if not is_loopback(urlsplit(url).hostname or ""):
+                hint = "write https:// in the endpoints, or allowHttp: true where the way is encrypted otherwise"
+                place.error(f"the credential would go to {shortened(url)} in the clear", hint)
+                break
+
+
+def _clear(endpoints: Iterable[str]) -> Iterator[str]:
+    return (url for url in endpoints if urlsplit(url).scheme == "http")
