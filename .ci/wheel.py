@@ -37,6 +37,8 @@ COMPILED = (
     *("worker/cutting", "stages/large"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
+ELSEWHERE = ("identity/agents",)
+"""The same of `openmcp`."""
 
 FLAGS = "-DNDEBUG -fwrapv -g0 -fvisibility=hidden -fno-semantic-interposition -fno-plt"
 """The first two are Python's own, which CFLAGS replace: without them each assertion of its headers is checked. With the
@@ -72,7 +74,7 @@ def copy(tree: Path) -> None:
     project, found = re.subn(r"^package-dir = .*\n", "", project, flags=re.M)
     assert found == 1, "pyproject.toml has another package-dir than this script knows"
     (tree / "pyproject.toml").write_text(project)
-    files = [f"openmcp/sidecar/{name}.py" for name in COMPILED]
+    files = [f"openmcp/{name}.py" for name in (*(f"sidecar/{name}" for name in COMPILED), *ELSEWHERE)]
     (tree / "setup.py").write_text(SETUP.format(files=files))
 
 
