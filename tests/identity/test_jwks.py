@@ -107,6 +107,8 @@ async def test_keys_are_asked_for_again_without_anybody_waiting(issuer):
     issuer.now += 1
     issuer.answer = NEW
     assert has(keys.current(), "old"), "the old ones serve meanwhile"
+    await asyncio.sleep(0)
+    assert issuer.asked == 2, "without `refresh`"
     await keys.refresh()
     assert has(keys.current(), "new")
     assert issuer.asked == 2
@@ -239,6 +241,21 @@ def test_a_file_that_cannot_be_used_leaves_the_last_good_keys(tmp_path, caplog, 
     clock.now = 4.0
     assert has(keys.current(), "new")
     assert (keys.failing, keys.generation) == ("", 2)
+
+
+def test_a_file_that_was_out_of_reach_and_is_back_is_the_same(tmp_path):
+    folder, clock = tmp_path / "mounted", Clock()
+    folder.mkdir()
+    put(folder / "jwks.json", OLD)
+    keys = FileKeys(str(folder / "jwks.json"), clock=clock)
+    folder.rename(tmp_path / "away")
+    clock.now = 1.0
+    assert has(keys.current(), "old")
+    assert keys.failing == "No such file or directory"
+    (tmp_path / "away").rename(folder)
+    clock.now = 2.0
+    assert has(keys.current(), "old")
+    assert (keys.failing, keys.generation) == ("", 1)
 
 
 @pytest.mark.parametrize(("document", "why"), [(None, "No such file"), (b"{}", "not a JWK set"), (b"\xff", "not JSON")])
