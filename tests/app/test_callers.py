@@ -1,4 +1,4 @@
-"""Callers known by their connection, through a whole sidecar: the agent of this pod, and agents with their own SVIDs."""
+"""Callers known by their connection, through a whole sidecar: the agent of this pod, and agents with SVIDs."""
 
 import ssl
 from collections.abc import AsyncIterator

@@ -223,7 +223,7 @@ def test_a_file_is_read_again_when_it_changes(tmp_path, caplog):
     assert keys.generation == 2
 
 
-@pytest.mark.parametrize("broken", [b"", b"{}", b"x" * (jwks.LIMIT + 1), None])
+@pytest.mark.parametrize("broken", [b"", b"{}", NEW + b" " * jwks.LIMIT, None])
 def test_a_file_that_cannot_be_used_leaves_the_last_good_keys(tmp_path, caplog, broken):
     path, clock = tmp_path / "jwks.json", Clock()
     put(path, OLD)
