@@ -181,8 +181,6 @@ def _check_leaf(leaf: x509.Certificate, id: SpiffeId, what: str) -> None:
 
 def _times(leaf: x509.Certificate, what: str, now: float) -> tuple[float, float]:
     begins, expires = leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp()
-    if not begins < expires:
-        raise Malformed(f"{what} ends before it begins")
     if expires <= now:
         raise Malformed(f"{what} has expired already; compare the clocks")
     if begins > now + EARLY:
@@ -224,4 +222,4 @@ def _length(data: bytes, at: int) -> int:
     if head[0] < 0x80:
         return 2 + head[0]
     octets = head[0] & 0x7F
-    return 2 + octets + int.from_bytes(data[at + 2 : at + 2 + octets], "big") if 0 < octets <= 4 else 0
+    return 2 + octets + int.from_bytes(data[at + 2 : at + 2 + octets], "big")
