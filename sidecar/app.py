@@ -99,6 +99,7 @@ class App:
         if self._exporter is not None:
             self._exporter.start()
         self._identities.start(self._review_peers)
+        self._builder.callers.follow(self.snapshot.configuration.identity)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
 
@@ -120,7 +121,7 @@ class App:
             self._sealer.rekey(key)
             self._sessions.forget()
         self._identities.start(self._review_peers)
-        self._builder.callers.keep(configuration.identity)
+        self._builder.callers.follow(configuration.identity)
         self._pipeline.snapshot = after
         if renewed:
             self._review_peers()
