@@ -10,9 +10,10 @@ import jwt
 import pytest
 from mcp.client.client import Client
 
+from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net import oauth
 from tests.fakes.workload_api import FakeWorkloadApi
-from tests.support.gate import Gate, call, configuration, gate, initialize, message
+from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message
 from tests.support.guarded import by_oauth, tools
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.oauth import SPIFFE_ID, Issuer, issuer
@@ -212,3 +213,27 @@ async def test_a_call_that_was_refused_once_is_carried_out_once(
         calls = [request.header("authorization") for request in server.requests if b"tools/call" in request.body]
         assert calls == [f"Bearer {TOKEN}", "Bearer another"]
         assert len([line for line in await sidecar.records() if line.get("id") == 1 and "latency" in line]) == 1
+
+
+async def test_what_we_lack_ourselves_is_not_asked_for_at_each_endpoint(server: Hostile, tmp_path: Path) -> None:
+    class Lacking:
+        asked = 0
+
+        def lines(self) -> None:
+            return None
+
+        async def fetch(self) -> bytes:
+            self.asked += 1
+            raise UpstreamFailed("credential", "nobody gives us one", sent=False)
+
+        def close(self) -> None:
+            pass
+
+    async with gate(tmp_path, configuration(server.url, f"{server.url}2", f"{server.url}3")) as sidecar:
+        lacking = Lacking()
+        for endpoint in sidecar.app.snapshot.routes["/server"].upstream.endpoints:
+            endpoint._credential = lacking
+        async with sidecar.connect() as agent:
+            answer = await ask_modern(agent, call())
+            assert answer.json["error"] == {"code": -32603, "message": CLOSED}
+    assert (lacking.asked, server.requests) == (1, [])
