@@ -24,6 +24,7 @@ from typing import Any
 from openmcp.identity.material import Bundles, Svid, SvidChoice
 from openmcp.identity.source import SvidSource
 from openmcp.identity.tls import SpiffeTls
+from tests.real_parts import install
 from tests.soak.load import Agents, Tally
 from tests.support.process import Sidecar, mcp_server, python_server, sidecar
 from tests.support.raw import Closed
@@ -309,6 +310,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=30, help="of rotation, before the outage (default: 30)")
     plan = Plan.of(parser.parse_args().seconds)
+    if not install.is_installed("spire"):
+        parser.error("SPIRE is missing: make real-parts ARGS=spire")
     with world(plan) as there:
         report = asyncio.run(run(plan, there))
     print(report.text())
