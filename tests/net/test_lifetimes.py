@@ -85,8 +85,8 @@ async def test_requests_carry_the_peer_of_their_connection(ca: Ca):
         assert (await agent.ask()).body == b"None"
 
 
-@pytest.mark.parametrize(("host", "to"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("::", "127.0.0.1")])
-async def test_a_peer_in_the_clear_is_its_address(host: str, to: str):
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_a_peer_in_the_clear_is_its_address(host: str):
     peers: list[Peer] = []
 
     async def keep(exchange: HttpExchange) -> None:
@@ -94,11 +94,11 @@ async def test_a_peer_in_the_clear_is_its_address(host: str, to: str):
         exchange.respond(200, b"", b"")
 
     try:
-        async with listening(None, keep, host) as (_, port), connected(port, None, to) as agent:
+        async with listening(None, keep, host) as (_, port), connected(port, None, host) as agent:
             await agent.ask()
     except OSError as error:
         pytest.skip(f"no IPv6 here: {error}")
-    assert peers == [Peer(to)]
+    assert peers == [Peer(host)]
 
 
 class Transport(asyncio.BaseTransport):
