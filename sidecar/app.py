@@ -218,6 +218,7 @@ class App:
         ready = serving and self.audit.accepting and self._identities.ready
         detail: JsonObject = {
             "identity": self._identities.report(),
+            "issuers": self._builder.callers.report(),
             "draining": self._draining,
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {

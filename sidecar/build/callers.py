@@ -49,6 +49,14 @@ class Callers:
         for keys in self._keys.values():
             keys.current()
 
+    def report(self) -> dict[str, object]:
+        """The issuers for /readyz: how many keys each has, and what is wrong with asking for them."""
+        found = {issuer: (keys.current(), keys.failing) for (issuer, _), keys in self._keys.items()}
+        return {
+            issuer: {"keys": len(keys) if keys is not None else 0, "problem": problem or None}
+            for issuer, (keys, problem) in found.items()
+        }
+
     def close(self) -> None:
         """Ask nobody for keys any more."""
         self.follow(Identity())

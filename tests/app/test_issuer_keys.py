@@ -1,6 +1,7 @@
 """Keys of an issuer behind a URL, while agents call: who waits for them, how often they are asked for, and outages."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,11 @@ async def calls(sidecar: Gate, given: str) -> int:
         return answer.status
 
 
+async def issuers(sidecar: Gate) -> Any:
+    """What operators are told of the issuers."""
+    return json.loads((await sidecar.page("/readyz")).partition("\r\n\r\n")[2])["issuers"]
+
+
 async def test_the_keys_are_asked_for_at_the_start(sidecar: Gate, issuer: Hostile) -> None:
     await issuer.received(1)
 
@@ -108,8 +114,12 @@ async def test_without_keys_a_token_cannot_be_judged(
         assert await calls(sidecar, token(OLD)) == 503
         assert server.requests == []
         assert (await sidecar.records())[-1]["reason"] == "the keys of the token's issuer cannot be had"
+        (state,) = (await issuers(sidecar)).values()
+        assert state["keys"] == 0
+        assert state["problem"]
         issuer.handler = serves(pki.jwks(OLD, use="sig"))
         assert await calls(sidecar, token(OLD)) == 200
+        assert await issuers(sidecar) == {ISSUER: {"keys": 1, "problem": None}}
 
 
 async def test_an_issuer_that_says_nothing_holds_nobody_up(
