@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from openmcp.identity.material import Bundles, Svid, SvidChoice
@@ -66,6 +67,7 @@ class Report:
     stranger_dropped: float = 0.0
     stranger_refused: float = 0.0
     recovery: float = 0.0
+    memory: int = 0
     faults: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -86,6 +88,7 @@ class Report:
             f"after the end of a federation its agent's connection was closed in {self.stranger_dropped:.1f} s, "
             f"new ones were refused in {self.stranger_refused:.1f} s",
             f"a new SVID {self.recovery:.1f} s after the SPIRE agent was back",
+            f"memory of the sidecar: {self.memory} MiB",
             *(f"FAULT: {fault}" for fault in self.faults),
         ]
         return "\n".join(lines)
@@ -185,6 +188,7 @@ async def run(plan: Plan, there: World) -> Report:
             finally:
                 callers.ending.set()
         report.rotations["agents"] = source.stats.rotations
+        report.memory = resident(there.sidecar.running.process.pid)
     return report
 
 
@@ -290,6 +294,13 @@ async def taken(agents: Agents) -> bool:
     except (Closed, ConnectionError, ssl.SSLError):
         return False
     return True
+
+
+def resident(process: int) -> int:
+    """Return what a process holds in memory (RSS), in MiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) // 1024
 
 
 async def rotations(there: World) -> int:
