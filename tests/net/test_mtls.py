@@ -115,7 +115,7 @@ async def test_a_server_that_is_not_the_one_is_told_of_once(ca: Ca, caplog: pyte
         to.close()
     assert [entry.getMessage() for entry in caplog.records if entry.name == "openmcp.net"] == [
         f"server server: endpoint {server.url} cannot be used: {why}",
-        f"server server: endpoint {server.url} is trusted again",
+        f"server server: endpoint {server.url} can be used again",
     ]
 
 
