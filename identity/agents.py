@@ -101,18 +101,19 @@ class Identifier:
             raise Refused("unknown_token", "no method of identity.agents takes this bearer token")
         return None
 
-    def until(self, headers: Headers, peer: Peer) -> float:
-        """When what identifies this caller ends, in Unix seconds: infinite where that is not known, 0 for one who is
-        not identified any more."""
+    def until(self, caller: Principal, headers: Headers, peer: Peer) -> float:
+        """When what has identified this caller ends, in Unix seconds: infinite where that is not known, 0 where it no
+        longer does."""
         try:
             for method, fallback in self._methods:
                 if fallback and self._passes_over(method, headers, peer):
                     continue
-                if method.principal(headers, peer) is not None:
-                    return method.until(headers, peer)
+                found = method.principal(headers, peer)
+                if found is not None:
+                    return method.until(headers, peer) if found == caller else 0.0
         except (Refused, Unavailable, KeysNeeded):
             return 0.0
-        return float("inf")
+        return float("inf") if caller == ANONYMOUS else 0.0
 
     def _presents(self, headers: Headers) -> bool:
         """Whether a request presents a credential that one of the methods is for; right or wrong."""

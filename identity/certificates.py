@@ -5,10 +5,12 @@ and constraints, the last one among all CA certificates that were loaded. That i
 the leaf says, is decided here. Source: X509-SVID specification, sections 2 to 5; RFC 5280, 4.2.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Any, Final
 
+import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -29,9 +31,16 @@ EXTENDED_USAGE: Final = "an extended key usage without serverAuth and clientAuth
 _BOTH_SIDES: Final = frozenset((ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH))
 _WEAK_HASHES: Final = frozenset(("md5", "sha1"))
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_E = TypeVar("_E", bound=x509.ExtensionType)
 _SHOWN: Final = 200
 """Characters of an ID that a message repeats: the peer chose it."""
+
+
+class _Facts(msgspec.Struct, frozen=True):
+    """What a good certificate says: its validity in Unix seconds and, of a leaf, whose it is."""
+
+    begins: float
+    ends: float
+    spiffe_id: SpiffeId | None = None
 
 
 def verify_peer(chain: Sequence[bytes], bundles: Bundles, now: float) -> PeerCertificate:
@@ -40,13 +49,21 @@ def verify_peer(chain: Sequence[bytes], bundles: Bundles, now: float) -> PeerCer
     Raises `PeerRefused` for what is no X.509-SVID, and for one whose anchor is not in the bundle of its own trust
     domain: a federated CA may vouch for its own workloads, never for ours.
     """
-    return _checked(chain, now, lambda leaf, above: _svid(leaf, above, chain[-1], bundles))
+    found = _verified(chain, now, _svid)
+    spiffe_id = found.spiffe_id
+    assert spiffe_id is not None  # `_svid` has read it
+    bundle = bundles.get(spiffe_id.trust_domain)
+    if bundle is None:
+        raise PeerRefused("of a trust domain that we have no bundle of", shown(spiffe_id))
+    if chain[-1] not in bundle:
+        raise PeerRefused(FOREIGN_ANCHOR, shown(spiffe_id))
+    return found
 
 
 def verify_client(chain: Sequence[bytes], now: float) -> PeerCertificate:
     """The same for a client under the web PKI, where one set of CAs vouches for all: a certificate without a SPIFFE ID
     is one of nobody in particular, one with such an ID has to be an X.509-SVID."""
-    return _checked(chain, now, _web_client)
+    return _verified(chain, now, _web_client)
 
 
 def anchors(bundles: Bundles, own: Svid) -> list[bytes]:
@@ -70,8 +87,9 @@ def anchors(bundles: Bundles, own: Svid) -> list[bytes]:
 
 def leaf_id(leaf: x509.Certificate) -> SpiffeId:
     """The ID of a leaf that is fit for an X.509-SVID by itself. Raises `PeerRefused`, and what the parser raises."""
-    _is_leaf(leaf)
-    return _spiffe_id(_uris(leaf))
+    extensions = _extensions(leaf)
+    _is_leaf(extensions)
+    return _spiffe_id(_uris(extensions))
 
 
 def shown(spiffe_id: SpiffeId) -> str:
@@ -79,48 +97,70 @@ def shown(spiffe_id: SpiffeId) -> str:
     return str(spiffe_id)[:_SHOWN]
 
 
-Rule = Callable[[x509.Certificate, Sequence[x509.Certificate]], SpiffeId | None]
-
-
-def _checked(chain: Sequence[bytes], now: float, identity: Rule) -> PeerCertificate:
+def _verified(chain: Sequence[bytes], now: float, read: Callable[[bytes], _Facts]) -> PeerCertificate:
     if len(chain) < 2:  # a leaf that is in a bundle vouches for itself (X509-SVID, 5.2: bundles have CAs alone)
         raise PeerRefused("not signed by a CA")
     try:
-        leaf, *above = [x509.load_der_x509_certificate(der) for der in chain]
-        for certificate in (leaf, *above):
-            _in_time(certificate, now)
-            _strong(certificate)
-            _understood(certificate)
-        for certificate in above:
-            _signs(certificate)
-        spiffe_id = identity(leaf, above)
+        leaf, *above = [read(chain[0]), *map(_authority, chain[1:])]
     except PeerRefused:
         raise
     except Exception as error:  # what the parser raises for hostile bytes is not one family
         raise PeerRefused(MALFORMED) from error
-    expires = min(certificate.not_valid_after_utc.timestamp() for certificate in (leaf, *above))
-    return PeerCertificate(spiffe_id, hashlib.sha256(chain[-1]).digest(), expires)
+    expires = min(facts.ends for facts in (leaf, *above))
+    if now >= expires:
+        raise PeerRefused("expired")
+    if now < max(facts.begins for facts in (leaf, *above)):
+        raise PeerRefused("not yet valid")
+    return PeerCertificate(leaf.spiffe_id, hashlib.sha256(chain[-1]).digest(), expires)
 
 
-def _svid(leaf: x509.Certificate, above: Sequence[x509.Certificate], anchor: bytes, bundles: Bundles) -> SpiffeId:
-    spiffe_id = leaf_id(leaf)
-    bundle = bundles.get(spiffe_id.trust_domain)
-    if bundle is None:
-        raise PeerRefused("of a trust domain that we have no bundle of", shown(spiffe_id))
-    if anchor not in bundle:
-        raise PeerRefused(FOREIGN_ANCHOR, shown(spiffe_id))
-    return spiffe_id
+# Peers come again with the same certificate, and all have the same CAs: what these say is read once.
 
 
-def _web_client(leaf: x509.Certificate, above: Sequence[x509.Certificate]) -> SpiffeId | None:
-    uris = _uris(leaf)
+@functools.lru_cache(maxsize=512)
+def _svid(der: bytes) -> _Facts:
+    leaf = x509.load_der_x509_certificate(der)
+    return _facts(leaf, leaf_id(leaf))
+
+
+@functools.lru_cache(maxsize=512)
+def _web_client(der: bytes) -> _Facts:
+    leaf = x509.load_der_x509_certificate(der)
+    uris = _uris(_extensions(leaf))
     if not any(uri.lower().startswith("spiffe:") for uri in uris):
-        return None
-    return leaf_id(leaf)
+        return _facts(leaf)
+    return _svid(der)
 
 
-def _uris(leaf: x509.Certificate) -> list[str]:
-    names = _extension(leaf, x509.SubjectAlternativeName)
+@functools.lru_cache(maxsize=128)
+def _authority(der: bytes) -> _Facts:
+    """Sections 4.1 and 4.3: a CA says that it is one."""
+    certificate = x509.load_der_x509_certificate(der)
+    extensions = _extensions(certificate)
+    constraints, usage = extensions.get(x509.BasicConstraints), extensions.get(x509.KeyUsage)
+    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
+        raise PeerRefused(NO_CA)
+    return _facts(certificate)
+
+
+def _facts(certificate: x509.Certificate, spiffe_id: SpiffeId | None = None) -> _Facts:
+    _strong(certificate)
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return _Facts(begins.timestamp(), ends.timestamp(), spiffe_id)
+
+
+def _extensions(certificate: x509.Certificate) -> dict[type, Any]:
+    """The extensions by their types. What is critical and unknown must not be passed over (RFC 5280, 4.2)."""
+    found = {}
+    for extension in certificate.extensions:
+        if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
+            raise PeerRefused(UNKNOWN_CRITICAL)
+        found[type(extension.value)] = extension.value
+    return found
+
+
+def _uris(extensions: dict[type, Any]) -> list[str]:
+    names: x509.SubjectAlternativeName | None = extensions.get(x509.SubjectAlternativeName)
     return names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
 
 
@@ -136,34 +176,19 @@ def _spiffe_id(uris: list[str]) -> SpiffeId:
         raise PeerRefused("a URI SAN that is no SPIFFE ID of a workload", str(error)) from None
 
 
-def _is_leaf(leaf: x509.Certificate) -> None:
+def _is_leaf(extensions: dict[type, Any]) -> None:
     """Sections 4.1, 4.3, 4.4 and 5.2: it may authenticate, and may sign nothing."""
-    constraints = _extension(leaf, x509.BasicConstraints)
+    constraints = extensions.get(x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         raise PeerRefused("a CA certificate, which must not authenticate")
-    usage = _extension(leaf, x509.KeyUsage)
+    usage = extensions.get(x509.KeyUsage)
     if usage is None or not usage.digital_signature:
         raise PeerRefused("no key usage digitalSignature")
     if usage.key_cert_sign or usage.crl_sign:
         raise PeerRefused("a key usage of CAs (keyCertSign or cRLSign)")
-    extended = _extension(leaf, x509.ExtendedKeyUsage)
+    extended = extensions.get(x509.ExtendedKeyUsage)
     if extended is not None and not _BOTH_SIDES.issubset(extended):
         raise PeerRefused(EXTENDED_USAGE)
-
-
-def _signs(certificate: x509.Certificate) -> None:
-    """Sections 4.1 and 4.3: a CA says that it is one."""
-    constraints = _extension(certificate, x509.BasicConstraints)
-    usage = _extension(certificate, x509.KeyUsage)
-    if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
-        raise PeerRefused(NO_CA)
-
-
-def _in_time(certificate: x509.Certificate, now: float) -> None:
-    if now >= certificate.not_valid_after_utc.timestamp():
-        raise PeerRefused("expired")
-    if now < certificate.not_valid_before_utc.timestamp():
-        raise PeerRefused("not yet valid")
 
 
 def _strong(certificate: x509.Certificate) -> None:
@@ -179,23 +204,9 @@ def _strong(certificate: x509.Certificate) -> None:
         raise PeerRefused(TOO_WEAK)
 
 
-def _understood(certificate: x509.Certificate) -> None:
-    """RFC 5280, 4.2: what is critical and unknown must not be passed over."""
-    for extension in certificate.extensions:
-        if extension.critical and isinstance(extension.value, x509.UnrecognizedExtension):
-            raise PeerRefused(UNKNOWN_CRITICAL)
-
-
-def _extension(certificate: x509.Certificate, kind: type[_E]) -> _E | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
 def _name(der: bytes) -> tuple[str, bytes | None]:
     """What a CA is found by: its subject (case and spaces do not count), and the identifier of its key or none."""
     certificate = x509.load_der_x509_certificate(der)
-    identifier = _extension(certificate, x509.SubjectKeyIdentifier)
+    identifier = _extensions(certificate).get(x509.SubjectKeyIdentifier)
     subject = " ".join(certificate.subject.rfc4514_string().casefold().split())
     return subject, identifier.digest if identifier is not None else None

@@ -168,17 +168,15 @@ class FileKeys:
     def _look(self) -> None:
         try:
             state = self._stat()
-            if state == self._state and not self.failing:
-                return
-            self._keys, self._state = self._read(), state
+            if state != self._state:
+                self._keys, self._state = self._read(), state
+                self.generation += 1
+                _log.info("%s: %d keys were read", self._path, len(self._keys))
+            self.failing = ""
         except (OSError, jose.NotAKeySet) as error:
             if not self.failing:
                 _log.error("%s: the last good keys stay: %s", self._path, _said(error))
             self.failing = _said(error)
-            return
-        self.generation += 1
-        self.failing = ""
-        _log.info("%s: %d keys were read", self._path, len(self._keys))
 
     def _stat(self) -> tuple[int, ...]:
         found = self._path.stat()

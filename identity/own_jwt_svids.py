@@ -94,7 +94,6 @@ class JwtSvids:
                 kept.fresh_until = min(now + RETRY, kept.usable_until)
         else:
             self._kept[audience] = _Kept(svid, self._clock())
-            self._failures.pop(audience, None)
         finally:
             if self._fetching.get(audience) is asyncio.current_task():
                 del self._fetching[audience]

@@ -62,7 +62,7 @@ class FileTls:
         try:
             load_key_pair(context, certificate + b"\n" + key)
         except (ssl.SSLError, ValueError) as error:
-            raise TlsUnusable(f"listen.tls: certificate and key cannot be used: {_words(error)}") from None
+            raise TlsUnusable(f"certificate and key cannot be used: {_words(error)}") from None
         anchors: frozenset[bytes] = frozenset()
         if client_ca is not None:
             anchors = _load_authorities(context, client_ca)
@@ -76,7 +76,7 @@ def _load_authorities(context: ssl.SSLContext, pem: bytes) -> frozenset[bytes]:
         found = [certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(pem)]
         context.load_verify_locations(cadata=b"".join(found))
     except (ssl.SSLError, ValueError):
-        raise TlsUnusable("listen.tls.clientCa has no certificates in PEM that can be read") from None
+        raise TlsUnusable("clientCa has no certificates in PEM that can be read") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_OPTIONAL
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

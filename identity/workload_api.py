@@ -118,10 +118,9 @@ class WorkloadApi:
 
         def parse(data: bytes) -> JwtSvid:
             svids = messages.JWTSVIDResponse.FromString(data).svids
-            ours = [one for one in svids if one.spiffe_id == str(id)]
-            if not ours:
-                raise Malformed(f"no JWT-SVID of {id} in the answer")
-            chosen = next((one for one in ours if one.hint == hint), ours[0])
+            if not svids:
+                raise Malformed("no JWT-SVID in the answer")
+            chosen = next((one for one in svids if one.hint == hint), svids[0])
             return jwt_svid(chosen.svid, id, audience, self._clock())
 
         return _read(parse, data)

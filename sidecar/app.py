@@ -57,7 +57,10 @@ class App:
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
-        snapshot = build.snapshot(configuration, {}, self.metrics.connect)
+        self._builder = build.Builder(self.metrics)
+        self._identities = self._builder.identities
+        snapshot = self._builder.snapshot(configuration, {})
+        self._tls = self._identities.listening(configuration.listen.tls)
         tokens, tasks = Tokens(self._sealer), Tasks()
         self._pins = Pins(self._recorder.tool_changed)
         self._worker = Worker()
@@ -89,14 +92,22 @@ class App:
         """Bind both listeners and begin to serve. Raises OSError where an address cannot be had."""
         listen = self.snapshot.configuration.listen
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
-        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
+        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
+        self._identities.start(self._review_peers)
+        self._builder.callers.follow(self.snapshot.configuration.identity)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
+
+    @property
+    def description(self) -> str:
+        """What this sidecar is, in one line for the log."""
+        methods = [entry.__struct_config__.tag for entry in self.snapshot.configuration.identity.agents]
+        return f"{self._identities.describe()}; callers are identified by: {', '.join(map(str, methods)) or 'nothing'}"
 
     def reload(self, configuration: Configuration) -> None:
         """Swap to another configuration; what is under way ends under its own. Raises `build.BuildError` or
@@ -104,11 +115,16 @@ class App:
         before = self.snapshot
         known = build.upstreams(before)
         key = _session_key(configuration) if configuration.sessions.key is not None else None
-        after = build.snapshot(configuration, known, self.metrics.connect)
+        after = self._builder.snapshot(configuration, known)
+        renewed = self._identities.renew_listening(configuration.listen.tls)
         if key is not None:
             self._sealer.rekey(key)
             self._sessions.forget()
+        self._identities.start(self._review_peers)
+        self._builder.callers.follow(configuration.identity)
         self._pipeline.snapshot = after
+        if renewed:
+            self._review_peers()
         self._sessions.lifetime = configuration.sessions.lifetime
         self._swap_upstreams(set(known.values()), set(build.upstreams(after).values()))
         self._loaded_at, self._last_error = time.time(), ""
@@ -139,6 +155,8 @@ class App:
         for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
         await self._admin.drain(0.2, lambda: None)
+        self._builder.callers.close()
+        await self._identities.stop()
         self._sweeper.stop()
         await self._worker.close()
         if not await asyncio.to_thread(self.audit.close, 5.0):
@@ -170,6 +188,15 @@ class App:
             if changed:
                 relay.announce_lists()
 
+    def _review_peers(self) -> None:
+        """Whom we trust has changed: connections to others are given up."""
+        self._listener.review(self._identities.still_trusted)
+        self._pipeline.relays.review(self._identities.still_trusted)
+        contexts = self._identities.contexts
+        if contexts is not None:
+            for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
+                upstream.review(contexts.still_trusted)
+
     def _swap_upstreams(self, before: set[Upstream], after: set[Upstream]) -> None:
         for upstream in before - after:
             upstream.retire()
@@ -187,8 +214,11 @@ class App:
         self._watchers[upstream] = asyncio.get_running_loop().create_task(health.watch(upstream))
 
     def _readiness(self) -> Readiness:
-        ready = self._listener.accepting and not self._draining and self.audit.accepting
+        serving = self._listener.accepting and not self._draining
+        ready = serving and self.audit.accepting and self._identities.ready
         detail: JsonObject = {
+            "identity": self._identities.report(),
+            "issuers": self._builder.callers.report(),
             "draining": self._draining,
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
@@ -200,7 +230,12 @@ class App:
                 route.server.name: {
                     "path": route.server.path,
                     "endpoints": [
-                        {"url": endpoint.url, "healthy": endpoint.healthy, "failures": endpoint.failures}
+                        {
+                            "url": endpoint.url,
+                            "healthy": endpoint.healthy,
+                            "failures": endpoint.failures,
+                            "problem": endpoint.problem or None,
+                        }
                         for endpoint in route.upstream.endpoints
                     ],
                 }
@@ -222,6 +257,7 @@ class App:
         scrape.connections("admin", self._admin.connections)
         scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)
         scrape.audit(self.audit.stats)
+        self._identities.report_metrics(scrape)
 
 
 def _session_key(configuration: Configuration) -> bytes:
@@ -239,10 +275,16 @@ def summary(configuration: Configuration) -> str:
 
 
 def _warn_of_restart(before: Configuration, after: Configuration) -> None:
-    if before.listen.mcp != after.listen.mcp or before.listen.admin != after.listen.admin:
-        _log.warning("listen.mcp and listen.admin change only with a restart")
+    if _bound(before) != _bound(after):
+        _log.warning("listen.mcp, listen.admin and listen.tls change only with a restart (certificates are read anew)")
+    if (before.identity.workload_api, before.identity.svid) != (after.identity.workload_api, after.identity.svid):
+        _log.warning("identity.workloadApi and identity.svid change only with a restart")
     if before.telemetry != after.telemetry:
         _log.warning("telemetry changes only with a restart")
+
+
+def _bound(configuration: Configuration) -> tuple[object, ...]:
+    return configuration.listen.mcp, configuration.listen.admin, configuration.listen.tls
 
 
 def _log_audit(error: OSError | None) -> None:

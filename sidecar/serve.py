@@ -58,9 +58,11 @@ async def _main(source: FileSource, loaded: Loaded) -> None:
     loop.add_signal_handler(signal.SIGHUP, _poke, source, app)
     for warning in loaded.warnings:
         _log.warning("%s", warning)
+    _log.info("identity: %s", app.description)
     _log.info(
-        "serving %s on http://%s:%d, admin on http://%s:%d",
+        "serving %s on %s://%s:%d, admin on http://%s:%d",
         summary(loaded.configuration),
+        "http" if loaded.configuration.listen.tls is None else "https",
         *app.mcp_address,
         *app.admin_address,
     )

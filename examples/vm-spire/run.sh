@@ -20,11 +20,19 @@ done
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/vm-spire.XXXXXX") # short: the path of a Unix socket has at most 107 bytes
 export WORK
 started=()
+stop() { # a process that was started here: asked to end, and ended if it does not
+  local until=$((SECONDS + 30))
+  kill "$1" 2>/dev/null || return 0
+  while kill -0 "$1" 2>/dev/null; do
+    ((SECONDS < until)) || kill -KILL "$1"
+    sleep 0.1
+  done
+}
 finish() {
   local status=$? one
   trap - EXIT
   for ((one = ${#started[@]} - 1; one >= 0; one--)); do
-    kill "${started[one]}" 2>/dev/null && wait "${started[one]}" 2>/dev/null || true
+    stop "${started[one]}"
   done
   if ((status != 0)); then
     tail -n 20 "$WORK"/*.log >&2 || true

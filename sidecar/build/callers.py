@@ -38,17 +38,28 @@ class Callers:
         """The methods of a configuration; `source` is there where one of them needs it. Raises `BuildError`."""
         return build([self._method(entry, index, source) for index, entry in enumerate(identity.agents)])
 
-    def keep(self, identity: Identity) -> None:
-        """Let go of issuers that this configuration does not have."""
+    def follow(self, identity: Identity) -> None:
+        """Ask the issuers of this configuration for keys, so that the first who calls need not wait, and let go of all
+        others. Needs a running loop."""
         kept = {(entry.issuer, entry.jwks) for entry in identity.agents if isinstance(entry, JwtAgents)}
         for key in self._keys.keys() - kept:
             keys = self._keys.pop(key)
             if isinstance(keys, UrlKeys):
                 keys.close()
+        for keys in self._keys.values():
+            keys.current()
+
+    def report(self) -> dict[str, object]:
+        """The issuers for /readyz: how many keys each has, and what is wrong with asking for them."""
+        found = {issuer: (keys.current(), keys.failing) for (issuer, _), keys in self._keys.items()}
+        return {
+            issuer: {"keys": len(keys) if keys is not None else 0, "problem": problem or None}
+            for issuer, (keys, problem) in found.items()
+        }
 
     def close(self) -> None:
         """Ask nobody for keys any more."""
-        self.keep(Identity())
+        self.follow(Identity())
 
     def _method(self, entry: AgentIdentification, index: int, source: SvidSource | None) -> Method:
         if isinstance(entry, ApiKeyAgents):

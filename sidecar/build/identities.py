@@ -2,6 +2,7 @@
 
 import os
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ from openmcp.identity.source import SvidSource
 from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.net.credentials import Credential, HeaderSecret, JwtSvidToken
 from openmcp.sidecar.net.oauth import OAuthToken
-from openmcp.sidecar.telemetry.metrics import Metrics
+from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 
 if TYPE_CHECKING:
     from openmcp.identity.tls import SpiffeTls as Contexts
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Identities:
-    """`source` and `contexts` are None as long as no configuration needed the Workload API.
+    """`source` and `contexts` are None as long as no configuration needed the Workload API; `needed`: this one does.
 
     TLS and gRPC are imported where they are needed: a sidecar without them is 20 MiB smaller.
     """
@@ -43,6 +44,7 @@ class Identities:
     def __init__(self, metrics: Metrics) -> None:
         self.source: SvidSource | None = None
         self.contexts: Contexts | None = None
+        self.needed = False
         self._metrics = metrics
         self._running = False
         self._files: FileTls | None = None
@@ -50,6 +52,7 @@ class Identities:
     def prepare(self, configuration: Configuration) -> None:
         """Make what a configuration needs; nobody is asked yet. Raises `BuildError` where it cannot be had."""
         uses = workload_api_uses(configuration)
+        self.needed = bool(uses)
         if uses and self.source is None:
             from openmcp.identity.tls import SpiffeTls as Contexts
 
@@ -61,10 +64,11 @@ class Identities:
         if self.source is not None and any(isinstance(one, JwtSvidAgents) for one in configuration.identity.agents):
             self.source.want_jwt_bundles()
 
-    def start(self) -> None:
-        """Begin to follow the Workload API, if there is one to follow."""
+    def start(self, on_update: Callable[[], None]) -> None:
+        """Begin to follow the Workload API, if that is needed and not done yet; `on_update` hears of each change."""
         if self.source is not None and not self._running:
             self._running = True
+            self.source.subscribe(on_update)
             self.source.start()
 
     async def stop(self) -> None:
@@ -73,13 +77,34 @@ class Identities:
             self._running = False
             await self.source.stop()
 
+    @property
+    def ready(self) -> bool:
+        """Whether we have the SVID that is needed."""
+        return not self.needed or (self.source is not None and self.source.state == "ok")
+
+    def report(self) -> dict[str, object]:
+        """Our identity for /readyz."""
+        return self.source.report() if self.source is not None else {"state": "none"}
+
+    def report_metrics(self, scrape: Scrape) -> None:
+        """Our identity for /metrics."""
+        if self.source is not None:
+            stats = self.source.stats
+            scrape.svid(self.source.expires, stats.rotations, stats.failures.items())
+
+    def describe(self) -> str:
+        """One line about what we are."""
+        if self.source is None:
+            return "without SPIFFE: nothing in the configuration needs an SVID"
+        return f"SVIDs of the Workload API at {self.source.address}"
+
     def listening(self, tls: WebTls | SpiffeTls | None) -> ssl.SSLContext | None:
         """The context of the listener; None for plain HTTP. Raises `BuildError`."""
         if tls is None:
             return None
         if isinstance(tls, SpiffeTls):
             assert self.contexts is not None  # `prepare` has made it
-            return self.contexts.server_context(self._client_refused)
+            return self.contexts.server_context(self._client_refused, tls.trust_domains)
         from openmcp.identity.webtls import FileTls, TlsUnusable
 
         try:

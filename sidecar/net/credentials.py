@@ -4,11 +4,11 @@ A credential is header lines. It is in memory when it is needed and leaves it in
 line or representation holds any of it.
 """
 
+import asyncio
 import logging
 import os
 import re
 import time
-from asyncio import timeout
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -77,7 +77,7 @@ def bearer(token: str) -> bytes:
 async def jwt_svid(source: JwtSvids, audience: str) -> str:
     """A JWT-SVID, or `NoIdentity` within some seconds."""
     try:
-        async with timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             return await source.jwt_svid(audience)
     except TimeoutError:
         raise NoIdentity(f"the Workload API gave no JWT-SVID in {PATIENCE:g} s") from None

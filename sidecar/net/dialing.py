@@ -63,7 +63,9 @@ class Dialer:
             async with asyncio.timeout(self._patience):
                 transport, connection = await self._dial(make)
         except NoIdentity as error:
-            raise self._distrusted("identity", "identity", str(error)) from None
+            self._on_connect("identity")
+            self.distrust = str(error)  # nothing about this server: whoever follows the Workload API has logged it
+            raise UpstreamFailed("identity", self.distrust, sent=False) from None
         except PeerRefused as error:
             raise self._distrusted("untrusted", "untrusted", str(error)) from None
         except TimeoutError:
@@ -78,7 +80,7 @@ class Dialer:
         self._on_connect("ok")
         if self.distrust:
             self.distrust = ""
-            _log.info("%s is trusted again", self._name)
+            _log.info("%s can be used again", self._name)
         _keep_alive(transport)
         return connection
 

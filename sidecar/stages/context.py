@@ -98,6 +98,11 @@ class Flow:
         self.agent = principal.name
         self.identified_by = principal.method
 
+    def until(self) -> float:
+        """When what identified the agent ends, in Unix seconds; 0 where it does not any more."""
+        request = self.exchange.request
+        return self.snapshot.identifier.until(self.principal, request.headers, request.peer)
+
     def asked(self, call: Call) -> None:
         """It is known what the agent wants."""
         self.call = call

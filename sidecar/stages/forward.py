@@ -64,9 +64,14 @@ async def send(
         try:
             return await endpoint.send(request, patience)
         except UpstreamFailed as failure:
-            again = not failure.sent or (repeatable and failure.kind == "closed")
+            again = _unreached(failure) or (repeatable and failure.kind == "closed")
             if not again or len(tried) == len(flow.upstream.endpoints):
                 raise
+
+
+def _unreached(failure: UpstreamFailed) -> bool:
+    """Whether this endpoint got nothing, and another one might: what we lack ourselves, we lack everywhere."""
+    return not failure.sent and failure.kind not in ("credential", "identity")
 
 
 async def _pinned(flow: Flow, endpoint: Endpoint, request: Outgoing, patience: Patience) -> UpstreamResponse:

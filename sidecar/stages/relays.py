@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Final
 
 from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
@@ -18,6 +19,8 @@ from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.stages.streams import Relay
 from openmcp.sidecar.types import JsonObject, Request
 
+REVIEW: Final = 10.0
+"""Seconds after which it is asked again who has a stream: keys and bundles may have been withdrawn."""
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -37,9 +40,6 @@ class Relays:
         flow.streamed(_stream_kind(flow))
         relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
         self.open.add(relay)
-        if relay.idle:
-            request = flow.request
-            relay.until = flow.snapshot.identifier.until(request.headers, request.peer)
         if self.draining and relay.idle:
             relay.stop()
         try:
@@ -48,12 +48,16 @@ class Relays:
             self.open.discard(relay)
 
     def sweep(self, now: float) -> None:
-        """End the streams that would never end by themselves once the proof of who has them does; `now` is the loop's
-        time, what counts is the clock's."""
+        """End the streams that would never end by themselves once the proof of who has them does, by the clock; `now`
+        is the loop's time."""
         clock = time.time()
         for relay in tuple(self.open):
+            if not relay.idle:
+                continue
+            if now >= relay.review_at:
+                relay.review_at = now + REVIEW
+                relay.until = relay.flow.until()
             if relay.until <= clock:
-                relay.until = float("inf")
                 relay.stop()
 
     def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:

@@ -6,7 +6,7 @@ protocol's, and a server has at most `TOOLS_PER_SERVER` tool names, then `other`
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from openmcp.sidecar.telemetry.families import FAMILIES, Family
@@ -125,12 +125,12 @@ class Scrape:
         """Report the connections of a listener."""
         self.values["connections", (listener,)] = count
 
-    def svid(self, expires: float | None, rotations: int, failures: Mapping[str, int]) -> None:
+    def svid(self, expires: float | None, rotations: int, failures: Iterable[tuple[str, int]]) -> None:
         """Report our SVID: its end in Unix seconds, how often it was replaced, what hindered the Workload API."""
         if expires is not None:
             self.values["svid_expires", ()] = expires
         self.values["svid_rotations", ()] = rotations
-        for kind, count in failures.items():
+        for kind, count in failures:
             self.values["workload_api_failures", (kind,)] = count
 
     def config(self, *, digest: str, age: float) -> None:

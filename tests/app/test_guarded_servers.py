@@ -1,99 +1,23 @@
 """Servers that want to know us: what an agent with empty hands gets through the sidecar, and what it never sees."""
 
-import asyncio
 import json
 import logging
-import socket
-import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jwt
 import pytest
-import trustme
-import uvicorn
 from mcp.client.client import Client
-from mcp.server.auth.middleware.auth_context import get_access_token
-from mcp.server.auth.provider import AccessToken
-from mcp.server.auth.settings import AuthSettings
-from mcp.server.mcpserver import MCPServer
-from pydantic import AnyHttpUrl
 
+from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net import oauth
 from tests.fakes.workload_api import FakeWorkloadApi
-from tests.support.gate import Gate, call, configuration, gate, initialize, message
+from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message
+from tests.support.guarded import by_oauth, tools
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
-from tests.support.oauth import SIGNING, SPIFFE_ID, Issuer, issuer
+from tests.support.oauth import SPIFFE_ID, Issuer, issuer
 from tests.support.raw import connect
-
-AUTHORITY = trustme.CA()
-
-
-@dataclass
-class Tools:
-    """The official SDK's server, for holders of a token of the authorization server that is meant for it alone.
-
-    It takes no token that is in `withdrawn`.
-    """
-
-    url: str
-    seen: list[str] = field(default_factory=list)
-    withdrawn: set[str] = field(default_factory=set)
-
-    async def verify_token(self, token: str) -> AccessToken | None:
-        """Say what a token proves, None for one that is not good."""
-        self.seen.append(token)
-        try:
-            claims = jwt.decode(token, SIGNING.key.public_key(), algorithms=["ES256"], audience=self.url)
-        except jwt.InvalidTokenError:
-            return None
-        if token in self.withdrawn:
-            return None
-        return AccessToken(
-            token=token,
-            client_id=claims["client_id"],
-            scopes=claims["scope"].split(),
-            expires_at=claims["exp"],
-            resource=claims["aud"],
-        )
-
-
-@asynccontextmanager
-async def tools() -> AsyncIterator[Tools]:
-    """Run it over TLS."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        url = f"https://127.0.0.1:{bound.getsockname()[1]}/mcp"
-        made = Tools(url)
-        auth = AuthSettings(
-            issuer_url=AnyHttpUrl("https://as.acme.example"),
-            resource_server_url=AnyHttpUrl(url),
-            required_scopes=["read"],
-            validate_token_resource=True,
-        )
-        server = MCPServer("guarded", log_level="ERROR", auth=auth, token_verifier=made)
-
-        @server.tool()
-        def allowed() -> str:
-            token = get_access_token()
-            assert token is not None
-            return f"for {token.client_id}"
-
-        config = uvicorn.Config(
-            server.streamable_http_app(), log_level="error", lifespan="on", timeout_graceful_shutdown=1
-        )
-        config.load()
-        config.ssl = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        AUTHORITY.issue_cert("127.0.0.1").configure_cert(config.ssl)
-        running = uvicorn.Server(config)
-        serving = asyncio.ensure_future(running.serve(sockets=[bound]))
-        try:
-            yield made
-        finally:
-            running.should_exit = True
-            await serving
 
 
 @pytest.fixture
@@ -106,26 +30,8 @@ async def workload(tmp_path: Path) -> AsyncIterator[FakeWorkloadApi]:
 @pytest.fixture
 async def authorization(workload: FakeWorkloadApi) -> AsyncIterator[Issuer]:
     """The authorization server: it trusts our trust domain."""
-    async with issuer(workload.jwt_key) as running:
+    async with issuer(workload.jwks()) as running:
         yield running
-
-
-def by_oauth(
-    folder: Path, workload: FakeWorkloadApi, authorization: Issuer, server: Tools, kind: str
-) -> dict[str, Any]:
-    """The configuration of a sidecar whose agent is known as its pod, and which has no secret either."""
-    (folder / "as.pem").write_bytes(authorization.ca)
-    AUTHORITY.cert_pem.write_to_path(str(folder / "ca.pem"))
-    auth = {
-        "type": "oauth",
-        "tokenUrl": authorization.url,
-        "client": {"id": "openmcp", "type": kind},
-        "resource": server.url,
-        "scopes": ["read"],
-        "ca": {"file": str(folder / "as.pem")},
-    }
-    config = configuration(server.url, auth=auth, tls={"ca": {"file": str(folder / "ca.pem")}})
-    return config | {"identity": {"workloadApi": workload.address, "agents": [{"type": "workload"}]}}
 
 
 async def used(agent: Client) -> str:
@@ -147,8 +53,11 @@ async def test_an_agent_without_a_secret_uses_a_server_behind_oauth(
 ) -> None:
     caplog.set_level(logging.DEBUG, "openmcp")
     monkeypatch.setattr(oauth, "FRESH", 0.0)  # as if all of this took its time
-    async with tools() as server, gate(tmp_path, by_oauth(tmp_path, workload, authorization, server, kind)) as sidecar:
-        await ready(sidecar, SPIFFE_ID)
+    async with (
+        tools() as server,
+        gate(tmp_path, by_oauth(tmp_path, workload.address, authorization, server, kind)) as sidecar,
+    ):
+        await sidecar.has_identity(SPIFFE_ID)
         async with Client(f"{sidecar.url}/server", mode=mode) as agent:
             assert [await used(agent) for _ in range(3)] == ["for openmcp"] * 3
             (first,) = set(server.seen)
@@ -163,28 +72,10 @@ async def test_an_agent_without_a_secret_uses_a_server_behind_oauth(
     assert {line["agent"] for line in record if "agent" in line} == {SPIFFE_ID}
 
 
-async def page(sidecar: Gate, path: str) -> str:
-    """What operators are told."""
-    reader, writer = await asyncio.open_connection(*sidecar.app.admin_address)
-    writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
-    text = (await reader.read()).decode()
-    writer.close()
-    return text
-
-
-async def ready(sidecar: Gate, spiffe_id: str) -> None:
-    """Wait until the sidecar has its identity."""
-    async with asyncio.timeout(10):
-        while True:
-            if spiffe_id in await page(sidecar, "/readyz"):
-                return
-            await asyncio.sleep(0.01)
-
-
 async def shows_nothing(sidecar: Gate, caplog: pytest.LogCaptureFixture, secrets: set[str]) -> None:
     """Expect that no secret stands in the record, the log, the metrics or what operators are told."""
-    text = json.dumps(await sidecar.records()) + caplog.text + await page(sidecar, "/readyz")
-    text += await page(sidecar, "/metrics")
+    text = json.dumps(await sidecar.records()) + caplog.text + await sidecar.page("/readyz")
+    text += await sidecar.page("/metrics")
     assert "openmcp_" in text
     for secret in secrets:
         assert secret not in text
@@ -195,9 +86,9 @@ async def test_without_the_sidecar_or_our_svid_the_server_is_closed(
 ) -> None:
     workload.ids = ("spiffe://prod.acme.example/agent",)
     async with tools() as server:
-        config = by_oauth(tmp_path, workload, authorization, server, "jwtSvid")
+        config = by_oauth(tmp_path, workload.address, authorization, server, "jwtSvid")
         async with gate(tmp_path, config) as sidecar, connect(sidecar.url, "/server") as agent:
-            await ready(sidecar, "spiffe://prod.acme.example/agent")
+            await sidecar.has_identity("spiffe://prod.acme.example/agent")
             answer = await agent.ask(call())
             assert answer.json["error"] == {"code": -32603, "message": CLOSED}
             ended = await sidecar.recorded(id=1, ends=True)
@@ -219,7 +110,7 @@ async def test_a_server_that_verifies_jwt_svids_sees_ours(tmp_path: Path, worklo
         identity = {"workloadApi": workload.address, "agents": [{"type": "workload"}]}
         config = configuration(server.url, auth={"type": "jwtSvid", "audience": "tools"}) | {"identity": identity}
         async with gate(tmp_path, config) as sidecar, connect(sidecar.url, "/server") as agent:
-            await ready(sidecar, SPIFFE_ID)
+            await sidecar.has_identity(SPIFFE_ID)
             await initialize(agent)
             for number in range(3):
                 answer = await agent.ask(call(identifier=number), authorization="Bearer agents-own")
@@ -322,3 +213,27 @@ async def test_a_call_that_was_refused_once_is_carried_out_once(
         calls = [request.header("authorization") for request in server.requests if b"tools/call" in request.body]
         assert calls == [f"Bearer {TOKEN}", "Bearer another"]
         assert len([line for line in await sidecar.records() if line.get("id") == 1 and "latency" in line]) == 1
+
+
+async def test_what_we_lack_ourselves_is_not_asked_for_at_each_endpoint(server: Hostile, tmp_path: Path) -> None:
+    class Lacking:
+        asked = 0
+
+        def lines(self) -> None:
+            return None
+
+        async def fetch(self) -> bytes:
+            self.asked += 1
+            raise UpstreamFailed("credential", "nobody gives us one", sent=False)
+
+        def close(self) -> None:
+            pass
+
+    async with gate(tmp_path, configuration(server.url, f"{server.url}2", f"{server.url}3")) as sidecar:
+        lacking = Lacking()
+        for endpoint in sidecar.app.snapshot.routes["/server"].upstream.endpoints:
+            endpoint._credential = lacking
+        async with sidecar.connect() as agent:
+            answer = await ask_modern(agent, call())
+            assert answer.json["error"] == {"code": -32603, "message": CLOSED}
+    assert (lacking.asked, server.requests) == (1, [])

@@ -1,6 +1,7 @@
 """Keys of an issuer behind a URL, while agents call: who waits for them, how often they are asked for, and outages."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,18 @@ async def issuer() -> AsyncIterator[Hostile]:
         yield running
 
 
-@pytest.fixture
-async def sidecar(server: Hostile, issuer: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
-    """A sidecar that knows agents by tokens of the issuer."""
+def settings(server: Hostile, issuer: Hostile) -> dict[str, Any]:
+    """A configuration that knows agents by tokens of the issuer."""
     config = configuration(server.url)
     method = {"type": "jwt", "issuer": ISSUER, "audience": "openmcp", "jwks": {"url": issuer.url}}
     config["identity"]["agents"] = [method]
-    async with gate(tmp_path, config) as running:
+    return config
+
+
+@pytest.fixture
+async def sidecar(server: Hostile, issuer: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
+    """A sidecar that asks the issuer."""
+    async with gate(tmp_path, settings(server, issuer)) as running:
         yield running
 
 
@@ -55,6 +61,15 @@ async def calls(sidecar: Gate, given: str) -> int:
         answer = await agent.ask(call())
         assert (answer.header("www-authenticate") is not None) is (answer.status == 401)
         return answer.status
+
+
+async def issuers(sidecar: Gate) -> Any:
+    """What operators are told of the issuers."""
+    return json.loads((await sidecar.page("/readyz")).partition("\r\n\r\n")[2])["issuers"]
+
+
+async def test_the_keys_are_asked_for_at_the_start(sidecar: Gate, issuer: Hostile) -> None:
+    await issuer.received(1)
 
 
 async def test_the_first_who_call_wait_for_the_keys(sidecar: Gate, issuer: Hostile) -> None:
@@ -90,20 +105,25 @@ async def test_a_new_key_is_known_with_the_first_token_it_has_signed(
 
 @pytest.mark.parametrize("answer", [(b"", 500), (b"<html>", 200), (b"{}", 200), (b"x" * 300_000, 200)])
 async def test_without_keys_a_token_cannot_be_judged(
-    sidecar: Gate, issuer: Hostile, server: Hostile, monkeypatch: pytest.MonkeyPatch, answer: tuple[bytes, int]
+    issuer: Hostile, server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: tuple[bytes, int]
 ) -> None:
     """503: a client that took this for a 401 would ask its user to log in again."""
     monkeypatch.setattr(jwks, "RETRY", 0.0)
     issuer.handler = serves(*answer)
-    assert await calls(sidecar, token(OLD)) == 503
-    assert server.requests == []
-    assert (await sidecar.records())[-1]["reason"] == "the keys of the token's issuer cannot be had"
-    issuer.handler = serves(pki.jwks(OLD, use="sig"))
-    assert await calls(sidecar, token(OLD)) == 200
+    async with gate(tmp_path, settings(server, issuer)) as sidecar:
+        assert await calls(sidecar, token(OLD)) == 503
+        assert server.requests == []
+        assert (await sidecar.records())[-1]["reason"] == "the keys of the token's issuer cannot be had"
+        (state,) = (await issuers(sidecar)).values()
+        assert state["keys"] == 0
+        assert state["problem"]
+        issuer.handler = serves(pki.jwks(OLD, use="sig"))
+        assert await calls(sidecar, token(OLD)) == 200
+        assert await issuers(sidecar) == {ISSUER: {"keys": 1, "problem": None}}
 
 
 async def test_an_issuer_that_says_nothing_holds_nobody_up(
-    sidecar: Gate, issuer: Hostile, monkeypatch: pytest.MonkeyPatch
+    issuer: Hostile, server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "PATIENCE", 0.1)
 
@@ -111,17 +131,17 @@ async def test_an_issuer_that_says_nothing_holds_nobody_up(
         await reply.left()
 
     issuer.handler = silent
-    assert await asyncio.gather(calls(sidecar, token(OLD)), calls(sidecar, token(OLD, jti="other"))) == [503, 503]
-    assert len(issuer.requests) == 1
-    assert await calls(sidecar, token(OLD)) == 503, "at once: it was asked a moment ago"
-    assert len(issuer.requests) == 1
+    async with gate(tmp_path, settings(server, issuer)) as sidecar:
+        assert await asyncio.gather(calls(sidecar, token(OLD)), calls(sidecar, token(OLD, jti="other"))) == [503, 503]
+        assert len(issuer.requests) == 1
+        assert await calls(sidecar, token(OLD)) == 503, "at once: it was asked a moment ago"
+        assert len(issuer.requests) == 1
 
 
 async def test_a_reload_keeps_the_keys(sidecar: Gate, issuer: Hostile, server: Hostile) -> None:
     assert await calls(sidecar, token(OLD)) == 200
-    config = configuration(server.url)
-    method = {"type": "jwt", "issuer": ISSUER, "audience": "openmcp", "jwks": {"url": issuer.url}}
-    config["identity"]["agents"] = [method, {"type": "none"}]
+    config = settings(server, issuer)
+    config["identity"]["agents"].append({"type": "none"})
     sidecar.reload(config)
     assert await calls(sidecar, token(OLD)) == 200
     assert len(issuer.requests) == 1

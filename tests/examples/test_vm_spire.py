@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,21 +43,55 @@ def ports(folder: Path) -> dict[str, str]:
     }
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """What `run.sh` needs to find SPIRE, ours, and ports."""
+    places = {"SPIRE_BIN": str(part_folder("spire") / "bin"), "PATH": f"{OPENMCP.parent}:{os.environ['PATH']}"}
+    return {**os.environ, **places, **ports(folder)}
+
+
+@pytest.fixture
+def temporary():
+    """A folder for temporary files whose name is short: the path of a Unix socket has 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="vm-") as name:
+        yield Path(name)
+
+
 @pytest.mark.real
-def test_the_readme(folder):
+def test_the_readme(folder, temporary):
     require("spire")
     command, output = re.findall(r"```(?:sh)?\n(.*?)```", README, re.DOTALL)[1:3]
-    places = {"SPIRE_BIN": str(part_folder("spire") / "bin"), "PATH": f"{OPENMCP.parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         command.split(),
         cwd=folder,
-        env={**os.environ, **places, **ports(folder), "TMPDIR": "/tmp"},
+        env={**environment(folder), "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
     assert (done.stdout, done.returncode) == (output, 0), done.stderr
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.real
+def test_it_leaves_nothing_behind_where_it_is_stopped(folder, temporary):
+    require("spire")
+    with subprocess.Popen(
+        ["./run.sh"],
+        cwd=folder,
+        env={**environment(folder), "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        until = "== a SPIRE agent for each machine\n"
+        assert until in iter(process.stdout.readline, "")
+        (work,) = temporary.iterdir()
+        process.terminate()
+        assert process.wait(PATIENCE) == 130
+        process.stdout.read()  # to its end: no child holds it any more
+    assert not work.exists()
 
 
 def test_it_says_what_is_missing(folder, tmp_path):

@@ -44,7 +44,7 @@ class FakeWorkloadApi:
         self._jwt_federated: dict[str, bytes] = {}
         self._refusal: tuple[grpc.StatusCode, str] | None = None
         self._answer: messages.X509SVIDResponse | bytes | None = None
-        self._jwt_answer: Callable[[str, str], str] | None = None
+        self._jwt_answer: Callable[[str, str], str | None] = self.mint_jwt
         self._is_silent = False
         self._endings = 0
         self._version = 0
@@ -123,8 +123,8 @@ class FakeWorkloadApi:
         self._answer = response
         self._push()
 
-    def answer_jwt(self, token: Callable[[str, str], str] | None) -> None:
-        """Have the tokens made by a function of audience and ID."""
+    def answer_jwt(self, token: Callable[[str, str], str | None]) -> None:
+        """Have the tokens made by a function of audience and ID; None leaves it out of the answer."""
         self._jwt_answer = token
 
     def response(self, leaves: Iterable[tuple[str, pki.Leaf]]) -> messages.X509SVIDResponse:
@@ -179,14 +179,13 @@ class FakeWorkloadApi:
         if self._is_silent:
             await asyncio.Event().wait()
         (audience,) = request.audience
-        make = self._jwt_answer or self.mint_jwt
-        svids = [
-            messages.JWTSVID(spiffe_id=id, svid=make(audience, id), hint=hint)
-            for id, hint in zip_longest(self.ids, self.hints, fillvalue="")
-            if request.spiffe_id in ("", id)
+        ours = [
+            (id, hint) for id, hint in zip_longest(self.ids, self.hints, fillvalue="") if request.spiffe_id in ("", id)
         ]
-        if not svids:
+        if not ours:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
+        made = [(id, hint, self._jwt_answer(audience, id)) for id, hint in ours]
+        svids = [messages.JWTSVID(spiffe_id=id, svid=token, hint=hint) for id, hint, token in made if token is not None]
         return messages.JWTSVIDResponse(svids=svids)
 
     def _x509(self) -> messages.X509SVIDResponse | bytes:

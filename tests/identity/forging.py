@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from tests.fakes.pki import PEM, JwtKey, serialization
 
@@ -22,6 +23,14 @@ def signed(key: JwtKey, header: bytes | dict[str, Any], claims: bytes | dict[str
     data = segment(head) + b"." + segment(body)
     method = jwt.get_algorithm_by_name(key.algorithm)
     return data + b"." + segment(method.sign(data, key.key))
+
+
+def edwards(kid: str) -> tuple[JwtKey, dict[str, str]]:
+    """A key for EdDSA, and its public half (RFC 8037, 2)."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = segment(key.public_key().public_bytes_raw()).decode()
+    made = JwtKey(kid, key, "EdDSA")  # type: ignore[arg-type]  # it signs as the others do
+    return made, {"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": public}
 
 
 def unsigned(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b"") -> bytes:

@@ -183,11 +183,20 @@ def test_a_proxy_that_speaks_for_others_is_not_the_workload():
 
 def test_until_when_what_identifies_a_caller_holds():
     it = Identifier(EVERYTHING)
-    assert it.until({}, WITH_SVID) == NOW + 60
-    assert it.until(bearer(SVID), LOCAL) == NOW + 300 + 30
-    assert it.until(bearer(TOKEN), LOCAL) == NOW + 300 + 30
-    assert it.until(bearer(b"k-1"), LOCAL) == float("inf")
-    assert it.until(bearer(b"wrong"), LOCAL) == 0.0
-    assert it.until({}, LOCAL) == float("inf")
-    assert build([]).until({}, LOCAL) == float("inf")
-    assert Identifier(EVERYTHING[::-1]).until(bearer(SVID), LOCAL) == NOW + 330, "and not what holds for `none`"
+
+    def until(headers, peer, found=None):
+        return it.until(found or it.identify(headers, peer), headers, peer)
+
+    assert until({}, WITH_SVID) == NOW + 60
+    assert until(bearer(SVID), LOCAL) == NOW + 300 + 30
+    assert until(bearer(TOKEN), LOCAL) == NOW + 300 + 30
+    assert until(bearer(b"k-1"), LOCAL) == float("inf")
+    assert until({}, LOCAL) == float("inf")
+    assert until(bearer(b"wrong"), LOCAL, CI_BOT) == 0.0
+    assert until({b"x-api-key": b"k-1"}, LOCAL, HELPDESK) == 0.0, "another one's now"
+    assert until({}, LOCAL, ANONYMOUS) == 0.0, "no longer anonymous"
+    it = build([])
+    assert until({}, LOCAL, ANONYMOUS) == float("inf")
+    assert until({}, LOCAL, POD) == 0.0
+    it = Identifier(EVERYTHING[::-1])
+    assert until(bearer(SVID), LOCAL) == NOW + 330, "and not what holds for `none`"

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +12,7 @@ from openmcp.identity import jose
 from openmcp.identity.jose import NotAKeySet, NotAToken, UnknownKey, key_set, read, verify
 from openmcp.identity.refusal import Refused
 from tests.fakes import pki
-from tests.identity.forging import segment, signed
+from tests.identity.forging import edwards, segment, signed
 
 KEY, RSA = pki.jwt_key("ec"), pki.jwt_key("rsa", "RS256")
 HEADER = {"alg": "ES256", "kid": "ec"}
@@ -100,8 +100,7 @@ def jwk(key: pki.JwtKey = KEY, **members: Any) -> dict[str, Any]:
     return {name: value for name, value in (key.jwk("sig") | members).items() if value is not None}
 
 
-ED = ed25519.Ed25519PrivateKey.generate()
-OKP = {"kty": "OKP", "crv": "Ed25519", "kid": "ed", "x": segment(ED.public_key().public_bytes_raw()).decode()}
+ED, OKP = edwards("ed")
 PRIVATE = segment(KEY.key.private_numbers().private_value.to_bytes(32, "big")).decode()
 SMALL = pki.JwtKey("small", rsa.generate_private_key(65537, 1024), "RS256")
 
@@ -241,6 +240,5 @@ def test_an_algorithm_that_is_not_accepted_here(algorithm):
 
 
 def test_eddsa():
-    key = pki.JwtKey("ed", ED, "EdDSA")  # type: ignore[arg-type]  # it signs as the others do
-    assert judged({"alg": "EdDSA", "kid": "ed"}, OKP, signer=key) == "good"
-    assert judged({"alg": "EdDSA", "kid": "ec"}, jwk(), signer=key) == "algorithm"
+    assert judged({"alg": "EdDSA", "kid": "ed"}, OKP, signer=ED) == "good"
+    assert judged({"alg": "EdDSA", "kid": "ec"}, jwk(), signer=ED) == "algorithm"

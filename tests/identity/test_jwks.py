@@ -107,6 +107,8 @@ async def test_keys_are_asked_for_again_without_anybody_waiting(issuer):
     issuer.now += 1
     issuer.answer = NEW
     assert has(keys.current(), "old"), "the old ones serve meanwhile"
+    await asyncio.sleep(0)
+    assert issuer.asked == 2, "without `refresh`"
     await keys.refresh()
     assert has(keys.current(), "new")
     assert issuer.asked == 2
@@ -221,7 +223,7 @@ def test_a_file_is_read_again_when_it_changes(tmp_path, caplog):
     assert keys.generation == 2
 
 
-@pytest.mark.parametrize("broken", [b"", b"{}", b"x" * (jwks.LIMIT + 1), None])
+@pytest.mark.parametrize("broken", [b"", b"{}", NEW + b" " * jwks.LIMIT, None])
 def test_a_file_that_cannot_be_used_leaves_the_last_good_keys(tmp_path, caplog, broken):
     path, clock = tmp_path / "jwks.json", Clock()
     put(path, OLD)
@@ -239,6 +241,21 @@ def test_a_file_that_cannot_be_used_leaves_the_last_good_keys(tmp_path, caplog, 
     clock.now = 4.0
     assert has(keys.current(), "new")
     assert (keys.failing, keys.generation) == ("", 2)
+
+
+def test_a_file_that_was_out_of_reach_and_is_back_is_the_same(tmp_path):
+    folder, clock = tmp_path / "mounted", Clock()
+    folder.mkdir()
+    put(folder / "jwks.json", OLD)
+    keys = FileKeys(str(folder / "jwks.json"), clock=clock)
+    folder.rename(tmp_path / "away")
+    clock.now = 1.0
+    assert has(keys.current(), "old")
+    assert keys.failing == "No such file or directory"
+    (tmp_path / "away").rename(folder)
+    clock.now = 2.0
+    assert has(keys.current(), "old")
+    assert (keys.failing, keys.generation) == ("", 1)
 
 
 @pytest.mark.parametrize(("document", "why"), [(None, "No such file"), (b"{}", "not a JWK set"), (b"\xff", "not JSON")])

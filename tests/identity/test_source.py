@@ -4,12 +4,14 @@ import asyncio
 import logging
 import re
 import time
+from pathlib import Path
 
 import grpc
 import pytest
 
 from openmcp.identity import follow, source
-from openmcp.identity.material import NoIdentity
+from openmcp.identity.material import NoIdentity, SvidChoice
+from openmcp.identity.workload_api import WorkloadApi
 from tests.fakes import pki
 from tests.fakes.workload_api import GATEWAY, FakeWorkloadApi
 from tests.identity.following import Watched, until
@@ -266,8 +268,8 @@ async def test_the_clock_raises_one_warning_and_one_error(agent, caplog):
         await agent.start()
         await watched.change()
     of_the_clock = [line for line in said(caplog, logging.WARNING) if line.startswith("our SVID")]
-    assert [re.sub("[0-9]+", "N", line) for line in of_the_clock] == [
-        "our SVID ends in N seconds and was not renewed",
+    assert [re.sub(r"\b8[0-9]{2}\b", "800", line) for line in of_the_clock] == [
+        "our SVID ends in 800 seconds and was not renewed",
         "our SVID has expired: no connection is made with it and nobody is sent it",
     ]
 
@@ -281,10 +283,14 @@ async def test_an_svid_that_is_late_makes_it_ask_again(agent):
         watched.look()
         watched.look()
         await until(lambda: agent.calls["FetchX509SVID"] == 2 and watched.stats.updates == 2)
+        watched.look()
+        agent.federate("other.example", pki.Ca("other.example"))
+        await watched.change()
+        assert agent.calls["FetchX509SVID"] == 2, "not again so soon"
         watched.ahead += source.REOPEN
         watched.look()
-        await until(lambda: watched.stats.updates == 3)
-        assert sum(watched.stats.failures.values()) == 0
+        await until(lambda: watched.stats.updates == 4)
+        assert (agent.calls["FetchX509SVID"], sum(watched.stats.failures.values())) == (3, 0)
 
 
 async def test_an_agent_that_takes_calls_and_never_answers(agent, monkeypatch):
@@ -412,20 +418,37 @@ async def test_a_jwt_svid_of_somebody_else_is_not_used(agent):
         assert watched.stats.failures["malformed"] == 1
 
 
+async def test_the_channel_is_closed_at_the_end(agent):
+    closed: list[str] = []
+
+    class Api(WorkloadApi):
+        async def close(self) -> None:
+            await super().close()
+            closed.append("once")
+
+    followed = source.SvidSource(agent.address, SvidChoice(), connect=Api)
+    followed.start()
+    await followed.stop()
+    await followed.stop()
+    assert closed == ["once"]
+
+
 async def test_nothing_is_left_behind(agent, caplog):
     watched = Watched(agent.address)
     await watched.stop()
     watched.want_jwt_bundles()
     watched.start()
     await watched.change()
+    await until(lambda: watched.jwt_generation)
     agent.be_silent()
     waiting = asyncio.create_task(watched.jwt_svid("tools"))
     await until(lambda: agent.calls["FetchJWTSVID"])
     await watched.stop()
-    with pytest.raises(NoIdentity):
+    files = [Path(task.get_coro().cr_code.co_filename) for task in asyncio.all_tasks()]
+    assert [file.name for file in files if file.parent == Path(source.__file__).parent] == []
+    with pytest.raises(NoIdentity, match="our identity is changing"):
         await waiting
     await until(lambda: agent.listeners == 0)
     with pytest.raises(NoIdentity, match="the Workload API is not followed"):
         await watched.jwt_svid("tools")
-    assert not [task for task in asyncio.all_tasks() if "identity" in str(task.get_coro())]
     assert said(caplog, logging.WARNING) == []

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from openmcp.identity.spiffe_id import parse
 from openmcp.identity.workload_api import WorkloadApi, target
 from tests.fakes import pki
 from tests.fakes.workload_api import GATEWAY, FakeWorkloadApi
+from tests.identity.following import until
 
 ID = parse(GATEWAY)
 
@@ -63,6 +65,14 @@ async def test_a_stream_gives_updates_until_it_ends(agent, api):
     agent.end_streams()
     assert await stream.read() is None
     stream.close()
+
+
+async def test_a_stream_that_is_closed_ends_at_the_agent(agent, api):
+    stream = api.jwt_bundles()
+    await stream.read()
+    assert agent.listeners == 1
+    stream.close()
+    await until(lambda: agent.listeners == 0)
 
 
 async def test_over_tcp_no_proxy_is_asked(unused_tcp_port, monkeypatch):
@@ -132,6 +142,12 @@ async def test_a_jwt_svid_for_another_audience_is_refused(agent, api):
         await api.jwt_svid("tools", ID)
 
 
+async def test_an_answer_without_a_jwt_svid_is_refused(agent, api):
+    agent.answer_jwt(lambda audience, id: None)
+    with pytest.raises(CallFailed, match="malformed: no JWT-SVID in the answer"):
+        await api.jwt_svid("tools", ID)
+
+
 async def test_a_jwt_svid_waits_for_an_agent_that_is_starting(address):
     api = WorkloadApi(address, time.time)
     with pytest.raises(CallFailed):
@@ -149,19 +165,19 @@ async def test_an_agent_that_never_answers_is_given_up(agent, api, monkeypatch):
         await api.jwt_svid("tools", ID)
 
 
-def run(code: str, *arguments: str) -> str:
-    """The output of a program in a process of its own, which has to end well and say nothing else."""
-    root = Path(__file__).resolve().parents[2]
+def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program in a process of its own, which has to end well."""
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-c", code, *arguments],
-        cwd=root,
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_nothing_is_imported_before_it_is_needed():
@@ -173,7 +189,7 @@ print(loaded())
 import openmcp.identity.workload_api
 print(loaded())
 """
-    assert run(code) == "[]\n['google', 'grpc']\n"
+    assert run(code).stdout == "[]\n['google', 'grpc']\n"
 
 
 FOLLOW = """
@@ -198,11 +214,30 @@ async def main():
             await watched.change()
         assert len(await watched.jwt_svid("tools")) > 100
         assert watched.stats.rotations == 20
-    await agent.stop()
+        await agent.stop()
+        await until(lambda: watched.stats.failures["unreachable"])
     assert asyncio.all_tasks() == {asyncio.current_task()}
 """
 
 
+def test_grpc_keeps_out_of_our_log():
+    code = """
+import logging, os
+os.environ.pop("GRPC_VERBOSITY", None)
+import openmcp.identity.workload_api
+print(os.environ["GRPC_VERBOSITY"], logging.getLogger("grpc._cython.cygrpc").isEnabledFor(logging.DEBUG))
+"""
+    assert run(code).stdout == "NONE False\n"
+
+
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_it_works_beside_child_processes_and_leaves_nothing(address, loop):
-    assert run(f"{FOLLOW}\nimport {loop}\n{loop}.run(main())\nprint('done')", address) == "done\n"
+    done = run(f"{FOLLOW}\nimport {loop}\n{loop}.run(main())", address)
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if "cannot be reached" not in line] == [], "of gRPC or of what was not ended"
+
+
+def test_what_grpc_does_when_processes_are_forked_is_off(address):
+    done = run(f"{FOLLOW}\nimport uvloop\nuvloop.run(main())", address, GRPC_VERBOSITY="INFO")
+    assert "log.cc" in done.stderr, "it does say something, by the operator's wish"
+    assert "fork" not in done.stderr

@@ -457,8 +457,8 @@ def test_files_that_cannot_be_used_are_named():
     ]:
         with pytest.raises(TlsUnusable) as unusable:
             FileTls(*pair)
-        assert str(unusable.value) == f"listen.tls: certificate and key cannot be used: {why}"
-    with pytest.raises(TlsUnusable, match=r"^listen.tls.clientCa has no certificates in PEM that can be read$"):
+        assert str(unusable.value) == f"certificate and key cannot be used: {why}"
+    with pytest.raises(TlsUnusable, match=r"^clientCa has no certificates in PEM that can be read$"):
         FileTls(*files(one), b"nothing")
 
 

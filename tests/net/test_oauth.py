@@ -36,7 +36,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Issuer]:
-    async with issuer(KEY) as running:
+    async with issuer(pki.jwks(KEY)) as running:
         yield running
 
 

@@ -21,6 +21,7 @@ from tests.support.spire import Agent, Domain, federate, trust_domain
 MESH, PARTNER, INTRUDER = "mesh.example", "partner.example", "intruder.example"
 ALICE, BOB = f"spiffe://{MESH}/ns/support/sa/alice", f"spiffe://{MESH}/ns/support/sa/bob"
 GATEWAY, TICKETS = f"spiffe://{MESH}/openmcp", f"spiffe://{MESH}/ns/tools/sa/tickets"
+VISITOR = f"spiffe://{PARTNER}/visitor"
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Certificate:
 class Mesh:
     """Two trust domains on SPIRE that federate, and a third one federated with ours whose CA is `intruder`.
 
-    `root` is our own domain's: with it a test makes what SPIRE would not. `certificates` are what SPIRE has written
-    for the workloads, by their IDs.
+    `root` is our own domain's: with it a test makes what SPIRE would not. `machines` are the SPIRE agents of the
+    workloads, `certificates` what these have written for them, both by the workload's ID.
     """
 
     domain: Domain
@@ -52,6 +53,7 @@ class Mesh:
     root: Ca
     intruder: Ca
     gateway: Agent
+    machines: dict[str, Agent]
     certificates: dict[str, Certificate]
     folder: Path
 
@@ -80,15 +82,13 @@ def mesh() -> Iterator[Mesh]:
         partner = stack.enter_context(trust_domain(PARTNER))
         federate(ours, partner)
         ours.trust(INTRUDER, intruder.pem.decode())
-        certificates: dict[str, Certificate] = {}
-        for name, id in (("alice", ALICE), ("bob", BOB), ("tickets", TICKETS)):
-            certificates[id] = written(ours, ours.agent(name), id, folder / name)
-        certificates[partner.id("/visitor")] = written(
-            partner, partner.agent("visitor"), partner.id("/visitor"), folder / "visitor", MESH
-        )
+        machines = {ALICE: ours.agent("alice"), BOB: ours.agent("bob"), TICKETS: ours.agent("tickets")}
+        certificates = {id: written(ours, agent, id, folder / agent.name) for id, agent in machines.items()}
+        machines[VISITOR] = partner.agent("visitor")
+        certificates[VISITOR] = written(partner, machines[VISITOR], VISITOR, folder / "visitor", MESH)
         gateway = ours.agent("gateway")
         ours.register(gateway, "/openmcp", federates=[PARTNER, INTRUDER])
-        yield Mesh(ours, partner, root, intruder, gateway, certificates, folder)
+        yield Mesh(ours, partner, root, intruder, gateway, machines, certificates, folder)
 
 
 def written(domain: Domain, agent: Agent, id: str, folder: Path, *federates: str) -> Certificate:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +13,6 @@ import pytest
 
 from openmcp.identity.material import SvidChoice
 from openmcp.identity.source import SvidSource
-from tests.real_parts.install import program
 from tests.support.parts import require
 from tests.support.spire import Agent, Domain, federate, trust_domain
 
@@ -176,13 +174,5 @@ async def test_jwt_svids_are_good_for_their_audience_and_fetched_once(domain: Do
         tokens = await asyncio.gather(*(source.jwt_svid("records") for _ in range(5)))
         assert {*tokens, source.cached_jwt_svid("records")} == {tokens[0]}
         assert await source.jwt_svid("elsewhere") != tokens[0]
-        assert await asyncio.to_thread(validated, agent, "records", tokens[0]) == domain.id("/tokens")
-        assert await asyncio.to_thread(validated, agent, "elsewhere", tokens[0]) is None
-
-
-def validated(agent: Agent, audience: str, token: str) -> str | None:
-    """The subject of a JWT-SVID as SPIRE itself sees it; None where it refuses the token."""
-    command = [program("spire", "spire-agent"), "api", "validate", "jwt", "-audience", audience, "-svid", token]
-    command += ["-socketPath", agent.process.api, "-output", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(done.stdout)["spiffe_id"] if done.returncode == 0 else None
+        assert await asyncio.to_thread(agent.validated, "records", tokens[0]) == domain.id("/tokens")
+        assert await asyncio.to_thread(agent.validated, "elsewhere", tokens[0]) is None

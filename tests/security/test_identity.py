@@ -1,5 +1,6 @@
 """Attacks on who is calling: credentials that are not good, two at once, stolen sessions, and what is told to whom."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from openmcp.identity import jwks
+from openmcp.sidecar.stages import relays
 from tests.fakes import pki
 from tests.fakes.workload_api import FakeWorkloadApi
 from tests.support.gate import KEYS, LEGACY, Gate, call, configuration, gate, initialize, message
@@ -250,6 +253,38 @@ async def test_a_stream_ends_with_the_token_that_opened_it(sidecar: Gate, server
             "the caller is not identified: the token has expired",
         )
     assert (await sidecar.recorded(event="stream-end"))["outcome"] == "ok"
+
+
+@pytest.mark.parametrize("withdrawn", ["by the issuer", "by the Workload API"])
+async def test_a_stream_ends_with_the_key_that_vouched_for_it(
+    server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, withdrawn: str
+) -> None:
+    monkeypatch.setattr(relays, "REVIEW", 0.0)
+    monkeypatch.setattr(jwks, "WATCH", 0.0)
+    server.handler = endless
+    async with both_proofs(server, tmp_path) as (sidecar, workload_api):
+        given = token() if withdrawn == "by the issuer" else workload_api.mint_jwt("openmcp", BOT)
+        async with by_token(sidecar, given) as agent, by(sidecar, x_forwarded_client_cert=xfcc(BOT)) as other:
+            await ready(agent)
+            await initialize(other)
+            for one in (agent, other):
+                await one.send(one.request(method="GET", accept="text/event-stream"))
+                assert (await one.answer_head())[0] == 200
+                assert (await one.event())["params"] == {"data": "hello"}
+            streams = sidecar.app._pipeline.relays.open
+            async with asyncio.timeout(10):
+                while not all(relay.review_at for relay in streams):  # noqa: ASYNC110 - the sweep tells nobody
+                    await asyncio.sleep(0.01)
+            if withdrawn == "by the issuer":
+                (tmp_path / "jwks.json").write_bytes(pki.jwks(RSA, use="sig"))
+            else:
+                workload_api.jwt_key = pki.jwt_key("next")
+                workload_api.end_streams()
+            assert await agent.event() is None, "ended in good order"
+            assert (await agent.ask(call())).status == 401
+            assert [relay.flow.identified_by for relay in streams] == ["forwarded"], (
+                "the one whom a proxy vouches for is none the worse"
+            )
 
 
 async def test_a_reload_ends_the_streams_of_those_it_does_not_know(

@@ -19,11 +19,13 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from openmcp.identity.material import Bundles, Svid, SvidChoice
 from openmcp.identity.source import SvidSource
 from openmcp.identity.tls import SpiffeTls
+from tests.real_parts import install
 from tests.soak.load import Agents, Tally
 from tests.support.process import Sidecar, mcp_server, python_server, sidecar
 from tests.support.raw import Closed
@@ -65,6 +67,7 @@ class Report:
     stranger_dropped: float = 0.0
     stranger_refused: float = 0.0
     recovery: float = 0.0
+    memory: int = 0
     faults: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -85,6 +88,7 @@ class Report:
             f"after the end of a federation its agent's connection was closed in {self.stranger_dropped:.1f} s, "
             f"new ones were refused in {self.stranger_refused:.1f} s",
             f"a new SVID {self.recovery:.1f} s after the SPIRE agent was back",
+            f"memory of the sidecar: {self.memory} MiB",
             *(f"FAULT: {fault}" for fault in self.faults),
         ]
         return "\n".join(lines)
@@ -184,6 +188,7 @@ async def run(plan: Plan, there: World) -> Report:
             finally:
                 callers.ending.set()
         report.rotations["agents"] = source.stats.rotations
+        report.memory = resident(there.sidecar.running.process.pid)
     return report
 
 
@@ -291,6 +296,13 @@ async def taken(agents: Agents) -> bool:
     return True
 
 
+def resident(process: int) -> int:
+    """Return what a process holds in memory (RSS), in MiB."""
+    status = Path(f"/proc/{process}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(line.split()[1]) // 1024
+
+
 async def rotations(there: World) -> int:
     """How often the sidecar's SVID was replaced."""
     return int(await asyncio.to_thread(metric, there.sidecar, "openmcp_svid_rotations_total"))
@@ -309,6 +321,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=30, help="of rotation, before the outage (default: 30)")
     plan = Plan.of(parser.parse_args().seconds)
+    if not install.is_installed("spire"):
+        parser.error("SPIRE is missing: make real-parts ARGS=spire")
     with world(plan) as there:
         report = asyncio.run(run(plan, there))
     print(report.text())

@@ -1,7 +1,7 @@
 """An OAuth authorization server over TLS (Authlib's): client credentials, by a secret or by a JWT-SVID.
 
 It knows two clients. `with-secret` shows its secret by HTTP Basic; `openmcp` is whoever has a JWT-SVID of its SPIFFE
-ID, verified by the keys of the trust domain's bundle. Access tokens are JWTs (RFC 9068) for the resource asked for.
+ID, verified by the keys of its trust domain. Access tokens are JWTs (RFC 9068) for the resource asked for.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class Client(ClientMixin):
     id: str
     methods: tuple[str, ...]
     secret: str = ""
-    spiffe_id: str = ""
 
     def get_client_id(self) -> str:
         return self.id
@@ -68,7 +67,7 @@ class Client(ClientMixin):
 
 CLIENTS = (
     Client("with-secret", ("client_secret_basic",), secret=SECRET),
-    Client("openmcp", (JWT_BEARER, JWT_SPIFFE), spiffe_id=SPIFFE_ID),
+    Client("openmcp", (JWT_BEARER, JWT_SPIFFE)),
 )
 
 
@@ -106,11 +105,11 @@ class _Svids(JWTBearerClientAssertion):
             return None
         assertion = request.form["client_assertion"]
         claims = self.process_assertion_claims(assertion, KeySet.import_key_set(self.issuer.bundle))
-        found = [client for client in CLIENTS if client.spiffe_id == claims["sub"]]
-        if not found or request.form.get("client_id") not in (None, found[0].id):
+        client = CLIENTS[1]
+        if claims["sub"] != self.issuer.workload or request.form.get("client_id") not in (None, client.id):
             raise InvalidClientError(description="no client has this SPIFFE ID")
         self.issuer.assertions.append(claims)
-        return self.authenticate_client(found[0])
+        return self.authenticate_client(client)
 
     def verify_claims(self, claims: Any) -> None:
         if "iss" in claims or claims.get("aud") != [self.issuer.audience]:
@@ -136,10 +135,12 @@ class _Tokens(JWTBearerTokenGenerator):
 class Issuer(AuthorizationServer):
     """A running authorization server; `asked` are the forms that came, `assertions` the claims of good assertions.
 
-    With `broken` it answers that instead. It waits for `open`.
+    `bundle` are the keys (JWKS) of the trust domain of `workload`, which is the SPIFFE ID of `openmcp`. With `broken`
+    it answers that instead. It waits for `open`.
     """
 
     bundle: dict[str, Any]
+    workload: str = SPIFFE_ID
     audience: str = ""
     url: str = ""
     ca: bytes = b""
@@ -189,10 +190,11 @@ class Issuer(AuthorizationServer):
 
 
 @asynccontextmanager
-async def issuer(key: pki.JwtKey) -> AsyncIterator[Issuer]:
-    """Run an authorization server that trusts a trust domain of this key."""
+async def issuer(bundle: bytes | str, workload: str = SPIFFE_ID) -> AsyncIterator[Issuer]:
+    """Run an authorization server that trusts the keys of this SPIFFE bundle, and knows this workload."""
     authority = trustme.CA()
-    server = Issuer(json.loads(pki.jwks(key, use=None)), ca=authority.cert_pem.bytes())
+    keys = [key for key in json.loads(bundle)["keys"] if key.pop("use") == "jwt-svid"]
+    server = Issuer({"keys": keys}, workload, ca=authority.cert_pem.bytes())
     app = Starlette(routes=[Route("/token", server.token, methods=["POST"])])
     config = uvicorn.Config(app, log_level="error", lifespan="off")
     config.load()

@@ -93,14 +93,24 @@ class Agent:
 
     def write_svid(self, folder: Path) -> None:
         """Write what it has for us into ``folder``: ``svid.0.pem``, ``svid.0.key``, ``bundle.0.pem``."""
-        _run(self._fetch("-write", folder))
+        _run(self._api("fetch", "x509", "-write", folder))
+
+    def jwt_svid(self, audience: str) -> str:
+        """Return a JWT-SVID that it has for us."""
+        svids = json.loads(_run(self._api("fetch", "jwt", "-audience", audience, "-output", "json")))[0]["svids"]
+        return str(svids[0]["svid"])
+
+    def validated(self, audience: str, token: str) -> str | None:
+        """Return the subject of a JWT-SVID as SPIRE itself sees it; None where it refuses the token."""
+        done = _done(self._api("validate", "jwt", "-audience", audience, "-svid", token, "-output", "json"))
+        return str(json.loads(done.stdout)["spiffe_id"]) if done.returncode == 0 else None
 
     def _fetched(self) -> list[dict[str, Any]]:
-        done = _done(self._fetch("-output", "json"))
+        done = _done(self._api("fetch", "x509", "-output", "json"))
         return list(json.loads(done.stdout)["svids"]) if done.returncode == 0 else []
 
-    def _fetch(self, *options: str | Path) -> list[str | Path]:
-        return [program("spire", "spire-agent"), "api", "fetch", "x509", "-socketPath", self.process.api, *options]
+    def _api(self, *command: str | Path) -> list[str | Path]:
+        return [program("spire", "spire-agent"), "api", *command, "-socketPath", self.process.api]
 
 
 class Domain:
