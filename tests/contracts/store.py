@@ -23,7 +23,6 @@ from tests.contracts.model import StoreMachine
 from tests.contracts.requests import HOUR, LEADS, MINUTE, NOW, new_key, new_rid, no, request, yes
 
 Connect = Callable[[], Awaitable[StateStore]]
-EXAMPLES = 15
 
 
 async def outcomes(*calls: Coroutine[Any, Any, Any]) -> Counter[str]:
@@ -41,6 +40,9 @@ async def outcomes(*calls: Coroutine[Any, Any, Any]) -> Counter[str]:
 
 class StoreContract(ABC):
     """The suite; `connect` gives a store as another process would have it, on the state that the test has."""
+
+    examples = 15
+    """Of games against the model."""
 
     @pytest.fixture
     @abstractmethod
@@ -353,7 +355,7 @@ class StoreContract(ABC):
         run_state_machine_as_test(
             lambda: StoreMachine(connect),
             settings=settings(
-                max_examples=EXAMPLES,
+                max_examples=self.examples,
                 stateful_step_count=25,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
