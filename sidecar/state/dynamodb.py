@@ -19,6 +19,7 @@ import msgspec
 
 from openmcp.sidecar.state import dynamoitems as items
 from openmcp.sidecar.state import lifecycle
+from openmcp.sidecar.state.columns import ENDED
 from openmcp.sidecar.state.dynamoclient import DynamoClient, Refused
 from openmcp.sidecar.state.dynamotable import TableMaker
 from openmcp.sidecar.state.lifecycle import Conflict
@@ -142,8 +143,8 @@ class DynamoStore(Verbs):
 
     async def history(self, now: int, limit: int, cursor: str | None = None) -> Page:
         """See `StateStore`."""
-        values = {":shelf": {"S": items.ENDED}}
-        after = _start(items.ENDED, cursor)
+        values = {":shelf": {"S": ENDED}}
+        after = _start(ENDED, cursor)
         entries = await self._query(items.BY_SHELF, "shelf = :shelf", values, limit=limit + 1, after=after, latest=True)
         return await self._page(entries, limit, now, lambda record: record.status not in lifecycle.LIVE)
 

@@ -8,10 +8,8 @@ something has ended is decided by `pexp`, `gexp` and `uses` in the conditions th
 from collections.abc import Mapping
 from typing import Any, Final
 
-import msgspec
-
-from openmcp.sidecar.state import lifecycle
-from openmcp.sidecar.state.records import SCHEMA, ApprovalRecord, Status, UnknownSchema, decode, encode
+from openmcp.sidecar.state import columns
+from openmcp.sidecar.state.records import SCHEMA, ApprovalRecord, Status, encode
 from openmcp.sidecar.state.store import RETENTION
 
 Item = Mapping[str, Any]
@@ -24,10 +22,6 @@ SECRET: Final = {"pk": {"S": "secret#hmac"}}
 BY_SHELF: Final = "by-shelf"
 BY_RID: Final = "by-rid"
 TTL_ATTRIBUTE: Final = "ttl"
-ENDED: Final = "ended"
-_ANY_NUMBER: Final = 10**15
-"""Uses left of a grant without a number of uses: one condition fits all."""
-
 _ENDS: Final = (Status.EXPIRED, Status.CANCELLED, Status.EXHAUSTED, Status.LAPSED, Status.REVOKED)
 
 MAY_OPEN: Final = (
@@ -81,25 +75,16 @@ def primary(key: str) -> dict[str, Any]:
 
 def item_of(record: ApprovalRecord) -> dict[str, Any]:
     """A record as an item."""
-    shelf = record.status.value if record.status in lifecycle.LIVE else ENDED
-    numbers = {
-        "schema": record.schema,
-        "version": record.version,
-        "pexp": record.pending_until,
-        "gexp": record.grant_until,
-        "uses": _ANY_NUMBER if record.uses_left is None else record.uses_left,
-        "used": record.used,
-        "lastUsed": record.last_used,
-        "asked": record.asked,
-        "lastAsked": record.last_asked,
-        "cool": record.cooldown_until,
-        "until": record.until,
-        TTL_ATTRIBUTE: (record.until + RETENTION) // 1000 + 1,
+    times = {"until": record.until, TTL_ATTRIBUTE: (record.until + RETENTION) // 1000 + 1}
+    texts = {
+        "rid": record.rid,
+        "st": record.status.value,
+        "shelf": columns.shelf(record),
+        "home": record.home_region,
     }
-    texts = {"rid": record.rid, "st": record.status.value, "shelf": shelf, "home": record.home_region}
     return {
         **primary(record.key),
-        **{name: {"N": str(value)} for name, value in numbers.items() if value is not None},
+        **{name: {"N": str(value)} for name, value in (columns.numbers(record) | times).items()},
         **{name: {"S": text} for name, text in texts.items()},
         "doc": {"B": encode(record)},
     }
@@ -107,25 +92,8 @@ def item_of(record: ApprovalRecord) -> dict[str, Any]:
 
 def record_of(item: Item) -> ApprovalRecord:
     """The record in an item. Raises `UnknownSchema`."""
-    schema = item.get("schema", {}).get("N")
-    if schema != str(SCHEMA):
-        raise UnknownSchema(
-            f"a record in the state store has schema {schema}, this openmcp knows {SCHEMA}: "
-            "run the same version everywhere"
-        )
-    record = decode(item["doc"]["B"])
-    try:
-        return msgspec.structs.replace(
-            record,
-            version=int(item["version"]["N"]),
-            uses_left=None if record.uses_left is None else int(item["uses"]["N"]),
-            used=int(item["used"]["N"]),
-            last_used=int(item["lastUsed"]["N"]) if "lastUsed" in item else None,
-            asked=int(item["asked"]["N"]),
-            last_asked=int(item["lastAsked"]["N"]),
-        )
-    except (KeyError, ValueError) as error:
-        raise UnknownSchema(f"a record in the state store cannot be read: {error}") from None
+    fields = {name: value["N"] for name, value in item.items() if "N" in value}
+    return columns.merged(item.get("doc", {}).get("B", b""), fields)
 
 
 def opening(request: ApprovalRecord, now: int) -> dict[str, Any]:
