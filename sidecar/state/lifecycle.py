@@ -177,9 +177,13 @@ def _counts(vote: Vote, need: Need) -> bool:
     return vote.approver in need.approvers or any(group in need.approvers for group in vote.groups)
 
 
+def said_yes(need: Need, votes: tuple[Vote, ...]) -> frozenset[str]:
+    """Who has approved as one of those that this need lists."""
+    return frozenset(vote.approver for vote in votes if vote.choice is Choice.APPROVE and _counts(vote, need))
+
+
 def _met(need: Need, votes: tuple[Vote, ...]) -> bool:
-    said_yes = {vote.approver for vote in votes if vote.choice is Choice.APPROVE and _counts(vote, need)}
-    return len(said_yes) >= max(need.required, 1)
+    return len(said_yes(need, votes)) >= max(need.required, 1)
 
 
 def _granted(record: ApprovalRecord, now: int) -> ApprovalRecord:
