@@ -74,7 +74,7 @@ def asked_by(call: Call) -> Asked:
     """What a message asks for. Its id goes to the server as well, and may say anything."""
     message = call.message
     everything = [message.params, message.id if isinstance(message, Request) else "", call.beside]
-    return Asked(_arguments(call.method, message.params), everything, call.method == COMPLETE)
+    return Asked(arguments_of(call.method, message.params), everything, call.method == COMPLETE)
 
 
 def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
@@ -83,7 +83,8 @@ def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
     return Asked({} if arguments is None else arguments, [names, arguments])
 
 
-def _arguments(method: str, params: JsonObject) -> object:
+def arguments_of(method: str, params: JsonObject) -> object:
+    """What conditions look at, and approvals are for: the arguments of a tool or prompt, else the params."""
     if method in _WITH_ARGUMENTS:
         arguments = params.get("arguments")
         return {} if arguments is None else arguments

@@ -58,7 +58,7 @@ class DynamoStore(Verbs):
             asked = msgspec.structs.replace(request, home_region=home)
             done = await self._client.attempt("put_item", home, items.opening(asked, now))
             if not isinstance(done, Refused):
-                self._changed(request.key)
+                self._changed(asked)
                 return asked, True
             if done.old is not None:
                 home = done.old.home_region
@@ -78,8 +78,9 @@ class DynamoStore(Verbs):
         done = await self._client.attempt("update_item", old.home_region, items.joining(old, now))
         if isinstance(done, Refused):
             return None
-        self._changed(old.key)
-        return items.record_of(done["Attributes"])
+        joined = items.record_of(done["Attributes"])
+        self._changed(joined)
+        return joined
 
     async def get(self, key: str, now: int) -> ApprovalRecord | None:
         """See `StateStore`."""
@@ -104,8 +105,9 @@ class DynamoStore(Verbs):
         for attempt in range(_ATTEMPTS):
             done = await self._client.attempt("update_item", home, items.consuming(key, rid, home, now, uses))
             if not isinstance(done, Refused):
-                self._changed(key)
-                return await self._after_use(items.record_of(done["Attributes"]), now)
+                known = await self._after_use(items.record_of(done["Attributes"]), now)
+                self._changed(known)
+                return known
             if done.old is None:
                 raise unknown()
             lifecycle.consumed(done.old, rid, now, uses)  # says why not, unless it is at home in another region

@@ -90,7 +90,7 @@ class MemoryStore(Verbs):
             self._rids.pop(old.rid, None)
         self._records[record.key] = record
         self._rids[record.rid] = record.key
-        self._changed(record.key)
+        self._changed(record)
 
     def _standing(self, status: Status, now: int) -> Callable[[ApprovalRecord], bool]:
         return lambda record: lifecycle.current(record, now).status is status

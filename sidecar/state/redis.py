@@ -27,21 +27,21 @@ _ATTEMPTS: Final = 50
 _PREFIX: Final = "{openmcp}:"
 _SHELVES: Final = (Status.PENDING.value, Status.APPROVED.value, columns.ENDED)
 
-# KEYS: record, its id, the id it had, shelves. ARGV: id and version that must be there (or empty), key, shelf (1 to 3),
+# KEYS: record, its id, shelves. ARGV: id and version that must be there (or empty), key, shelf (1 to 3),
 # until, when to drop it, what to drop from the shelves, fields and values.
 _REPLACE: Final = """
 local found = redis.call('HMGET', KEYS[1], 'rid', 'version')
 if (found[1] or '') ~= ARGV[1] or (found[2] or '') ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[3])
+redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], unpack(ARGV, 8))
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('PEXPIREAT', KEYS[1], ARGV[6])
 redis.call('PEXPIREAT', KEYS[2], ARGV[6])
-for shelf = 4, 6 do
+for shelf = 3, 5 do
   redis.call('ZREM', KEYS[shelf], ARGV[3])
   redis.call('ZREMRANGEBYSCORE', KEYS[shelf], '-inf', ARGV[7])
 end
-redis.call('ZADD', KEYS[3 + tonumber(ARGV[4])], ARGV[5], ARGV[3])
+redis.call('ZADD', KEYS[2 + tonumber(ARGV[4])], ARGV[5], ARGV[3])
 return 1
 """
 
@@ -105,13 +105,13 @@ class RedisStore(Verbs):
             old = await self._read(request.key)
             record, created = lifecycle.opened(old, request, now)
             if created and await self._put(record, old):
-                self._changed(request.key)
+                self._changed(record)
                 return record, True
             if not created and record.status is not Status.PENDING:
                 return record, False
             joined = None if created or old is None else await self._count(self._join, old.key, old.rid, now)
             if joined is not None and joined[0]:
-                self._changed(request.key)
+                self._changed(joined[1])
                 return joined[1], False
         raise self._busy()
 
@@ -140,8 +140,9 @@ class RedisStore(Verbs):
         if not taken:
             lifecycle.consumed(record, rid, now, uses)
             raise Conflict("ended", "the grant has ended", record)
-        self._changed(key)
-        return await self._after_use(record, now)
+        known = await self._after_use(record, now)
+        self._changed(known)
+        return known
 
     async def _after_use(self, record: ApprovalRecord, now: int) -> ApprovalRecord:
         """Write down that the last use is gone; it is so without that."""
@@ -262,7 +263,7 @@ class RedisStore(Verbs):
 
     async def _put(self, record: ApprovalRecord, old: ApprovalRecord | None) -> bool:
         """Write a record where `old`, or nothing, still is; False where that is no longer so."""
-        keys = [_name(record.key), f"{_PREFIX}rid:{record.rid}", f"{_PREFIX}rid:{(old or record).rid}"]
+        keys = [_name(record.key), f"{_PREFIX}rid:{record.rid}"]
         keys += [f"{_PREFIX}shelf:{shelf}" for shelf in _SHELVES]
         drop_at = record.until + RETENTION
         arguments: list[str | int | bytes] = ["", ""] if old is None else [old.rid, old.version]

@@ -58,7 +58,7 @@ class SqliteStore(Verbs):
 
         record, created, wrote = await self._run(work)
         if wrote:
-            self._changed(request.key)
+            self._changed(record)
         return record, created
 
     async def get(self, key: str, now: int) -> ApprovalRecord | None:

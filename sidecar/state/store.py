@@ -119,8 +119,8 @@ class StateStore(Protocol):
         """Let go of connections and threads; what is under way may fail."""
         ...
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
-        """Call this, in the event loop, with the key of every record that this process has changed."""
+    def subscribe(self, callback: Callable[[ApprovalRecord], None]) -> None:
+        """Call this, in the event loop, with every record that this process has changed."""
         ...
 
 

@@ -17,15 +17,15 @@ class Verbs(ABC):
     shared = True
 
     def __init__(self) -> None:
-        self._subscribers: list[Callable[[str], None]] = []
+        self._subscribers: list[Callable[[ApprovalRecord], None]] = []
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
+    def subscribe(self, callback: Callable[[ApprovalRecord], None]) -> None:
         """See `StateStore`."""
         self._subscribers.append(callback)
 
-    def _changed(self, key: str) -> None:
+    def _changed(self, record: ApprovalRecord) -> None:
         for callback in self._subscribers:
-            callback(key)
+            callback(record)
 
     @abstractmethod
     async def _change(self, key: str, change: Change) -> tuple[ApprovalRecord, bool]:
@@ -58,13 +58,13 @@ class Verbs(ABC):
         """See `StateStore`."""
         record, wrote = await self._change(key, lambda record: lifecycle.settled(record, rid, now))
         if wrote:
-            self._changed(key)
+            self._changed(record)
         return record, wrote
 
     async def _apply(self, key: str, change: Change) -> ApprovalRecord:
         record, wrote = await self._change(key, change)
         if wrote:
-            self._changed(key)
+            self._changed(record)
         return record
 
 

@@ -214,6 +214,15 @@ class StoreContract(ABC):
                 await call
             assert refused.value.reason == "stale"
         assert await store.get(first.key, later) == second
+        granted = await store.vote(second.key, second.rid, yes(), later)
+        for call in (
+            store.consume(first.key, first.rid, later),
+            store.revoke(first.key, first.rid, "token:ann", "", later),
+        ):
+            with pytest.raises(Conflict) as refused:
+                await call
+            assert refused.value.reason == "stale"
+        assert await store.get(first.key, later) == granted
 
     async def test_what_is_not_there_is_unknown(self, store: StateStore) -> None:
         for call in (
@@ -342,14 +351,16 @@ class StoreContract(ABC):
         assert await store.hmac_key() == key
 
     async def test_who_subscribes_is_told_of_changes_made_here(self, store: StateStore) -> None:
-        told: list[str] = []
+        told: list[ApprovalRecord] = []
         store.subscribe(told.append)
-        record = await self.granted(store, max_uses=9)
-        await store.consume(record.key, record.rid, NOW)
-        await store.revoke(record.key, record.rid, "token:ann", "", NOW)
-        await store.revoke(record.key, record.rid, "token:ann", "", NOW)
-        await store.get(record.key, NOW)
-        assert told == [record.key] * 4
+        asked = request(max_uses=2)
+        results = [(await store.open(asked, NOW))[0], (await store.open(asked, NOW))[0]]
+        results += [await store.vote(asked.key, asked.rid, yes(), NOW)]
+        results += [await store.consume(asked.key, asked.rid, NOW)]
+        revoked = await store.revoke(asked.key, asked.rid, "token:ann", "", NOW)
+        await store.revoke(asked.key, asked.rid, "token:ann", "", NOW)
+        await store.get(asked.key, NOW)
+        assert told == [*results, revoked]
 
     def test_against_a_model(self, connect: Connect) -> None:
         run_state_machine_as_test(
