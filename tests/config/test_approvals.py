@@ -338,8 +338,8 @@ def test_who_can_decide(text):
                 workflow="approvers: ['token:a', 'oidc:user:u', 'slack:U012', 'email:l@a.example', 'token:b']",
             ),
             CANNOT.format(1, "oidc:user:u", "`approvals.oidc` is missing"),
-            CANNOT.format(2, "slack:U012", "no channel of type slack tells them"),
-            CANNOT.format(3, "email:l@a.example", "no channel of type email tells them"),
+            CANNOT.format(2, "slack:U012", "no channel of type slack asks them"),
+            CANNOT.format(3, "email:l@a.example", "`approvals.oidc` is missing, by which an address is proved"),
             CANNOT.format(4, "token:b", 'no entry of approvals.tokens is named "b"'),
         ),
         "a channel that nobody uses, on this machine": (
