@@ -2,10 +2,11 @@
 
 import msgspec
 
+from openmcp.config.model.approvals import Approvals
 from openmcp.config.model.basics import Secret
 from openmcp.config.model.identity import Identity
 from openmcp.config.model.listen import Listen
-from openmcp.config.model.policies import Approvals, Policy
+from openmcp.config.model.policies import Policy
 from openmcp.config.model.servers import Server
 from openmcp.config.model.telemetry import Telemetry
 

@@ -12,7 +12,7 @@ from openmcp.config import model
 from tests.config.sources import HEAD, warnings
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-RENAMED = {"except_": "except", "on_failure": "onFailure", "networks": "from"}
+RENAMED = {"except_": "except", "on_failure": "onFailure", "networks": "from", "sender": "from"}
 
 
 def structs(kind: object) -> typing.Iterator[type[msgspec.Struct]]:
@@ -75,3 +75,9 @@ def test_every_method_is_in_the_table_of_methods():
     table = IDENTITY.split("| `type` | applies to | proves |")[1].split("\n\n")[0]
     methods = {kind.__struct_config__.tag for kind in typing.get_args(model.AgentIdentification)}
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == methods
+
+
+def test_the_example_of_approvals_is_accepted_without_a_warning():
+    example = re.search(r"```yaml\n(approvals:.*?)```", TEXT, re.DOTALL)
+    assert example is not None
+    assert warnings(example[1]) == []

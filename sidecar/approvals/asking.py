@@ -1,0 +1,102 @@
+"""From a call and the rules that want it approved to the request that people see."""
+
+from collections.abc import Iterable, Sequence
+
+from openmcp.config.jsonpath import compile_path
+from openmcp.identity.principal import Principal
+from openmcp.sidecar.approvals.fingerprint import Bound, canonical, digest, fingerprint, values_at
+from openmcp.sidecar.approvals.values import Limits, Question, Spec
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.policy.asked import arguments_of
+from openmcp.sidecar.state.records import ApprovalRecord, Need
+
+
+def question_of(caller: Principal, server: str, call: Call, reason: str = "") -> Question:
+    """What a call asks for; `reason` is why the agent says it wants that."""
+    return Question(
+        agent=caller.name,
+        identified_by=caller.method,
+        server=server,
+        method=call.method,
+        name=call.name,
+        arguments=arguments_of(call.method, call.message.params),
+        reason=reason,
+    )
+
+
+def new_request(
+    key: bytes, question: Question, specs: Sequence[Spec], limits: Limits, now: int
+) -> ApprovalRecord | None:
+    """The request, still without an id; None where what approvers must see is too large. Raises `Ambiguous`.
+
+    Several rules are one request: it holds for the values that any of them binds, as long and as often as the
+    strictest of them allows, and each has its own approvers.
+    """
+    arguments = question.arguments
+    bound = _bound(specs, arguments)
+    whole = digest(arguments)
+    rules = [(spec.rule.policy, spec.rule.rule) for spec in specs]
+    shown = _shown(specs, arguments)
+    if sum(len(path) + len(text) for path, text in (*shown, *(bound or ()))) > limits.value_bytes:
+        return None
+    return ApprovalRecord(
+        key=fingerprint(key, rules, (question.agent, question.server), (question.method, question.name), bound, whole),
+        rid="",
+        agent=question.agent,
+        identified_by=question.identified_by,
+        server=question.server,
+        method=question.method,
+        name=question.name,
+        needs=tuple(_need(spec) for spec in specs),
+        why=tuple(dict.fromkeys(spec.why for spec in specs if spec.why)),
+        shown=shown,
+        bound=bound,
+        arguments_digest=whole,
+        agent_reason=question.reason[: limits.reason_characters],
+        opened=now,
+        pending_until=now + min(_milliseconds(spec.workflow.pending_for) for spec in specs),
+        last_asked=now,
+        duration=min(_milliseconds(spec.approval.duration) for spec in specs),
+        max_duration=min(_longest(spec) for spec in specs),
+        max_uses=min(_given(spec.approval.max_uses for spec in specs), default=None),
+        cooldown=limits.cooldown,
+    )
+
+
+def _bound(specs: Sequence[Spec], arguments: object) -> Bound | None:
+    """What any of the rules binds; the whole arguments (None) where one of them binds those."""
+    paths: list[str] = []
+    for spec in specs:
+        if spec.approval.bind is None:
+            return None
+        paths += spec.approval.bind
+    return values_at(paths, arguments)
+
+
+def _shown(specs: Sequence[Spec], arguments: object) -> Bound:
+    paths = dict.fromkeys(path for spec in specs for path in spec.approval.show)
+    found = ((path, compile_path(path)(arguments)) for path in paths)
+    return tuple((path, canonical(values[0] if len(values) == 1 else values)) for path, values in found)
+
+
+def _need(spec: Spec) -> Need:
+    return Need(
+        policy=spec.rule.policy,
+        rule=spec.rule.rule,
+        workflow=spec.workflow.name,
+        approvers=spec.workflow.approvers,
+        required=spec.workflow.required,
+    )
+
+
+def _longest(spec: Spec) -> int:
+    most = spec.approval.max_duration
+    return _milliseconds(spec.approval.duration if most is None else most)
+
+
+def _given(values: Iterable[int | None]) -> list[int]:
+    return [value for value in values if value is not None]
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))

@@ -1,0 +1,466 @@
+"""Asking, deciding, using: what an agent gets, what people may do, and what is told of it."""
+
+import asyncio
+
+import pytest
+
+from openmcp.identity.principal import Principal
+from openmcp.sidecar.approvals.asking import question_of
+from openmcp.sidecar.approvals.service import Denied, Granted, Pending, Refused
+from openmcp.sidecar.approvals.values import Kind
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.state.lifecycle import Conflict
+from openmcp.sidecar.state.memory import MemoryStore
+from openmcp.sidecar.state.records import Choice, Status, Vote
+from openmcp.sidecar.state.store import StoreUnavailable
+from openmcp.sidecar.types import MODERN, Request
+from tests.approvals.scene import AGENT, LEADS, Scene, of, spec
+from tests.contracts.requests import HOUR, MINUTE, NOW
+
+MONEY = of(LEADS, name="money", approvers=("token:cfo",), pending_for=60.0)
+
+
+async def test_the_whole_story():
+    scene = Scene()
+    pending = await scene.ask()
+    assert isinstance(pending, Pending)
+    assert pending.created
+    again = await scene.ask()
+    assert (again.record.rid, again.created, again.record.asked) == (pending.record.rid, False, 2)
+    await scene.approve(pending.record, uses=2)
+    granted = await scene.ask()
+    assert isinstance(granted, Granted)
+    assert (await granted.claim()).uses_left == 1
+    assert (await (await scene.ask()).claim()).status is Status.EXHAUSTED
+    with pytest.raises(Conflict):
+        await granted.claim()
+    assert isinstance(await scene.ask(), Pending)
+    assert scene.kinds == [
+        Kind.OPENED,
+        Kind.ASKED_AGAIN,
+        Kind.VOTED,
+        Kind.APPROVED,
+        Kind.USED,
+        Kind.USED,
+        Kind.EXHAUSTED,
+        Kind.OPENED,
+    ]
+
+
+async def test_what_people_see():
+    scene = Scene()
+    record = (await scene.ask(spec(why="refunds need a human"), reason="the customer insists" * 100)).record
+    assert (record.agent, record.identified_by, record.server) == (AGENT, "mtls", "tickets")
+    assert (record.method, record.name) == ("tools/call", "refund")
+    assert record.shown == (("$.ticket_id", '"T-7"'),)
+    assert record.bound == (("$.ticket_id", '["T-7"]'),)
+    assert record.why == ("refunds need a human",)
+    assert len(record.agent_reason) == 500
+    assert (record.opened, record.pending_until) == (NOW, NOW + 30 * MINUTE)
+    assert len(record.arguments_digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"arguments": {"amount": 99, "ticket_id": "T-7"}}, True),
+        ({"identified_by": "jwtSvid"}, True),
+        ({"reason": "other"}, True),
+        ({"arguments": {"ticket_id": "T-8", "amount": 12}}, False),
+        ({"arguments": {"amount": 12}}, False),
+        ({"agent": "spiffe://acme.example/ns/support/sa/other"}, False),
+        ({"server": "tickets2"}, False),
+        ({"name": "refund_all"}, False),
+        ({"method": "prompts/get"}, False),
+    ],
+)
+async def test_a_grant_holds_for_its_own_question(changes, same):
+    scene = Scene()
+    await scene.granted()
+    assert isinstance(await scene.ask(**changes), Granted) is same
+
+
+async def test_a_grant_of_one_rule_is_none_of_another():
+    scene = Scene()
+    await scene.granted()
+    assert isinstance(await scene.ask(spec("other")), Pending)
+    assert isinstance(await scene.ask(spec(), spec("other")), Pending)
+
+
+async def test_without_bind_the_whole_arguments_are_granted():
+    scene = Scene()
+    await scene.granted(spec(bind=None))
+    assert isinstance(await scene.ask(spec(bind=None)), Granted)
+    assert isinstance(await scene.ask(spec(bind=None), arguments={"ticket_id": "T-7", "amount": 13}), Pending)
+
+
+async def test_several_rules_are_one_request_as_strict_as_all_of_them():
+    scene = Scene()
+    rules = (
+        spec(duration=3600.0, max_duration=7200.0, max_uses=9, show=("$.ticket_id",)),
+        spec("money", MONEY, bind=("$.amount",), duration=600.0, show=("$.amount", "$.ticket_id")),
+    )
+    record = (await scene.ask(*rules)).record
+    assert [path for path, _ in record.bound or ()] == ["$.amount", "$.ticket_id"]
+    assert [path for path, _ in record.shown] == ["$.ticket_id", "$.amount"]
+    assert [(need.rule, need.workflow) for need in record.needs] == [("refunds", "leads"), ("money", "money")]
+    assert (record.duration, record.max_duration, record.max_uses) == (600_000, 600_000, 9)
+    assert record.pending_until == NOW + MINUTE
+    assert (await scene.approve(record)).status is Status.PENDING
+    approved = await scene.approve(record, "token:cfo", duration=HOUR)
+    assert approved.grant_until == NOW + 600_000
+    assert (await scene.ask(spec(bind=None), *rules)).record.bound is None
+
+
+async def test_an_approver_may_choose_up_to_the_most_that_the_rule_allows():
+    scene = Scene()
+    record = (await scene.ask(spec(duration=60.0, max_duration=120.0))).record
+    assert (record.duration, record.max_duration) == (MINUTE, 2 * MINUTE)
+    assert (await scene.approve(record, duration=HOUR)).grant_until == NOW + 2 * MINUTE
+
+
+async def test_the_order_of_rules_does_not_matter():
+    scene = Scene()
+    one, two = spec(), spec("money", MONEY)
+    assert (await scene.ask(one, two)).record.key == (await scene.ask(two, one)).record.key
+
+
+async def test_a_denial_is_told_until_it_has_cooled_down():
+    scene = Scene(cooldown=5 * MINUTE)
+    await scene.deny((await scene.ask()).record, reason="no")
+    scene.now += 5 * MINUTE - 1
+    denied = await scene.ask()
+    assert isinstance(denied, Denied)
+    assert (denied.until, denied.record.end_reason) == (NOW + 5 * MINUTE, "no")
+    scene.now += 1
+    assert isinstance(await scene.ask(), Pending)
+    assert scene.kinds == [Kind.OPENED, Kind.VOTED, Kind.DENIED, Kind.OPENED]
+
+
+async def test_a_denial_is_told_also_where_nothing_more_may_be_asked():
+    scene = Scene(open_requests=1)
+    await scene.deny((await scene.ask()).record)
+    await scene.ask(arguments={"ticket_id": 2})
+    assert isinstance(await scene.ask(), Denied)
+
+
+async def test_a_vote_that_is_played_again_is_not_told_again():
+    scene = Scene()
+    record = (await scene.ask()).record
+    await scene.approve(record)
+    scene.now += 1
+    await scene.approve(record)
+    assert scene.kinds == [Kind.OPENED, Kind.VOTED, Kind.APPROVED]
+
+
+async def test_who_was_taken_off_the_list_decides_nothing_any_more():
+    scene = Scene()
+    record = (await scene.ask()).record
+    scene.service.workflows = {"leads": ("token:bob",)}
+    with pytest.raises(Conflict, match="any more"):
+        await scene.approve(record)
+    with pytest.raises(Conflict, match="any more"):
+        await scene.deny(record)
+    approved = await scene.approve(record, "token:bob")
+    with pytest.raises(Conflict, match="any more"):
+        await scene.service.revoke(approved, "token:ann", (), "")
+    assert (await scene.service.revoke(approved, "token:bob", (), "")).status is Status.REVOKED
+
+
+async def test_who_could_not_have_approved_revokes_nothing():
+    scene = Scene()
+    granted = await scene.granted()
+    for who in ("token:eve", AGENT, "oidc:user:eve"):
+        with pytest.raises(Conflict, match="not on the list"):
+            await scene.service.revoke(granted.record, who, ("oidc:group:other",), "")
+    assert isinstance(await scene.ask(), Granted)
+
+
+async def test_a_revocation_in_this_process_holds_at_once():
+    scene = Scene()
+    granted = await scene.granted()
+    await granted.claim()
+    await scene.service.revoke(granted.record, "token:ann", (), "oops")
+    with pytest.raises(Conflict, match="revoked"):
+        await granted.claim()
+    assert isinstance(await scene.ask(), Pending)
+    assert scene.kinds[-3:] == [Kind.USED, Kind.REVOKED, Kind.OPENED]
+
+
+async def test_a_revocation_that_is_played_again_is_not_told_again():
+    scene = Scene()
+    granted = await scene.granted()
+    await scene.service.revoke(granted.record, "token:ann", (), "oops")
+    scene.now += 1
+    await scene.service.revoke(granted.record, "token:ann", (), "oops")
+    assert scene.kinds.count(Kind.REVOKED) == 1
+
+
+async def test_an_older_grant_does_not_use_the_one_after_it():
+    scene = Scene()
+    old = await scene.granted()
+    await scene.service.revoke(old.record, "token:ann", (), "")
+    new = await scene.granted()
+    await new.claim()
+    with pytest.raises(Conflict, match="older"):
+        await old.claim()
+    await new.claim()
+
+
+class Counting(MemoryStore):
+    """Counts what it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        self.away = False
+
+    def _note(self, verb):
+        self.asked.append(verb)
+        if self.away:
+            raise StoreUnavailable("away")
+
+    async def get(self, key, now):
+        self._note("get")
+        return await super().get(key, now)
+
+    async def consume(self, key, rid, now, uses=1):
+        self._note(f"consume {uses}")
+        return await super().consume(key, rid, now, uses)
+
+
+async def test_a_grant_without_a_number_is_trusted_for_a_moment():
+    store = Counting()
+    scene = Scene(store, trust=2000)
+    granted = await scene.granted()
+    store.asked.clear()
+    for later in (0, 1, 1999, 2000):
+        scene.now = NOW + later
+        await (await scene.ask()).claim()
+    assert store.asked == ["get", "consume 1", "get", "consume 3"]
+    assert scene.kinds.count(Kind.USED) == 4
+    found = await store.get(granted.record.key, scene.now)
+    assert found is not None
+    assert found.used == 4
+
+
+async def test_what_is_trusted_ends_on_time_all_the_same():
+    scene = Scene(trust=2 * HOUR)
+    granted = await scene.granted(spec(duration=60.0))
+    await granted.claim()
+    scene.now = NOW + MINUTE - 1
+    await granted.claim()
+    scene.now = NOW + MINUTE
+    with pytest.raises(Conflict, match="lapsed"):
+        await granted.claim()
+    assert isinstance(await scene.ask(spec(duration=60.0)), Pending)
+
+
+async def test_a_grant_with_a_number_is_asked_for_every_time():
+    store = Counting()
+    scene = Scene(store)
+    granted = await scene.granted(spec(max_uses=5))
+    store.asked.clear()
+    await granted.claim()
+    await granted.claim()
+    assert store.asked == ["consume 1", "consume 1"]
+
+
+class Apart(MemoryStore):
+    """Tells of no changes, as the store of another process."""
+
+    def subscribe(self, callback):
+        pass
+
+
+async def test_what_another_process_revoked_ends_within_the_trust():
+    store = Apart()
+    scene = Scene(store, trust=2000)
+    granted = await scene.granted()
+    await granted.claim()
+    await store.revoke(granted.record.key, granted.record.rid, "token:ann", "", NOW)
+    scene.now += 1999
+    await granted.claim()
+    scene.now += 1
+    with pytest.raises(Conflict, match="revoked"):
+        await granted.claim()
+    assert isinstance(await scene.ask(), Pending)
+
+
+async def test_uses_that_are_owed_are_written_at_the_end():
+    store = Counting()
+    scene = Scene(store)
+    granted = await scene.granted()
+    for _ in range(4):
+        await granted.claim()
+    await scene.service.close()
+    found = await store.get(granted.record.key, NOW)
+    assert found is not None
+    assert found.used == 4
+
+
+async def test_an_outage_denies_and_loses_no_count():
+    store = Counting()
+    scene = Scene(store)
+    granted = await scene.granted()
+    await granted.claim()
+    await granted.claim()
+    store.away = True
+    scene.now += 2000
+    with pytest.raises(StoreUnavailable):
+        await granted.claim()
+    with pytest.raises(StoreUnavailable):
+        await scene.ask()
+    store.away = False
+    await granted.claim()
+    found = await store.get(granted.record.key, scene.now)
+    assert found is not None
+    assert found.used == 3
+
+
+async def test_open_requests_of_an_agent_are_capped():
+    scene = Scene(open_requests=3)
+    answers = await asyncio.gather(*(scene.ask(arguments={"ticket_id": n}) for n in range(9)))
+    assert [type(one) for one in answers] == [Pending] * 3 + [Refused] * 6
+    assert answers[3].reason == "cap"
+    assert isinstance(await scene.ask(arguments={"ticket_id": 0}), Pending)
+    assert isinstance(await scene.ask(agent="key:other", arguments={"ticket_id": 5}), Pending)
+    await scene.approve(answers[0].record)
+    assert isinstance(await scene.ask(arguments={"ticket_id": 7}), Pending)
+    assert isinstance(await scene.ask(arguments={"ticket_id": 8}), Refused)
+    scene.now += HOUR
+    assert isinstance(await scene.ask(arguments={"ticket_id": 8}), Pending)
+    assert scene.kinds.count(Kind.CAPPED) == 7
+
+
+async def test_what_other_processes_opened_counts():
+    store = MemoryStore()
+    one, two = Scene(store, open_requests=2), Scene(store, open_requests=2)
+    await one.ask(arguments={"ticket_id": 1})
+    await two.ask(arguments={"ticket_id": 2})
+    assert isinstance(await one.ask(arguments={"ticket_id": 3}), Refused)
+    assert isinstance(await two.ask(arguments={"ticket_id": 1}), Pending)
+
+
+async def test_what_was_refused_does_not_count():
+    store = MemoryStore()
+    one, two = Scene(store, open_requests=1), Scene(store, open_requests=1)
+    pending = await one.ask(arguments={"ticket_id": 1})
+    assert isinstance(await two.ask(arguments={"ticket_id": 2}), Refused)
+    await one.service.cancel(pending.record)
+    assert isinstance(await two.ask(arguments={"ticket_id": 3}), Pending)
+
+
+async def test_a_request_that_could_not_be_opened_does_not_count(monkeypatch):
+    scene = Scene(open_requests=1)
+
+    async def away(request, now):
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(scene.store, "open", away)
+        with pytest.raises(StoreUnavailable):
+            await scene.ask()
+    assert isinstance(await scene.ask(arguments={"ticket_id": 2}), Pending)
+
+
+async def test_channels_are_told_so_often_within_an_hour():
+    scene = Scene(notifications_per_hour=2)
+    for ticket in range(3):
+        scene.now += MINUTE
+        await scene.ask(arguments={"ticket_id": ticket})
+    assert [event.notify for event in scene.events] == [True, True, False]
+    await scene.ask(agent="key:other")
+    scene.now = NOW + MINUTE + HOUR
+    await scene.ask(arguments={"ticket_id": 9})
+    assert [event.notify for event in scene.events[3:]] == [True, True]
+
+
+@pytest.mark.parametrize("rule", [{"show": ()}, {"bind": ()}, {"bind": None}])
+async def test_what_is_too_large_to_be_read_is_not_asked(rule):
+    scene = Scene(value_bytes=100)
+    answer = await scene.ask(spec(**rule), arguments={"ticket_id": "x" * 100})
+    assert isinstance(answer, Refused)
+    assert answer.reason == "too_large"
+
+
+async def test_what_can_be_read_in_two_ways_is_not_asked():
+    answer = await Scene().ask(arguments={"ticket_id": 1, "Ticket_id": 2})
+    assert isinstance(answer, Refused)
+    assert answer.reason == "ambiguous"
+
+
+async def test_withdrawing_is_told_once():
+    scene = Scene()
+    record = (await scene.ask()).record
+    await scene.service.cancel(record)
+    scene.now += 1
+    await scene.service.cancel(record)
+    assert scene.kinds == [Kind.OPENED, Kind.CANCELLED]
+
+
+async def test_ends_by_time_are_told_once_among_all_processes():
+    store = MemoryStore()
+    one, two = Scene(store), Scene(store)
+    await one.granted(spec(duration=60.0))
+    await one.ask(arguments={"ticket_id": 2})
+    one.kinds  # noqa: B018 - forgets what was told so far
+    one.now = two.now = NOW + HOUR
+    done = await asyncio.gather(one.service.sweep(), two.service.sweep())
+    assert sum(done) == 2
+    assert sorted([*one.kinds, *two.kinds]) == [Kind.EXPIRED, Kind.LAPSED]
+    assert await one.service.sweep() == 0
+    page = await two.service.history(10)
+    assert [record.status for record in page.records] == [Status.EXPIRED, Status.LAPSED]
+
+
+async def test_an_end_that_two_processes_see_is_told_by_one(monkeypatch):
+    store = MemoryStore()
+    one, two = Scene(store), Scene(store)
+    await one.ask()
+    one.now = two.now = NOW + HOUR
+    due = await store.list_due(one.now, 10)
+
+    async def both_see_it(now, limit):
+        return due
+
+    monkeypatch.setattr(store, "list_due", both_see_it)
+    assert (await one.service.sweep(), await two.service.sweep()) == (1, 0)
+    assert (one.kinds[-1], two.kinds) == (Kind.EXPIRED, [])
+
+
+async def test_lists_and_finding():
+    scene = Scene()
+    record = (await scene.ask()).record
+    granted = await scene.granted(arguments={"ticket_id": 2})
+    assert (await scene.service.pending(9)).records == (record,)
+    assert (await scene.service.grants(9)).records == (granted.record,)
+    assert await scene.service.find(record.rid) == record
+    assert await scene.service.find("apr_none") is None
+
+
+async def test_a_channel_is_told_by_one():
+    scene = Scene()
+    record = (await scene.ask()).record
+    await scene.service.note(record, "mail")
+    with pytest.raises(Conflict, match="told"):
+        await scene.service.note(record, "mail")
+    assert (await scene.service.note(record, "mail", "id-1")).notified[0].reference == "id-1"
+
+
+async def test_a_vote_has_the_time_of_the_service():
+    scene = Scene()
+    record = (await scene.ask()).record
+    vote = Vote(approver="token:ann", choice=Choice.APPROVE, at=1, duration=MINUTE)
+    assert (await scene.service.vote(record, vote)).votes[0].at == NOW
+
+
+def test_a_call_as_a_question():
+    params = {"name": "refund", "arguments": {"a": 1}, "_meta": {"x": 1}}
+    call = Call(Request(1, "tools/call", params), MODERN, "2026-07-28", "refund", ())
+    asked = question_of(Principal("key:a", "apiKey"), "tickets", call, "please")
+    assert (asked.agent, asked.identified_by, asked.server, asked.reason) == ("key:a", "apiKey", "tickets", "please")
+    assert (asked.method, asked.name, asked.arguments) == ("tools/call", "refund", {"a": 1})
+    read = Call(Request(1, "resources/read", {"uri": "a://b", "_meta": {}}), MODERN, "2026-07-28", "a://b", ())
+    assert question_of(Principal("key:a", "apiKey"), "t", read).arguments == {"uri": "a://b"}

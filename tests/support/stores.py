@@ -1,0 +1,94 @@
+"""Real stores over loopback: a Redis server and DynamoDB Local, which a test may kill and start again.
+
+    with redis_server(folder) as redis:
+        ...                            # redis.url
+        redis.kill()
+        redis.start()                  # what was written is still there: it keeps an append-only file
+
+A `redis-server` on the PATH is used, and the real part `dynamodb` with Java; a test is skipped by name where one is
+missing, and fails with OPENMCP_REAL=1.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tests.real_parts import install
+from tests.support import parts
+from tests.support.process import Running, free_ports, running
+
+PASSWORD = "correct horse"
+
+
+class Store:
+    """A server that listens on one port, the same after each start."""
+
+    def __init__(self, name: str, command: Sequence[str | Path], port: int, url: str) -> None:
+        self.name = name
+        self.port = port
+        self.url = url
+        self._command = command
+        self._running: Running | None = None
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        self._running = self._stack.enter_context(running(self.name, self._command))
+        self._running.wait_for(self._connects)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self._running is not None
+        self._running.process.kill()
+        self._running.process.wait()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._stack.close()
+
+    def _connects(self) -> str | None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return "ready"
+        return None
+
+
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[Store]:
+    """A Redis that writes every change to disk before it answers, as production should for approvals."""
+    program = shutil.which("redis-server")
+    if program is None:
+        parts.missing("redis-server (Debian package redis-server)")
+    (port,) = free_ports(1)
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", *options]
+    with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}")) as store:
+        yield store
+
+
+@contextmanager
+def dynamodb_local(folder: Path | None = None) -> Iterator[Store]:
+    """DynamoDB Local; with a folder it keeps its tables there, else in memory."""
+    parts.require("dynamodb")
+    java = shutil.which("java")
+    if java is None:
+        parts.missing("java (Debian package default-jre-headless)")
+    (port,) = free_ports(1)
+    libraries = install.libraries("dynamodb")
+    command = [java, "-Xmx512m", f"-Djava.library.path={libraries}", "-cp", f"{libraries}/*"]
+    command += ["com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-disableTelemetry", "-port", str(port)]
+    command += ["-inMemory"] if folder is None else ["-dbPath", str(folder)]
+    with _kept(Store("DynamoDB Local", command, port, f"http://127.0.0.1:{port}")) as store:
+        yield store
+
+
+@contextmanager
+def _kept(store: Store) -> Iterator[Store]:
+    try:
+        store.start()
+        yield store
+    finally:
+        store.stop()
