@@ -164,8 +164,8 @@ def _check_leaf(leaf: x509.Certificate, id: SpiffeId, what: str) -> None:
         found = leaf_id(leaf)
     except PeerRefused as refused:
         raise Malformed(f"the certificate of {what} is not good: {refused}") from None
-    except Exception:  # as in `_load`
-        raise Malformed(f"{what} has extensions that cannot be read") from None
+    except Exception as error:  # as in `_load`
+        raise Malformed(f"{what} has extensions that cannot be read ({type(error).__name__})") from None
     if found != id:
         raise Malformed(f"{what} has a certificate with another ID")
 

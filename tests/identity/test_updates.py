@@ -83,6 +83,10 @@ MALFORMED = {
     "two URIs": (leaf(uris=(ID, "https://example.org/")), "more than one URI SAN"),
     "the same URI twice": (leaf(uris=(ID, ID)), "more than one URI SAN"),
     "a URI with a line end": (leaf(uris=ID + "\n"), "no SPIFFE ID of a workload"),
+    "a name of no known kind": (
+        raw(certificates=LEAF.chain_der[0].replace(b"\x86\x1c" + ID.encode(), b"\x8f\x1c" + ID.encode())),
+        "has extensions that cannot be read (ValueError)",
+    ),
     "the leaf of another": (leaf(uris=OTHER_ID), "has a certificate with another ID"),
     "a CA": (leaf(is_ca=True), "a CA certificate"),
     "no key usage": (leaf(usage=None), "no key usage digitalSignature"),
