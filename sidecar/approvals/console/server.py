@@ -7,6 +7,7 @@ an older one is refused.
 
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Final
 
 from aiohttp import web
@@ -16,7 +17,7 @@ from openmcp.sidecar.approvals.console.guard import Place
 from openmcp.sidecar.approvals.console.login import Login
 from openmcp.sidecar.approvals.console.pages import STATIC, Entry, entry
 from openmcp.sidecar.approvals.console.sessions import Session, Sessions
-from openmcp.sidecar.approvals.console.settings import Incoming, Outgoing, Person, Settings
+from openmcp.sidecar.approvals.console.settings import CannotServe, Incoming, Outgoing, Person, Settings
 from openmcp.sidecar.approvals.console.web import BODY, Refusal, Site, fields, see_other
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.state.lifecycle import Conflict
@@ -38,7 +39,7 @@ Mounted = Callable[[Incoming], Awaitable[Outgoing]]
 
 class Console:
     """The server of these pages. `clock` tells Unix milliseconds; `notes` are lines for everybody who is logged in,
-    such as that a channel does not work."""
+    such as that a channel does not work. Raises `CannotServe`."""
 
     def __init__(
         self,
@@ -47,6 +48,8 @@ class Console:
         clock: Callable[[], int],
         notes: Callable[[], Sequence[str]] = lambda: (),
     ) -> None:
+        if settings.oidc is not None and find_spec("authlib") is None:
+            raise CannotServe("approvals.oidc needs the extra: pip install 'openmcp[oidc]'")
         self._service = service
         self._clock = clock
         self._site = Site(Sessions(settings, clock), notes)

@@ -8,6 +8,10 @@ import msgspec
 HOUR: Final = 3_600_000
 
 
+class CannotServe(Exception):
+    """A console that cannot be, as it is configured: the text says what to do."""
+
+
 class LoginFailed(Exception):
     """Nobody is logged in; the text may be shown."""
 

@@ -9,12 +9,14 @@ from aiohttp import web
 from openmcp.sidecar.approvals.console.guard import HEADERS, Place
 from openmcp.sidecar.approvals.console.pages import render
 from openmcp.sidecar.approvals.console.sessions import Session, Sessions
+from openmcp.sidecar.approvals.safetext import safe
 from openmcp.sidecar.state.records import UnknownSchema
 from openmcp.sidecar.state.store import BadCursor, StoreUnavailable
 
 _log = logging.getLogger("openmcp.console")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_NOTE: Final = 500
 BODY: Final = 256 * 1024
 """Bytes of a request."""
 
@@ -61,7 +63,8 @@ class Site:
     def page(self, request: web.Request, template: str, status: int = 200, **values: object) -> web.Response:
         """A page with what is on all of them."""
         session = self.session(request)
-        text = render(template, session=session, notes=self.notes() if session else (), path=request.path, **values)
+        notes = [safe(note, _NOTE)[0] for note in self.notes()] if session else []
+        text = render(template, session=session, notes=notes, path=request.path, **values)
         return web.Response(text=text, status=status, content_type="text/html")
 
     def set_cookie(self, response: web.StreamResponse, name: str, value: str, age: int | None = None) -> None:
