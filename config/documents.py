@@ -21,6 +21,7 @@ from openmcp.config.model import Approvals, Configuration, Policy, Server, Workf
 from openmcp.config.policies import policy
 from openmcp.config.problems import Report, did_you_mean
 from openmcp.config.reporting import telemetry
+from openmcp.config.state import state
 from openmcp.config.workflows import workflow
 from openmcp.config.yamlsource import Entry, Mapping, Refused, Scalar
 
@@ -32,9 +33,9 @@ _VALUES: Table[str, Reading[object]] = {
     "sessions": parse.sessions,
     "telemetry": telemetry,
     "approvals": approvals,
+    "state": state,
 }
 _CHECKED_ONLY: Table[str, Reading[object]] = {
-    "state": parse.state,
     "source": parse.source,
 }
 _SINGLE = {**_VALUES, **_CHECKED_ONLY}

@@ -32,7 +32,6 @@ from openmcp.config.yamlsource import Mapping, Scalar
 
 _nothing: Reading[object] = Shape(object, {}, ignored=("type",))
 
-state: Reading[object] = tagged({"memory": _nothing}, later=("sqlite", "redis", "dynamodb"))
 source: Reading[object] = tagged({"file": _nothing}, later=("kubernetes",))
 sessions: Reading[model.Sessions] = Shape(model.Sessions, {"key": secret, "lifetime": duration})
 

@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "pins": "pins",
     "audit": "audit",
     "replay": "replay",
+    "state": "state",
 }
 """The module of `openmcp.sidecar.commands` that holds each; imported when it is called: `run` pays for no other."""
 

@@ -59,6 +59,7 @@ from openmcp.config.model.servers import (
     SpiffeAuth,
     Timeouts,
 )
+from openmcp.config.model.state import DynamodbState, MemoryState, RedisState, SqliteState, State
 from openmcp.config.model.telemetry import Audit, Otlp, Rotation, Telemetry
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "Condition",
     "Configuration",
     "Console",
+    "DynamodbState",
     "EmailChannel",
     "ForwardedAgents",
     "HeaderAuth",
@@ -88,6 +90,7 @@ __all__ = [
     "JwtSvidAuth",
     "Limits",
     "Listen",
+    "MemoryState",
     "MtlsAgents",
     "NoneAgents",
     "OAuthAuth",
@@ -97,6 +100,7 @@ __all__ = [
     "Otlp",
     "PinTools",
     "Policy",
+    "RedisState",
     "RequestRule",
     "ResponseAction",
     "ResponseRule",
@@ -110,6 +114,8 @@ __all__ = [
     "Smtp",
     "SpiffeAuth",
     "SpiffeTls",
+    "SqliteState",
+    "State",
     "SvidSelection",
     "Telemetry",
     "Timeouts",

@@ -8,6 +8,7 @@ from openmcp.config.model.identity import Identity
 from openmcp.config.model.listen import Listen
 from openmcp.config.model.policies import Policy
 from openmcp.config.model.servers import Server
+from openmcp.config.model.state import MemoryState, State
 from openmcp.config.model.telemetry import Telemetry
 
 
@@ -27,4 +28,5 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[Policy, ...] = ()
     approvals: Approvals = Approvals()
     sessions: Sessions = Sessions()
+    state: State = MemoryState()
     telemetry: Telemetry = Telemetry()

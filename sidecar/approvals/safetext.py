@@ -1,4 +1,4 @@
-"""Text of others, made safe to show: nothing in it is invisible, reorders what stands around it, or overflows its place.
+"""Text of others, made safe to show: nothing in it is invisible, reorders its surroundings, or overflows its place.
 
 Every other character is written as the escape it has in JSON. Letters of right-to-left scripts stay as they are: where
 they are shown they are isolated (`<bdi>` in HTML).

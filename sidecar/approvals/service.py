@@ -64,7 +64,8 @@ class ApprovalService:
     """All that agents and approvers do. `clock` tells Unix milliseconds, `ids` makes names of generations.
 
     `on_event` is called in the event loop for everything that this process brings about. `workflows` are the present
-    lists of approvers by name: who is not on the list any more does not decide on older requests either.
+    lists of approvers by name: who is not on the list any more does not decide on older requests either. `need_reason`
+    are the names of those whose decisions need a reason.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class ApprovalService:
     ) -> None:
         self.store = store
         self.workflows: Mapping[str, Collection[str]] = {}
+        self.need_reason: Collection[str] = ()
         self.wakeup = Wakeup(store, clock)
         self._clock = clock
         self._ids = ids
@@ -140,6 +142,8 @@ class ApprovalService:
         """Count what a person said of a request that they have seen; `at` is filled in. Raises `Conflict`."""
         now = self._clock()
         self._check_listed(record, vote.approver, vote.groups)
+        if self.needs_reason(record) and not vote.reason.strip():
+            raise Conflict("reason", "a reason is wanted", record)
         found = await self.store.vote(record.key, record.rid, msgspec.structs.replace(vote, at=now), now)
         if not any(one.at == now and one.approver == vote.approver for one in found.votes):
             return found  # said before
@@ -204,6 +208,10 @@ class ApprovalService:
         """Write down the uses not yet written, and end what runs; the store stays open."""
         await self.wakeup.close()
         await self._grants.flush(self._clock())
+
+    def needs_reason(self, record: ApprovalRecord) -> bool:
+        """Whether who decides on this has to say why."""
+        return any(need.workflow in self.need_reason for need in record.needs)
 
     def _check_listed(self, record: ApprovalRecord, who: str, groups: tuple[str, ...]) -> None:
         """Raises `Conflict` for who is on none of the lists as they are now."""

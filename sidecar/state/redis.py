@@ -73,7 +73,7 @@ return {1, redis.call('HGETALL', KEYS[1])}
 
 
 class RedisStore(Verbs):
-    """A `StateStore` at `url` (`redis://` or `rediss://`); `ca` is a file of certificates in PEM.
+    """A `StateStore` at `url` (`redis://` or `rediss://`); `ca` are roots in PEM.
 
     The password goes in as an argument: what is in the URL would be in messages.
     """
@@ -83,7 +83,7 @@ class RedisStore(Verbs):
         self._name = f"Redis at {url.rpartition('@')[2].removeprefix('redis://').removeprefix('rediss://')}"
         options: dict[str, Any] = {}
         if url.startswith("rediss:"):
-            options = {"ssl_ca_certs": ca, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
+            options = {"ssl_ca_data": ca, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
         options |= {"password": password} if password is not None else {}
         pool = BlockingConnectionPool.from_url(
             url,

@@ -464,3 +464,14 @@ def test_a_call_as_a_question():
     assert (asked.method, asked.name, asked.arguments) == ("tools/call", "refund", {"a": 1})
     read = Call(Request(1, "resources/read", {"uri": "a://b", "_meta": {}}), MODERN, "2026-07-28", "a://b", ())
     assert question_of(Principal("key:a", "apiKey"), "t", read).arguments == {"uri": "a://b"}
+
+
+async def test_a_reason_is_given_where_the_workflow_wants_one():
+    scene = Scene()
+    scene.service.need_reason = {"leads"}
+    pending = await scene.ask()
+    for decide in (scene.approve, scene.deny):
+        with pytest.raises(Conflict) as refused:
+            await decide(pending.record, reason="  ")
+        assert (refused.value.reason, str(refused.value)) == ("reason", "a reason is wanted")
+    assert (await scene.approve(pending.record, reason="the customer called")).status is Status.APPROVED

@@ -7,7 +7,6 @@ LATER = "is not available in this version of openmcp"
 
 @check(
     {
-        "state": ("state: {type: sqlite, path: x}", f"2: state.type: `type: sqlite` {LATER} (available: memory)"),
         "source": ("source: {type: kubernetes}", f"2: source.type: `type: kubernetes` {LATER} (available: file)"),
         "translate": (
             server("translate: true"),

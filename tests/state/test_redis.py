@@ -120,11 +120,11 @@ async def test_over_tls_the_server_has_to_be_the_one(tmp_path):
     (port,) = free_ports(1)
     tls = ("--tls-port", str(port), "--tls-cert-file", paths["chain"], "--tls-key-file", paths["key"])
     with redis_server(tmp_path, *map(str, tls), "--tls-auth-clients", "no"):
-        good = RedisStore(f"rediss://localhost:{port}", ca=str(paths["ca"]))
+        good = RedisStore(f"rediss://localhost:{port}", ca=paths["ca"].read_text())
         assert (await good.open(request(), NOW))[1]
         await good.close()
         for host, ca in (("localhost", "other"), ("127.0.0.1", "ca")):
-            bad = RedisStore(f"rediss://{host}:{port}", ca=str(paths[ca]))
+            bad = RedisStore(f"rediss://{host}:{port}", ca=paths[ca].read_text())
             with pytest.raises(StoreUnavailable, match="certificate"):
                 await bad.get("0" * 64, NOW)
             await bad.close()

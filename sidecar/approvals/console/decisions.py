@@ -1,0 +1,97 @@
+"""What a person may do to a request, and what they say in a form. Nothing here widens what the rule allows."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from openmcp.sidecar.approvals.card import card_of
+from openmcp.sidecar.approvals.console.settings import Person
+from openmcp.sidecar.state.lifecycle import Conflict, voted
+from openmcp.sidecar.state.records import ApprovalRecord, Choice, Need, Status, Vote
+
+REASON: Final = 500
+"""Characters of a reason."""
+
+
+class BadForm(ValueError):
+    """A form that cannot be taken; the text says why to who filled it in."""
+
+
+def groups_of(record: ApprovalRecord, person: Person) -> tuple[str, ...]:
+    """What else a person is on this request's lists as: nothing more of them is written down."""
+    return tuple(name for name in person.groups if any(name in need.approvers for need in record.needs))
+
+
+def refusal(
+    record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]], choice: Choice, now: int
+) -> str:
+    """Why this person cannot decide on this request; empty where they can."""
+    vote = Vote(approver=person.approver, choice=choice, at=now, groups=groups_of(record, person))
+    try:
+        after = voted(record, record.rid, vote, now)
+    except Conflict as conflict:
+        return str(conflict)
+    if after is record:
+        return "you have approved this already" if choice is Choice.APPROVE else "you have denied this already"
+    return "" if is_listed(record, person, workflows) else "you are not on the list of approvers any more"
+
+
+def is_listed(record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]]) -> bool:
+    """Whether the request names this person, and a list as it is now still does."""
+    lists = [workflows[need.workflow] for need in record.needs if need.workflow in workflows]
+    named = any(name in need.approvers for need in record.needs for name in person.names)
+    return named and (not lists or any(name in one for one in lists for name in person.names))
+
+
+def actions(record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]], now: int) -> list[str]:
+    """The forms that a person gets to see."""
+    if record.status is Status.APPROVED:
+        return ["revoke"] if is_listed(record, person, workflows) else []
+    if record.status is not Status.PENDING:
+        return []
+    return [choice.value for choice in Choice if not refusal(record, person, workflows, choice, now)]
+
+
+def needs_reason(needs: tuple[Need, ...], required_by: Collection[str]) -> bool:
+    """Whether a decision on these needs has to say why."""
+    return any(need.workflow in required_by for need in needs)
+
+
+def reason_of(form: Mapping[str, str], *, required: bool) -> str:
+    """What the form gives as the reason. Raises `BadForm`."""
+    reason = " ".join(form.get("reason", "").split())
+    if required and not reason:
+        raise BadForm("A reason is required here.")
+    if len(reason) > REASON:
+        raise BadForm(f"The reason is longer than {REASON} characters.")
+    return reason
+
+
+def vote_of(record: ApprovalRecord, person: Person, choice: Choice, form: Mapping[str, str], reason: str) -> Vote:
+    """The vote that a form says. Raises `BadForm` for what is not among the choices."""
+    approving = choice is Choice.APPROVE
+    return Vote(
+        approver=person.approver,
+        choice=choice,
+        at=0,
+        groups=groups_of(record, person),
+        reason=reason,
+        duration=_duration(record, form.get("duration", "")) if approving else None,
+        uses=_uses(record, form.get("uses", "").strip()) if approving else None,
+    )
+
+
+def _duration(record: ApprovalRecord, said: str) -> int | None:
+    choices = {str(choice.milliseconds): choice.milliseconds for choice in card_of(record, 0).durations}
+    if said and said not in choices:
+        raise BadForm("This duration is not, or no longer, among the choices.")
+    return choices.get(said)
+
+
+def _uses(record: ApprovalRecord, said: str) -> int | None:
+    if not said:
+        return None
+    most = card_of(record, 0).most_uses
+    if not (said.isascii() and said.isdigit() and len(said) <= 9) or int(said) < 1 or int(said) > (most or int(said)):
+        limit = f"from 1 to {most}" if most else "of 1 or more"
+        raise BadForm(f"The number of uses must be a whole number {limit}.")
+    return int(said)
