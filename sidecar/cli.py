@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "audit": "audit",
     "replay": "replay",
     "state": "state",
+    "approvals": "approvals",
 }
 """The module of `openmcp.sidecar.commands` that holds each; imported when it is called: `run` pays for no other."""
 

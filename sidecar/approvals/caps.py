@@ -10,17 +10,22 @@ from openmcp.sidecar.state.store import MANY, StateStore
 _COUNTED: Final = 500
 """Pending requests of all agents that are looked through."""
 
+_FRESH: Final = 30_000
+_FRESH_TO_REFUSE: Final = 2_000
+"""Milliseconds for which a count of what other processes opened serves: all pending requests are read for it."""
+
 _HOUR: Final = 3_600_000
 _MAX_AGENTS: Final = 10_000
 
 
 class Caps:
-    """Counts of this process; those of others are seen in the store, where they may lag by what is being opened."""
+    """Counts of this process; what others open is seen in the store, up to half a minute later."""
 
     def __init__(self, store: StateStore, limits: Limits) -> None:
         self._store = store
         self._limits = limits
         self._open: dict[str, dict[str, int]] = {}
+        self._counted: dict[str, tuple[int, int]] = {}
         self._told: dict[str, deque[int]] = {}
 
     async def admit(self, agent: str, key: str, until: int, now: int) -> bool:
@@ -32,12 +37,25 @@ class Caps:
             if len(mine) >= most:
                 return False
         mine[key] = until  # before the store is asked: many may ask at once
+        if len(mine) + await self._others(agent, now, _FRESH) <= most:
+            return True
+        if len(mine) + await self._others(agent, now, _FRESH_TO_REFUSE) <= most:
+            return True
+        self.release(agent, key)
+        return False
+
+    async def _others(self, agent: str, now: int, fresh: int) -> int:
+        """Requests of an agent that this process has not opened, counted less than `fresh` milliseconds ago."""
+        known = self._counted.get(agent)
+        if known is not None and now - known[1] < fresh:
+            return known[0]
+        mine = self._open.get(agent, {})
         page = await self._store.list_pending(now, _COUNTED)
         others = sum(record.agent == agent and record.key not in mine for record in page.records)
-        if len(mine) + others > most:
-            self.release(agent, key)
-            return False
-        return True
+        if len(self._counted) >= _MAX_AGENTS:
+            self._counted.clear()
+        self._counted[agent] = others, now
+        return others
 
     def release(self, agent: str, key: str) -> None:
         """A request that was not opened after all."""

@@ -25,6 +25,10 @@ _SECONDS: Final = 2.0
 _CONNECTIONS: Final = 32
 _ATTEMPTS: Final = 50
 _PREFIX: Final = "{openmcp}:"
+_COUNTERS: Final = ("schema", "version", "uses", "used", "lastUsed", "asked", "lastAsked")
+"""What is read of a record beside its document."""
+
+_FIELDS: Final = ", ".join(f"'{name}'" for name in ("doc", *_COUNTERS))
 _SHELVES: Final = (Status.PENDING.value, Status.APPROVED.value, columns.ENDED)
 
 # KEYS: record, its id, shelves. ARGV: id and version that must be there (or empty), key, shelf (1 to 3),
@@ -46,29 +50,29 @@ return 1
 """
 
 # KEYS: record. ARGV: schema, id, now.
-_JOIN: Final = """
+_JOIN: Final = f"""
 local found = redis.call('HMGET', KEYS[1], 'schema', 'rid', 'st', 'pexp')
 if found[1] ~= ARGV[1] or found[2] ~= ARGV[2] or found[3] ~= 'pending' or tonumber(found[4]) <= tonumber(ARGV[3]) then
-  return {0, {}}
+  return {{0, {{}}}}
 end
 redis.call('HINCRBY', KEYS[1], 'asked', 1)
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('HSET', KEYS[1], 'lastAsked', ARGV[3])
-return {1, redis.call('HGETALL', KEYS[1])}
+return {{1, redis.call('HMGET', KEYS[1], {_FIELDS})}}
 """
 
 # KEYS: record. ARGV: schema, id, now, uses.
-_CONSUME: Final = """
+_CONSUME: Final = f"""
 local found = redis.call('HMGET', KEYS[1], 'schema', 'rid', 'st', 'gexp', 'uses')
 if found[1] ~= ARGV[1] or found[2] ~= ARGV[2] or found[3] ~= 'approved'
     or tonumber(found[4]) <= tonumber(ARGV[3]) or tonumber(found[5]) < tonumber(ARGV[4]) then
-  return {0, redis.call('HGETALL', KEYS[1])}
+  return {{0, redis.call('HMGET', KEYS[1], {_FIELDS})}}
 end
 redis.call('HINCRBY', KEYS[1], 'uses', '-' .. ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'used', ARGV[4])
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('HSET', KEYS[1], 'lastUsed', ARGV[3])
-return {1, redis.call('HGETALL', KEYS[1])}
+return {{1, redis.call('HMGET', KEYS[1], {_FIELDS})}}
 """
 
 
@@ -253,13 +257,13 @@ class RedisStore(Verbs):
         if not keys:
             return []
 
-        async def read() -> list[dict[bytes, bytes]]:
+        async def read() -> list[list[bytes | None]]:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for key in keys:
-                    pipe.hgetall(_name(key))
+                    pipe.hmget(_name(key), "doc", *_COUNTERS)
                 return list(await pipe.execute())
 
-        return [_record(fields) for fields in await self._asked(read) if fields]
+        return [record for record in map(_record, await self._asked(read)) if record is not None]
 
     async def _put(self, record: ApprovalRecord, old: ApprovalRecord | None) -> bool:
         """Write a record where `old`, or nothing, still is; False where that is no longer so."""
@@ -277,10 +281,9 @@ class RedisStore(Verbs):
     async def _count(self, script: Any, key: str, rid: str, now: int, *more: int) -> tuple[bool, ApprovalRecord] | None:
         """Run a counting script: whether it did it, and the record; None where there is none to tell of."""
         arguments = [SCHEMA, rid, now, *more]
-        done, flat = await self._asked(lambda: script(keys=[_name(key)], args=arguments))
-        if not flat:
-            return None
-        return bool(done), _record(dict(zip(flat[::2], flat[1::2], strict=True)))
+        done, values = await self._asked(lambda: script(keys=[_name(key)], args=arguments))
+        record = _record(values)
+        return None if record is None else (bool(done), record)
 
     async def _asked(self, ask: Callable[[], Awaitable[T]]) -> T:
         try:
@@ -296,6 +299,9 @@ def _name(key: str) -> str:
     return f"{_PREFIX}approval:{key}"
 
 
-def _record(fields: Mapping[bytes, bytes]) -> ApprovalRecord:
-    texts = {name.decode(): value.decode() for name, value in fields.items() if name != b"doc"}
-    return columns.merged(fields.get(b"doc", b""), texts)
+def _record(values: Sequence[bytes | None]) -> ApprovalRecord | None:
+    """The record in what was read of its hash, None where there is none."""
+    if not any(values):
+        return None
+    counters = zip(_COUNTERS, values[1:], strict=True)
+    return columns.merged(values[0] or b"", {name: value.decode() for name, value in counters if value is not None})

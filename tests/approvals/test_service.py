@@ -339,8 +339,10 @@ async def test_what_other_processes_opened_counts():
     one, two = Scene(store, open_requests=2), Scene(store, open_requests=2)
     await one.ask(arguments={"ticket_id": 1})
     await two.ask(arguments={"ticket_id": 2})
-    assert isinstance(await one.ask(arguments={"ticket_id": 3}), Refused)
+    assert isinstance(await two.ask(arguments={"ticket_id": 3}), Refused)
     assert isinstance(await two.ask(arguments={"ticket_id": 1}), Pending)
+    one.now += 30_000
+    assert isinstance(await one.ask(arguments={"ticket_id": 4}), Refused)
 
 
 async def test_what_was_refused_does_not_count():
@@ -349,7 +351,24 @@ async def test_what_was_refused_does_not_count():
     pending = await one.ask(arguments={"ticket_id": 1})
     assert isinstance(await two.ask(arguments={"ticket_id": 2}), Refused)
     await one.service.cancel(pending.record)
+    two.now += 2_000
     assert isinstance(await two.ask(arguments={"ticket_id": 3}), Pending)
+
+
+async def test_pending_requests_are_not_counted_for_every_question(monkeypatch):
+    scene = Scene()
+    counted = []
+    listed = scene.store.list_pending
+
+    async def counting(now, limit, cursor=None):
+        counted.append(now)
+        return await listed(now, limit, cursor)
+
+    monkeypatch.setattr(scene.store, "list_pending", counting)
+    for ticket in range(10):
+        scene.now += 4_000
+        await scene.ask(arguments={"ticket_id": ticket})
+    assert counted == [NOW + 4_000, NOW + 36_000]
 
 
 async def test_a_request_that_could_not_be_opened_does_not_count(monkeypatch):

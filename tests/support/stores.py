@@ -11,6 +11,7 @@ missing, and fails with OPENMCP_REAL=1.
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from tests.real_parts import install
 from tests.support import parts
-from tests.support.process import Running, free_ports, running
+from tests.support.process import Running, running
 
 PASSWORD = "correct horse"
 
@@ -62,7 +63,7 @@ def redis_server(folder: Path, *options: str) -> Iterator[Store]:
     program = shutil.which("redis-server")
     if program is None:
         parts.missing("redis-server (Debian package redis-server)")
-    (port,) = free_ports(1)
+    port = _port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always", *options]
     with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}")) as store:
@@ -76,13 +77,24 @@ def dynamodb_local(folder: Path | None = None) -> Iterator[Store]:
     java = shutil.which("java")
     if java is None:
         parts.missing("java (Debian package default-jre-headless)")
-    (port,) = free_ports(1)
+    port = _port()
     libraries = install.libraries("dynamodb")
     command = [java, "-Xmx512m", f"-Djava.library.path={libraries}", "-cp", f"{libraries}/*"]
     command += ["com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-disableTelemetry", "-port", str(port)]
     command += ["-inMemory"] if folder is None else ["-dbPath", str(folder)]
     with _kept(Store("DynamoDB Local", command, port, f"http://127.0.0.1:{port}")) as store:
         yield store
+
+
+def _port() -> int:
+    """A port that nobody listens on, below those that the system gives to connections.
+
+    One of those would not stay free while the server is away: whoever tries to connect to it may be given it.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextmanager

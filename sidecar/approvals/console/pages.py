@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+import markupsafe
 import msgspec
 
 from openmcp.sidecar.approvals.card import PAGE, Card, card_of
@@ -20,6 +21,12 @@ STATIC: Final[Mapping[str, tuple[str, bytes]]] = {
 VERSION: Final = hashlib.sha256(b"".join(body for _, body in STATIC.values())).hexdigest()[:12]
 """Of the files above: part of their URLs, so that browsers may keep them."""
 
+
+def _breakable(text: str) -> markupsafe.Markup:
+    """A name that lines may break in after each slash."""
+    return markupsafe.Markup("/<wbr>").join(text.split("/"))
+
+
 _environment: Final = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_HERE / "templates"),
     autoescape=True,
@@ -30,6 +37,7 @@ _environment: Final = jinja2.Environment(
 )
 _environment.globals["version"] = VERSION
 _environment.filters["moment"] = moment
+_environment.filters["breakable"] = _breakable
 
 
 class Entry(msgspec.Struct, frozen=True):

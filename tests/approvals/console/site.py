@@ -82,7 +82,7 @@ class Answer:
     @property
     def words(self) -> str:
         """The text of the page without its marks, blanks as one."""
-        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", self.text))
+        return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", self.text.replace("<wbr>", "")))
 
 
 class Browser:

@@ -174,7 +174,7 @@ HOSTILE = (
 
 async def test_markup_in_every_field_is_text(site, browser):
     hostile = request(
-        agent=f"jwt:https://idp#{HOSTILE}",
+        agent=f"jwt:https://idp/<b>/#{HOSTILE}",
         identified_by=HOSTILE,
         server=HOSTILE,
         method=HOSTILE,
@@ -199,6 +199,7 @@ async def test_markup_in_every_field_is_text(site, browser):
     pages = (problem, page, listed, grants, await ann.get("/history"), await ann.get(f"/requests/{hostile.rid}"))
     for answer in pages:
         assert answer.status == (400 if answer is problem else 200)
+        assert "<b>" not in answer.text
         assert "<img" not in answer.text.replace('<img src="/static/icon.svg', "")
         assert set(re.findall(r"<script[^>]*>", answer.text)) == {
             re.search(r'<script src="/static/count.js\?v=\w+" defer>', answer.text)[0]
