@@ -138,6 +138,7 @@ class AgentRules:
     """What an agent may do on a server. Agents under the same policies share one.
 
     `names_resources`: an enforced rule selects resources, so that what none of them allows is meant to be denied.
+    `asks`: an enforced rule requires an approval.
     """
 
     __slots__ = (
@@ -148,6 +149,7 @@ class AgentRules:
         "_resources",
         "_shadow_basis",
         "_tools",
+        "asks",
         "names_resources",
         "search",
     )
@@ -158,6 +160,7 @@ class AgentRules:
         self._shadow_basis = _basis(rules)
         self._any_shadow = any(rule.shadow for rule in rules)
         self.names_resources = any(rule.selectors(RESOURCE) for rule in rules if not rule.shadow)
+        self.asks: bool = any(not (rule.denies or rule.allows or rule.shadow) for rule in rules)
         finders = [rule.finder for rule in rules if rule.finder is not None]
         self.search: Search | None = Search(finders) if finders else None
         self._tools = _Names(TOOL, rules)
