@@ -163,7 +163,7 @@ class Console:
         return see_other(f"/requests/{rid}")
 
     async def _act(self, record: ApprovalRecord, person: Person, action: str, form: Mapping[str, str]) -> None:
-        required = action != "revoke" and decisions.needs_reason(record.needs, self._site.sessions.settings.need_reason)
+        required = action != "revoke" and self._service.needs_reason(record)
         reason = decisions.reason_of(form, required=required)
         if action == "revoke":
             await self._service.revoke(record, person.approver, decisions.groups_of(record, person), reason)
@@ -195,7 +195,7 @@ class Console:
             refused=refused,
             problem=problem,
             typed=form or {},
-            need_reason=decisions.needs_reason(record.needs, self._site.sessions.settings.need_reason),
+            need_reason=self._service.needs_reason(record),
             most_reason=decisions.REASON,
             notice=session.take_notice(),
         )

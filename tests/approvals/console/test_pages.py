@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from openmcp.sidecar.approvals.console.settings import Incoming, Outgoing
 from openmcp.sidecar.state.records import Choice, Status
 from openmcp.sidecar.state.store import StoreUnavailable
@@ -98,7 +96,7 @@ async def test_what_is_filled_in_wrongly_is_said_and_kept(site, browser):
 
 
 async def test_a_workflow_may_ask_for_a_reason(site, browser):
-    site.console.configure(msgspec.structs.replace(site.settings, need_reason=frozenset(("leads",))))
+    site.scene.service.need_reason = frozenset(("leads",))
     record = await site.pending()
     ann = await browser("ann")
     for action in ("approve", "deny"):
