@@ -24,6 +24,8 @@ from openmcp.sidecar.state.store import Page, StateStore
 _SWEPT: Final = 100
 """Records that are settled at a time."""
 
+_KEY_SERVES: Final = 60_000
+
 
 class Granted(msgspec.Struct, frozen=True):
     """A human has approved this. `record` may be some seconds old: only what `claim` gives lets a call be made."""
@@ -85,16 +87,14 @@ class ApprovalService:
         self._limits = limits
         self._on_event = on_event
         self._grants = Grants(store, limits.trust)
-        self._secret: bytes | None = None
+        self._secret: tuple[bytes, int] | None = None
         self._caps = Caps(store, limits)
 
     async def ask(self, question: Question, specs: Sequence[Spec]) -> Answer:
         """Whether this call may be made; where nobody was asked yet, they are from now on."""
         now = self._clock()
-        if self._secret is None:
-            self._secret = await self.store.hmac_key()
         try:
-            request = new_request(self._secret, question, specs, self._limits, now)
+            request = new_request(await self._key(now), question, specs, self._limits, now)
         except Ambiguous as error:
             return Refused("ambiguous", f"this call cannot be approved: {error}")
         if request is None:
@@ -103,6 +103,12 @@ class ApprovalService:
         if known is not None and known.status is Status.APPROVED:
             return Granted(known, self)
         return await self._open(request, known, now)
+
+    async def _key(self, now: int) -> bytes:
+        """The key of fingerprints; looked at again now and then, since a state may be replaced by a new one."""
+        if self._secret is None or now >= self._secret[1]:
+            self._secret = await self.store.hmac_key(), now + _KEY_SERVES
+        return self._secret[0]
 
     async def _open(self, request: ApprovalRecord, known: ApprovalRecord | None, now: int) -> Answer:
         is_new = known is None or (known.status is not Status.PENDING and not _cooling(known, now))
@@ -193,6 +199,7 @@ class ApprovalService:
     async def sweep(self) -> int:
         """Write down, and tell of, what has ended by time; how many there were. One process tells of each."""
         now = self._clock()
+        await self._grants.flush(now)
         done = 0
         for record in await self.store.list_due(now, _SWEPT):
             try:
@@ -207,7 +214,7 @@ class ApprovalService:
     async def close(self) -> None:
         """Write down the uses not yet written, and end what runs; the store stays open."""
         await self.wakeup.close()
-        await self._grants.flush(self._clock())
+        await self._grants.flush(self._clock(), everything=True)
 
     def needs_reason(self, record: ApprovalRecord) -> bool:
         """Whether who decides on this has to say why."""
