@@ -135,7 +135,10 @@ def _faults(host: str) -> Iterator[None]:
 def _context(ca: bytes | None) -> ssl.SSLContext:
     if ca is None:
         return ssl.create_default_context()
-    return ssl.create_default_context(cadata=ca.decode("ascii", "replace") or "none")
+    try:  # of an empty text it would trust the system
+        return ssl.create_default_context(cadata=ca.decode("ascii") or "none")
+    except (ssl.SSLError, ValueError):
+        raise ChannelFailed("the mail server's CA is not a PEM certificate", lasting=True) from None
 
 
 def _answered(error: smtplib.SMTPResponseException) -> ChannelFailed:
