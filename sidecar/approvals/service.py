@@ -6,6 +6,7 @@
 `ask` and `claim` raise `StoreUnavailable` and `UnknownSchema`: the call is denied then.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Notice, Status, Vote
 from openmcp.sidecar.state.store import Page, StateStore
 
+_RID: Final = re.compile("apr_[a-z0-9]{1,60}")
 _SWEPT: Final = 100
 """Records that are settled at a time."""
 
@@ -141,7 +143,9 @@ class ApprovalService:
         return await self.wakeup.wait(pending, seconds)
 
     async def find(self, rid: str) -> ApprovalRecord | None:
-        """A request by its id, as it stands now."""
+        """A request by its id, as it stands now; the id comes out of a link or a form."""
+        if not _RID.fullmatch(rid):
+            return None
         return await self.store.by_rid(rid, self._clock())
 
     async def vote(self, record: ApprovalRecord, vote: Vote) -> ApprovalRecord:

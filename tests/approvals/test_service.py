@@ -485,6 +485,17 @@ async def test_lists_and_finding():
     assert await scene.service.find("apr_none") is None
 
 
+@pytest.mark.parametrize("rid", ["", "apr_", "x", "apr_" + "a" * 61, "apr_../x", "apr_A", "apr_a\n"])
+async def test_what_is_no_id_is_not_looked_for(rid, monkeypatch):
+    scene = Scene()
+
+    async def asked(rid, now):
+        raise AssertionError
+
+    monkeypatch.setattr(scene.store, "by_rid", asked)
+    assert await scene.service.find(rid) is None
+
+
 async def test_a_channel_is_told_by_one():
     scene = Scene()
     record = (await scene.ask()).record
