@@ -4,10 +4,11 @@ A grant without a number of uses is written to once in a while: in between, this
 adds the uses that it owes to the next write.
 """
 
+from contextlib import suppress
 from typing import Final
 
 from openmcp.sidecar.state.lifecycle import Conflict, current
-from openmcp.sidecar.state.records import ApprovalRecord, Status
+from openmcp.sidecar.state.records import ApprovalRecord, Status, UnknownSchema
 from openmcp.sidecar.state.store import StateStore, StoreUnavailable
 
 _MOST: Final = 1000
@@ -57,15 +58,18 @@ class Grants:
             self._known[grant.key] = _Trusted(record, now + self._trust)
         return record
 
-    async def flush(self, now: int) -> None:
-        """Write down what is owed; what cannot be written is in the record of calls all the same."""
-        for known in list(self._known.values()):
-            self._known.pop(known.record.key, None)
+    async def flush(self, now: int, *, everything: bool = False) -> None:
+        """Forget what is not trusted any more (or all there is), and write down the uses that are owed to it.
+
+        What cannot be written is in the record of calls all the same.
+        """
+        for key, known in list(self._known.items()):
+            if now < known.until and not everything:
+                continue
+            self._known.pop(key, None)
             if known.owed:
-                try:
-                    await self._store.consume(known.record.key, known.record.rid, now, known.owed)
-                except (Conflict, StoreUnavailable):
-                    continue
+                with suppress(Conflict, StoreUnavailable, UnknownSchema):
+                    await self._store.consume(key, known.record.rid, now, known.owed)
 
     def _give_up(self, grant: ApprovalRecord) -> int:
         """Trust it no longer; the uses that are owed to this generation of it."""

@@ -6,6 +6,7 @@
 `ask` and `claim` raise `StoreUnavailable` and `UnknownSchema`: the call is denied then.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
@@ -21,8 +22,11 @@ from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Notice, Status, Vote
 from openmcp.sidecar.state.store import Page, StateStore
 
+_RID: Final = re.compile("apr_[a-z0-9]{1,60}")
 _SWEPT: Final = 100
 """Records that are settled at a time."""
+
+_KEY_SERVES: Final = 60_000
 
 
 class Granted(msgspec.Struct, frozen=True):
@@ -85,16 +89,14 @@ class ApprovalService:
         self._limits = limits
         self._on_event = on_event
         self._grants = Grants(store, limits.trust)
-        self._secret: bytes | None = None
+        self._secret: tuple[bytes, int] | None = None
         self._caps = Caps(store, limits)
 
     async def ask(self, question: Question, specs: Sequence[Spec]) -> Answer:
         """Whether this call may be made; where nobody was asked yet, they are from now on."""
         now = self._clock()
-        if self._secret is None:
-            self._secret = await self.store.hmac_key()
         try:
-            request = new_request(self._secret, question, specs, self._limits, now)
+            request = new_request(await self._key(now), question, specs, self._limits, now)
         except Ambiguous as error:
             return Refused("ambiguous", f"this call cannot be approved: {error}")
         if request is None:
@@ -103,6 +105,12 @@ class ApprovalService:
         if known is not None and known.status is Status.APPROVED:
             return Granted(known, self)
         return await self._open(request, known, now)
+
+    async def _key(self, now: int) -> bytes:
+        """The key of fingerprints; looked at again now and then, since a state may be replaced by a new one."""
+        if self._secret is None or now >= self._secret[1]:
+            self._secret = await self.store.hmac_key(), now + _KEY_SERVES
+        return self._secret[0]
 
     async def _open(self, request: ApprovalRecord, known: ApprovalRecord | None, now: int) -> Answer:
         is_new = known is None or (known.status is not Status.PENDING and not _cooling(known, now))
@@ -139,7 +147,9 @@ class ApprovalService:
         return await self.store.get(record.key, self._clock())
 
     async def find(self, rid: str) -> ApprovalRecord | None:
-        """A request by its id, as it stands now."""
+        """A request by its id, as it stands now; the id comes out of a link or a form."""
+        if not _RID.fullmatch(rid):
+            return None
         return await self.store.by_rid(rid, self._clock())
 
     async def vote(self, record: ApprovalRecord, vote: Vote) -> ApprovalRecord:
@@ -197,6 +207,7 @@ class ApprovalService:
     async def sweep(self) -> int:
         """Write down, and tell of, what has ended by time; how many there were. One process tells of each."""
         now = self._clock()
+        await self._grants.flush(now)
         done = 0
         for record in await self.store.list_due(now, _SWEPT):
             try:
@@ -211,7 +222,7 @@ class ApprovalService:
     async def close(self) -> None:
         """Write down the uses not yet written, and end what runs; the store stays open."""
         await self.wakeup.close()
-        await self._grants.flush(self._clock())
+        await self._grants.flush(self._clock(), everything=True)
 
     def needs_reason(self, record: ApprovalRecord) -> bool:
         """Whether who decides on this has to say why."""

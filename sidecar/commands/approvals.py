@@ -67,6 +67,31 @@ def approvals() -> None:
     """
 
 
+@approvals.command()
+@config_option
+def serve(path: Path) -> None:
+    """Serve the pages where people decide.
+
+    At approvals.console.listen, for sidecars that share this configuration's state. SIGHUP or a changed file reloads
+    workflows and who may log in; SIGTERM ends it.
+    """
+    from openmcp.config.filesource import FileSource
+    from openmcp.sidecar.approvals.console.settings import CannotServe
+    from openmcp.sidecar.commands import approvalserve  # the other commands do not pay for the network
+
+    source = FileSource(path)
+    try:
+        loaded = source.load()
+        _check_shared(path, loaded.configuration)
+        approvalserve.run(path, source, loaded)
+    except (ConfigurationError, CannotServe, _Wrong) as error:
+        _end(str(error), WRONG_INPUT)
+    except CannotOpen as error:
+        _end(str(error), OUTSIDE)
+    except OSError as error:
+        _end(f"cannot listen: {error}", OUTSIDE)
+
+
 @approvals.command("list")
 @config_option
 @click.option("--history", "ended", is_flag=True, help="What has ended, too, the latest first.")
@@ -144,12 +169,16 @@ def _end(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-async def _with_service(path: Path, configuration: Configuration, work: Callable[[ApprovalService], Awaitable[T]]) -> T:
+def _check_shared(path: Path, configuration: Configuration) -> None:
     if isinstance(configuration.state, MemoryState):
         raise _Wrong(
             f"{path}: requests are kept in the memory of the sidecar, which no other process sees: decide in its "
             "console, or write state: {type: sqlite, path: approvals.db}"
         )
+
+
+async def _with_service(path: Path, configuration: Configuration, work: Callable[[ApprovalService], Awaitable[T]]) -> T:
+    _check_shared(path, configuration)
     store = open_store(configuration.state)
     try:
         service = make_service(configuration.approvals, store, lambda event: None)

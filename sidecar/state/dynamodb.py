@@ -186,7 +186,9 @@ class DynamoStore(Verbs):
     async def _shelf(self, status: Status, now: int, limit: int, cursor: str | None) -> Page:
         condition = "shelf = :shelf AND #until > :now"
         values = {":shelf": {"S": status.value}, ":now": {"N": str(now)}}
-        after = _start(status.value, cursor)
+        place = position(cursor)
+        begun = place is not None and place[0] > now  # else the condition begins further on than the last page ended
+        after = _start(status.value, cursor) if begun else None
         entries = await self._query(items.BY_SHELF, condition, values, limit=limit + 1, after=after)
         return await self._page(entries, limit, now, lambda record: record.status is status)
 

@@ -28,8 +28,8 @@ RESEND_AFTER: Final = 120_000
 class Conflict(Exception):
     """The record does not allow this. `reason` is a fixed word, the text is for people; `record` is how it stands.
 
-    Words: `unknown`, `stale` (an older generation), `ended`, `pending`, `uses`, `not_listed`, `self`, `reason`, `invalid`
-    and `told`.
+    Words: `unknown`, `stale` (an older generation), `ended`, `pending`, `uses`, `not_listed`, `self`, `reason`,
+    `invalid` and `told`.
     """
 
     def __init__(self, reason: str, text: str, record: ApprovalRecord | None = None) -> None:

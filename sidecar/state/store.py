@@ -6,6 +6,7 @@ ended is never left to the store's own clean-up. Every change is one atomic writ
 
 import base64
 import binascii
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
@@ -15,6 +16,8 @@ from openmcp.sidecar.state.records import ApprovalRecord, Notice, Vote
 
 RETENTION: Final = 30 * 24 * 3600 * 1000
 """Milliseconds after its end that a record is kept for the history; then the store may drop it."""
+
+_KEY: Final = re.compile("[0-9a-f]{64}")
 
 Position = tuple[int, str]
 """Where a page ends: the `until` and the key of its last record."""
@@ -139,7 +142,7 @@ def position(cursor: str | None) -> Position | None:
         return None
     try:
         until, _, key = base64.b64decode(cursor, altchars=b"-_", validate=True).decode("ascii").partition(":")
-        if not until.isdigit() or len(until) > 18 or not key.isalnum():
+        if not until.isdigit() or len(until) > 18 or not _KEY.fullmatch(key):
             raise ValueError
         return int(until), key
     except (ValueError, binascii.Error):

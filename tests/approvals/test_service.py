@@ -300,6 +300,32 @@ async def test_uses_that_are_owed_are_written_at_the_end():
     assert found.used == 4
 
 
+async def test_uses_that_are_owed_to_an_idle_grant_are_written_by_the_sweep():
+    store = Counting()
+    scene = Scene(store)
+    granted = await scene.granted()
+    for _ in range(4):
+        await granted.claim()
+    scene.now += 1_999
+    await scene.service.sweep()
+    assert (await scene.service.grants(1)).records[0].used == 1
+    scene.now += 1
+    await scene.service.sweep()
+    assert (await scene.service.grants(1)).records[0].used == 4
+    await scene.service.sweep()
+    assert store.asked.count("consume 3") == 1
+
+
+async def test_a_state_that_was_replaced_gives_a_new_key_within_a_minute(monkeypatch):
+    scene = Scene()
+    await scene.granted()
+    monkeypatch.setattr(scene.store, "_key", b"n" * 32)
+    scene.now += 59_999
+    assert isinstance(await scene.ask(), Granted)
+    scene.now += 1
+    assert isinstance(await scene.ask(), Pending)
+
+
 async def test_an_outage_denies_and_loses_no_count():
     store = Counting()
     scene = Scene(store)
@@ -457,6 +483,17 @@ async def test_lists_and_finding():
     assert (await scene.service.grants(9)).records == (granted.record,)
     assert await scene.service.find(record.rid) == record
     assert await scene.service.find("apr_none") is None
+
+
+@pytest.mark.parametrize("rid", ["", "apr_", "x", "apr_" + "a" * 61, "apr_../x", "apr_A", "apr_a\n"])
+async def test_what_is_no_id_is_not_looked_for(rid, monkeypatch):
+    scene = Scene()
+
+    async def asked(rid, now):
+        raise AssertionError
+
+    monkeypatch.setattr(scene.store, "by_rid", asked)
+    assert await scene.service.find(rid) is None
 
 
 async def test_a_channel_is_told_by_one():

@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import ApprovalRecord, Notice, Status
-from openmcp.sidecar.state.store import BadCursor, Page, StateStore
+from openmcp.sidecar.state.store import BadCursor, Page, StateStore, cursor_of
 from tests.contracts.model import StoreMachine
 from tests.contracts.requests import HOUR, LEADS, MINUTE, NOW, new_key, new_rid, no, request, yes
 
@@ -330,8 +330,18 @@ class StoreContract(ABC):
         assert {one.key for one in due} == {one.key for one in (*grants, pending[4])}
         assert {one.status for one in due} == {Status.LAPSED, Status.EXPIRED}
 
+    async def test_a_list_goes_on_where_time_has_passed_since(self, store: StateStore) -> None:
+        agent = f"key:{new_rid()}"
+        pending = [
+            (await store.open(request(agent=agent, pending_until=NOW + MINUTE * (n + 1)), NOW))[0] for n in range(4)
+        ]
+        place = cursor_of(pending[1])
+        for now, left in ((NOW, pending[2:]), (pending[1].pending_until, pending[2:]), (NOW + 3 * MINUTE, pending[3:])):
+            page = await store.list_pending(now, 1000, place)
+            assert [one for one in page.records if one.agent == agent] == left
+
     async def test_a_cursor_of_somewhere_else_is_refused(self, store: StateStore) -> None:
-        for cursor in ("", "x", "bm8=", "MTI6", "OjEy", "MTI6YTtE"):
+        for cursor in ("", "x", "bm8=", "MTI6", "OjEy", "MTI6YTtE", "MTI6YWJj"):
             with pytest.raises(BadCursor):
                 await store.list_pending(NOW, 10, cursor)
 

@@ -6,7 +6,7 @@ from typing import Final
 from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.state.lifecycle import Conflict, voted
-from openmcp.sidecar.state.records import ApprovalRecord, Choice, Need, Status, Vote
+from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, Vote
 
 REASON: Final = 500
 """Characters of a reason."""
@@ -49,11 +49,6 @@ def actions(record: ApprovalRecord, person: Person, workflows: Mapping[str, Coll
     if record.status is not Status.PENDING:
         return []
     return [choice.value for choice in Choice if not refusal(record, person, workflows, choice, now)]
-
-
-def needs_reason(needs: tuple[Need, ...], required_by: Collection[str]) -> bool:
-    """Whether a decision on these needs has to say why."""
-    return any(need.workflow in required_by for need in needs)
 
 
 def reason_of(form: Mapping[str, str], *, required: bool) -> str:

@@ -26,6 +26,8 @@ from openmcp.sidecar.state.store import Page
 
 _PAGE: Final = 50
 _COUNTED: Final = 100
+_COUNT_AGE: Final = 3_000
+"""Milliseconds that the number of pending requests is kept."""
 _PATIENCE: Final = 2.0
 """Seconds that answers under way have when the console is stopped."""
 _DONE: Final = {"approve": "Your approval was counted.", "deny": "You have denied this.", "revoke": "Revoked."}
@@ -54,6 +56,7 @@ class Console:
         self._clock = clock
         self._site = Site(Sessions(settings, clock), notes)
         self._login = Login(self._site, clock, self._is_approver)
+        self._counted = (0, 0)
         self._mounted: dict[str, Mounted] = {}
         self._runner: web.AppRunner | None = None
 
@@ -133,7 +136,10 @@ class Console:
     async def _count(self, request: web.Request) -> web.StreamResponse:
         if self._site.session(request, idle=True) is None:
             return web.json_response({}, status=401)
-        return web.json_response({"pending": len((await self._service.pending(_COUNTED)).records)})
+        now = self._clock()
+        if now >= self._counted[1]:  # pages that stay open do not each make work for the store
+            self._counted = (len((await self._service.pending(_COUNTED)).records), now + _COUNT_AGE)
+        return web.json_response({"pending": self._counted[0]})
 
     async def _request(self, request: web.Request) -> web.StreamResponse:
         session = self._site.session(request)
@@ -163,7 +169,7 @@ class Console:
         return see_other(f"/requests/{rid}")
 
     async def _act(self, record: ApprovalRecord, person: Person, action: str, form: Mapping[str, str]) -> None:
-        required = action != "revoke" and decisions.needs_reason(record.needs, self._site.sessions.settings.need_reason)
+        required = action != "revoke" and self._service.needs_reason(record)
         reason = decisions.reason_of(form, required=required)
         if action == "revoke":
             await self._service.revoke(record, person.approver, decisions.groups_of(record, person), reason)
@@ -195,7 +201,7 @@ class Console:
             refused=refused,
             problem=problem,
             typed=form or {},
-            need_reason=decisions.needs_reason(record.needs, self._site.sessions.settings.need_reason),
+            need_reason=self._service.needs_reason(record),
             most_reason=decisions.REASON,
             notice=session.take_notice(),
         )

@@ -40,14 +40,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All that the console is told.
 
     `url` is how browsers reach it, an origin such as `https://approvals.acme.example`; empty: at the address that it
-    listens on. `need_reason` are the workflows whose decisions need a reason. `idle` and `lifetime` (milliseconds) end
-    a login.
+    listens on. `idle` and `lifetime` (milliseconds) end a login.
     """
 
     url: str = ""
     tokens: tuple[Token, ...] = ()
     oidc: Oidc | None = None
-    need_reason: frozenset[str] = frozenset()
     idle: int = HOUR
     lifetime: int = 10 * HOUR
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import msgspec
+import ssl
+
+import trustme
 
 from openmcp.sidecar.approvals.console.settings import Incoming, Outgoing
 from openmcp.sidecar.state.records import Choice, Status
 from openmcp.sidecar.state.store import StoreUnavailable
-from tests.approvals.console.site import Site
+from tests.approvals.console.site import Browser, Site
 from tests.approvals.scene import LEADS, of, spec
 from tests.contracts.requests import HOUR, MINUTE
+from tests.support.process import free_ports
 
 
 async def test_a_person_logs_in_sees_the_request_and_approves_it(site, browser):
@@ -98,7 +101,7 @@ async def test_what_is_filled_in_wrongly_is_said_and_kept(site, browser):
 
 
 async def test_a_workflow_may_ask_for_a_reason(site, browser):
-    site.console.configure(msgspec.structs.replace(site.settings, need_reason=frozenset(("leads",))))
+    site.scene.service.need_reason = frozenset(("leads",))
     record = await site.pending()
     ann = await browser("ann")
     for action in ("approve", "deny"):
@@ -119,6 +122,51 @@ async def test_long_lists_have_pages(site, browser):
     assert rest.text.count('class="card"') == 3
     assert (await ann.get("/?cursor=nonsense")).status == 400
     assert (await ann.get("/count")).text == '{"pending": 53}'
+
+
+async def test_pages_that_stay_open_make_one_look_at_the_store_in_three_seconds(site, browser, monkeypatch):
+    looks = []
+    read = site.scene.store.list_pending
+
+    async def counted(*arguments: object) -> object:
+        looks.append(arguments)
+        return await read(*arguments)
+
+    ann, bob = await browser("ann"), await browser("bob")
+    monkeypatch.setattr(site.scene.store, "list_pending", counted)
+    for _ in range(3):
+        assert (await ann.get("/count")).text == '{"pending": 0}'
+    looks.clear()
+    await site.pending()
+    looks.clear()
+    assert (await bob.get("/count")).text == '{"pending": 0}'
+    assert looks == []
+    site.scene.now += 3_000
+    assert (await bob.get("/count")).text == '{"pending": 1}'
+    assert len(looks) == 1
+
+
+async def test_over_https_everything_is_for_https_alone():
+    authority = trustme.CA()
+    context, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.configure_trust(client)
+    (port,) = free_ports(1)
+    site = Site(url=f"https://localhost:{port}")
+    site.port = await site.console.start("127.0.0.1", port, context)
+    ann = Browser(site, client)
+    record = await site.pending()
+    answer = await ann.log_in("ann")
+    assert answer.status == 303
+    (cookie,) = (one for one in answer.headers.getall("Set-Cookie") if one.startswith("__Host-openmcp="))
+    assert {part.strip() for part in cookie.split(";")[1:]} == {"HttpOnly", "Path=/", "SameSite=Lax", "Secure"}
+    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+    assert (await ann.get("/", headers={"Host": f"127.0.0.1:{port}"})).status == 421
+    path, form = await ann.form(record.rid, "approve")
+    assert (await ann.post(path, form, {"Origin": f"http://localhost:{port}"})).status == 403
+    assert (await ann.post(path, form)).status == 303
+    await ann.close()
+    await site.console.stop()
 
 
 async def test_notes_are_shown_to_who_is_logged_in_alone(site, browser):
@@ -150,8 +198,6 @@ async def test_others_answer_on_mounted_paths_with_what_came_unread():
 
     site.console.mount("/slack/actions", handler)
     await site.start()
-    from tests.approvals.console.site import Browser
-
     slack = Browser(site)
     body = b"payload=%7B%7D"
     answer = await slack.send("POST", "/slack/actions?a=b", {"X-Slack-Signature": "v0=1"}, data=body)

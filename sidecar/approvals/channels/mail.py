@@ -1,0 +1,194 @@
+"""Requests by e-mail: what an agent asks for, as text and as HTML, and a link to the page where it is decided.
+
+A mail never decides anything, and cannot be changed once it is sent. Each send is a connection of its own, in a thread.
+"""
+
+import asyncio
+import logging
+import smtplib
+import ssl
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from email.message import EmailMessage
+from email.policy import SMTP
+from email.utils import formatdate, make_msgid
+from html import escape
+from typing import Final
+
+import msgspec
+
+from openmcp.config.secrets import SecretError
+from openmcp.sidecar.approvals.card import Card, card_of
+from openmcp.sidecar.approvals.channels.channel import ChannelFailed
+from openmcp.sidecar.state.records import ApprovalRecord
+
+_log = logging.getLogger("openmcp.approvals")
+
+_PATIENCE: Final = 10.0
+"""Seconds for each step of the talk with the mail server."""
+
+IMPLICIT_TLS: Final = 465
+"""Where TLS begins at once (RFC 8314, 7.3)."""
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """A mail server; secrets are asked for when they are needed. `ca` is PEM, None: the system's."""
+
+    host: str
+    port: int
+    start_tls: bool = True
+    login: Callable[[], tuple[str, str]] | None = None
+    ca: Callable[[], bytes] | None = None
+
+
+class Mail:
+    """Mails from `sender` to some addresses. `page` gives a request's link."""
+
+    def __init__(self, name: str, sender: str, to: tuple[str, ...], server: Server, page: Callable[[str], str]) -> None:
+        self.name = name
+        self._sender = sender
+        self._to = to
+        self._server = server
+        self._page = page
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="approvals-mail")
+
+    async def send(self, record: ApprovalRecord, now: int) -> str:
+        """See `Channel`; the reference is the Message-ID."""
+        message = self.message(record, now)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._deliver, message)
+        return str(message["Message-ID"])
+
+    async def update(self, record: ApprovalRecord, reference: str, now: int) -> None:
+        """A mail stays as it was sent; its page tells how the request stands."""
+
+    async def close(self) -> None:
+        """See `Channel`. A mail that is being sent has its time."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def message(self, record: ApprovalRecord, now: int) -> EmailMessage:
+        """The mail for a request. Nothing that an agent writes gets into a header."""
+        card, link = card_of(record, now), self._page(record.rid)
+        message = EmailMessage(SMTP.clone(max_line_length=78))
+        message["Subject"] = f"Approval wanted: {card.rid}"
+        message["From"] = self._sender
+        message["To"] = ", ".join(self._to)
+        message["Date"] = formatdate(now / 1000, usegmt=True)
+        message["Message-ID"] = make_msgid(domain=self._sender.rpartition("@")[2])
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834, 5
+        message.set_content(text_of(card, link), cte="quoted-printable")
+        message.add_alternative(html_of(card, link), subtype="html", cte="quoted-printable")
+        return message
+
+    def _deliver(self, message: EmailMessage) -> None:
+        with _faults(self._server.host):
+            server = self._connect()
+            try:
+                refused = server.send_message(message)
+            finally:
+                _part(server)
+        if refused:  # the others have it: not sent again
+            _log.warning("channel %s: the mail server takes no mail for %s", self.name, ", ".join(sorted(refused)))
+
+    def _connect(self) -> smtplib.SMTP:
+        """A connection that is encrypted and logged in, where these are wanted; else none at all."""
+        to = self._server
+        context = _context(to.ca() if to.ca is not None else None)
+        if to.port == IMPLICIT_TLS:
+            server: smtplib.SMTP = smtplib.SMTP_SSL(to.host, to.port, timeout=_PATIENCE, context=context)
+        else:
+            server = smtplib.SMTP(to.host, to.port, timeout=_PATIENCE)
+        try:
+            if to.port != IMPLICIT_TLS and to.start_tls:
+                server.starttls(context=context)
+            if to.login is not None:
+                server.login(*to.login())
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+
+def _part(server: smtplib.SMTP) -> None:
+    """Say goodbye; what a server says to that changes nothing."""
+    with suppress(smtplib.SMTPException, OSError):
+        server.quit()
+
+
+@contextmanager
+def _faults(host: str) -> Iterator[None]:
+    """What goes wrong with a mail server, in our words: those of the server may name what was sent."""
+    try:
+        yield
+    except SecretError as error:
+        raise ChannelFailed(f"the mail server's secrets: {error}", lasting=True) from None
+    except smtplib.SMTPResponseException as error:
+        raise _answered(error) from None
+    except smtplib.SMTPRecipientsRefused:
+        raise ChannelFailed("the mail server takes no mail for these addresses", lasting=True) from None
+    except smtplib.SMTPNotSupportedError as error:
+        raise ChannelFailed(f"the mail server cannot do it: {error}", lasting=True) from None
+    except (smtplib.SMTPException, OSError, ValueError) as error:
+        raise ChannelFailed(f"{host} does not answer: {_fault(error)}") from None
+
+
+def _context(ca: bytes | None) -> ssl.SSLContext:
+    if ca is None:
+        return ssl.create_default_context()
+    try:  # of an empty text it would trust the system
+        return ssl.create_default_context(cadata=ca.decode("ascii") or "none")
+    except (ssl.SSLError, ValueError):
+        raise ChannelFailed("the mail server's CA is not a PEM certificate", lasting=True) from None
+
+
+def _answered(error: smtplib.SMTPResponseException) -> ChannelFailed:
+    """A server's refusal by its number: what it says may name what was sent."""
+    if isinstance(error, smtplib.SMTPAuthenticationError):
+        return ChannelFailed("the mail server does not accept the user and password", lasting=True)
+    return ChannelFailed(f"the mail server refuses with {error.smtp_code}", lasting=error.smtp_code >= 500)
+
+
+def _fault(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return type(error).__name__ if not isinstance(error, TimeoutError) else f"no answer in {_PATIENCE:g} s"
+
+
+def text_of(card: Card, link: str) -> str:
+    """The mail as plain text."""
+    lines = [f"{card.agent} wants to use {card.subject} of {card.server}.", "", f"Decide here: {link}", ""]
+    lines += [f"{label}: {text}" for label, text in _rows(card)]
+    return "\n".join((*lines, "", _FOOT, ""))
+
+
+def html_of(card: Card, link: str) -> str:
+    """The mail as HTML: no images, nothing from elsewhere, one link."""
+    rows = "".join(
+        f'<tr><td style="padding:2px 12px 2px 0;vertical-align:top">{escape(label)}</td>'
+        f"<td><bdi>{escape(text)}</bdi></td></tr>"
+        for label, text in _rows(card)
+    )
+    return (
+        '<!doctype html><html lang="en"><body style="font-family:sans-serif">'
+        f"<p><b><bdi>{escape(card.agent)}</bdi></b> wants to use <b><bdi>{escape(card.subject)}</bdi></b> of "
+        f"<b><bdi>{escape(card.server)}</bdi></b>.</p>"
+        f'<p><a href="{escape(link)}">Look at it and decide</a></p><table>{rows}</table>'
+        f"<p>{escape(_FOOT)}</p></body></html>\n"
+    )
+
+
+_FOOT: Final = "Nothing happens by opening the link: the decision is made on the page, by who is logged in there."
+
+
+def _rows(card: Card) -> list[tuple[str, str]]:
+    shown = [
+        (value.label, f"{value.text} (exactly {value.exact})" if value.exact else value.text) for value in card.shown
+    ]
+    rows = [("Request", card.rid), ("Known by", card.proof), *shown, ("Arguments SHA-256", card.digest)]
+    rows += [("Rule", f"{one.rule} ({one.workflow}, {one.required} of its approvers)") for one in card.wanted]
+    rows += [("Why", text) for text in card.why]
+    rows += [("The agent says (not verified)", card.reason)] if card.reason else []
+    rows += [("An approval covers", card.granted.sentence), ("Waits until", card.ends), ("Asked", card.asked_text)]
+    return rows + ([("Note", "Not all of it is shown here: the page shows the whole.")] if card.page_only else [])
