@@ -1,4 +1,4 @@
-"""Calls that need an approval: a human is asked, the call waits a while, and is made under the grant, once for each use.
+"""Calls that need an approval: a human is asked, the call waits a while, and is made under the grant, once per use.
 
 What an agent gets that has to wait longer depends on its client:
 
@@ -64,17 +64,18 @@ Found = Permit | Decision | Said | Pending
 
 
 class Approvals:
-    """Settles what needs an approval. `now` gives Unix seconds; `snapshot`, which the pipeline sets, the configuration in
-    force."""
+    """Settles what needs an approval. `now` gives Unix seconds; `snapshot`, which the pipeline sets, the
+    configuration in force."""
 
     def __init__(
         self,
         tokens: Tokens,
         results: Results,
         recorder: Recorder,
+        desk: Desk,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.desk = Desk()
+        self.desk = desk
         self.holding = Holding(recorder)
         self.tasks = HeldTasks(self.desk, self.holding, now)
         self._tokens = tokens
@@ -101,6 +102,13 @@ class Approvals:
             return found
         self._answer(flow, call, found)
         return None
+
+    def report(self) -> JsonObject:
+        """How approvals stand, for /readyz."""
+        desk = self.desk
+        if desk.service is None:
+            return {"state": "none"}
+        return {"state": desk.problem or "ok", "store": desk.kind, "held": len(self.holding), "tasks": len(self.tasks)}
 
     async def intercept(self, flow: Flow, call: Call) -> bool:
         """Whether a permitted message was about something that is held here, and was answered."""

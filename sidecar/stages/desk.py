@@ -19,15 +19,16 @@ T = TypeVar("T")
 
 
 class Desk:
-    """Where approvals are asked for. `service` is there where rules of the configuration ask for some; `problem` is what
-    is wrong with its store, empty where nothing is."""
+    """Where approvals are asked for. `service` is there where rules of the configuration ask for some; `kind` is
+    that of its store, `problem` what is wrong with it, empty where nothing is."""
 
     def __init__(self) -> None:
         self.service: ApprovalService | None = None
+        self.kind = ""
         self.problem = ""
 
     async def reach(self, asked: Awaitable[T]) -> T:
-        """What the store says. Raises `StoreUnavailable`, also where it does not say it in time, and `UnknownSchema`."""
+        """What the store says. Raises `UnknownSchema`, and `StoreUnavailable`, also where it says nothing in time."""
         try:
             async with asyncio.timeout(PATIENCE) as scope:
                 found = await asked

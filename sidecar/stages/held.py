@@ -81,8 +81,8 @@ class Begun:
 
 
 class Held:
-    """One held call. `note` is what progress says, `pending` what it waits for; `ended` why it was let go, empty while it
-    was not."""
+    """One held call. `note` is what progress says, `pending` what it waits for; `ended` why it was let go, empty while
+    it was not."""
 
     __slots__ = ("_begun", "_next", "_scope", "_token", "ended", "flow", "note", "pending")
 
@@ -206,5 +206,10 @@ def progress_token(flow: Flow) -> MessageId | None:
 
 
 def _is_of(held: Flow, flow: Flow, identifier: object) -> bool:
-    same = (held.agent, held.server, held.session_ref, held.era) == (flow.agent, flow.server, flow.session_ref, flow.era)
+    same = (held.agent, held.server, held.session_ref, held.era) == (
+        flow.agent,
+        flow.server,
+        flow.session_ref,
+        flow.era,
+    )
     return same and type(held.message_id) is type(identifier) and held.message_id == identifier

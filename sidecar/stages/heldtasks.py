@@ -1,8 +1,8 @@
 """Calls that wait for an approval as tasks: the client polls, and the call is made when a poll finds it approved.
 
-Source: extension io.modelcontextprotocol/tasks (2026-07-28). The task is ours, not the server's: it is kept in memory with
-the agent's request, which then goes through the whole pipeline once more, under the credential of the poll. Once begun,
-a call runs to its end, as tasks do; what it brings is kept for further polls.
+Source: extension io.modelcontextprotocol/tasks (2026-07-28). The task is ours, not the server's: it is kept in memory
+with the agent's request, which then goes through the whole pipeline once more, under the credential of the poll. Once
+begun, a call runs to its end, as tasks do; what it brings is kept for further polls.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ Handle = Callable[[Exchange], Awaitable[None]]
 
 
 class TaskRun:
-    """The exchange of a call that is made as a task: keeps what is answered. `pending` is the approval that it lacks."""
+    """The exchange of a call that is made as a task: keeps what is answered. `pending` is the approval it lacks."""
 
     def __init__(self, request: HttpRequest, limit: int) -> None:
         self.request = request
@@ -252,9 +252,7 @@ class HeldTasks:
     def _begin(self, flow: Flow, task: _Task) -> None:
         given = {name: value for name, value in flow.request.headers.items() if name in _CREDENTIALS}
         mine = task.request
-        request = HttpRequest(
-            mine.method, mine.path, mine.headers | given, mine.repeated, mine.body, flow.request.peer
-        )
+        request = HttpRequest(mine.method, mine.path, mine.headers | given, mine.repeated, mine.body, flow.request.peer)
         limit = flow.route.server.limits.response_bytes
         task.run = asyncio.create_task(self._carry_out(task, TaskRun(request, 4 * limit)))
 

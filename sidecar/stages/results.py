@@ -140,7 +140,7 @@ class Results:
 
 
 def _discovered(flow: Flow, result: JsonObject) -> JsonObject:
-    """The server's versions as far as they can pass through here; and tasks, which calls become that wait for people."""
+    """The server's versions as far as they can pass through here; and tasks, as which calls may wait for people."""
     versions = result.get("supportedVersions")
     if type(versions) is not list:
         raise UpstreamFailed("protocol", "the server's discover result has no supportedVersions")

@@ -80,7 +80,6 @@ class Tokens:
             raise _invalid("params.requestState has expired")
         return opened.state, opened.endpoint
 
-
     def seal_round(self, principal: str, server: str, digest: bytes, number: int, now: float) -> str:
         """The requestState of our own that brings a client back while a human decides; `number` counts from 1."""
         return self._sealer.seal(_ROUND, _Round(principal, server, digest, int(now + STATE_LIFETIME), number))
