@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.approver import approver, guarded, sqlite
-from tests.support.gate import Gate, ask_modern, call, gate, initialize, message, modern, modern_headers
+from tests.support.gate import Gate, ask_modern, call, gate, message
 from tests.support.hostile import Hostile, hostile
 from tests.support.raw import Answer, Connection
 
