@@ -21,11 +21,11 @@ from openmcp.sidecar.approvals.making import new_rid, wall_clock
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.approvals.values import Limits
 from openmcp.sidecar.state.opening import open_store
-from tests.interop.clients import NodeClient
+from tests.interop.clients import Inspector, NodeClient
 from tests.interop.plans import PYTHON, Step, said
 from tests.support.approver import Approver, sqlite
 from tests.support.parts import require
-from tests.support.process import allow_all, mcp_server, sidecar
+from tests.support.process import Sidecar, allow_all, mcp_server, sidecar
 
 MODES: list[ConnectMode] = ["legacy", "auto"]
 TYPESCRIPT = [("client-v1.mjs", "-"), ("client-v2.mjs", "legacy"), ("client-v2.mjs", "2026-07-28")]
@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def url(folder: Path) -> Iterator[str]:
+def gateway(folder: Path) -> Iterator[Sidecar]:
     """A server of which every tool, resource and prompt needs an approval; its sidecar holds calls for a second."""
     approval = {"workflow": "leads", "duration": "10m", "maxUses": 1}
     rules = [
@@ -58,8 +58,13 @@ def url(folder: Path) -> Iterator[str]:
     }
     with mcp_server(PYTHON.name, PYTHON.command()) as server:
         config["servers"] = allow_all(upstream=server)["servers"]
-        with sidecar(config) as gateway:
-            yield f"{gateway.url}/upstream"
+        with sidecar(config) as running:
+            yield running
+
+
+@pytest.fixture(scope="module")
+def url(gateway: Sidecar) -> str:
+    return f"{gateway.url}/upstream"
 
 
 @pytest.fixture
@@ -181,3 +186,18 @@ async def test_typescript_clients_are_told_to_repeat(url: str, human: Approver, 
     assert called["content"][0]["text"].startswith("APPROVAL PENDING")
     assert read["refused"] == 40301
     assert read["because"].startswith("APPROVAL PENDING")
+
+
+@pytest.mark.real
+async def test_a_client_with_tasks_polls_until_somebody_approves(gateway: Sidecar, url: str, human: Approver) -> None:
+    """The inspector, which has the official library for the tasks extension."""
+    require("node", "inspector")
+    words = ("--method", "tools/call", "--tool-name", "add", "--tool-arg", "a=300", "--tool-arg", "b=1")
+    asking = asyncio.create_task(asyncio.to_thread(Inspector("modern").ask, url, *words))
+    record = await human.asked()
+    await asyncio.wait([asking], timeout=4)
+    assert not asking.done(), "it polls"
+    await human.approve(record)
+    result = await asking
+    assert result["content"] == said("301")["content"], result
+    assert "tasks/get" in [line.get("method") for line in gateway.records()]
