@@ -202,7 +202,7 @@ def _members(fields: dict[str, object]) -> bytes:
 def _approval(event: Event) -> dict[str, object]:
     """The fields of a line about an approval; of what it is for, the digest of the arguments alone."""
     record, kind = event.record, event.kind
-    fields: dict[str, object] = {"approval": record.rid, "kind": kind.value, "status": record.status.value}
+    fields: dict[str, object] = {"approval": record.rid, "outcome": kind.value, "approval_status": record.status.value}
     fields |= _named(record.agent, record.server, record.method, "", record.name)
     fields["rules"] = [{"policy": need.policy, "rule": need.rule} for need in record.needs]
     fields["arguments_sha256"] = record.arguments_digest

@@ -243,7 +243,7 @@ async def test_a_cancelled_task_is_not_made_and_nobody_is_asked_any_longer(
     record = await approver(sidecar).asked()
     assert (await poll(agent, created, method="tasks/cancel")).json["result"] == {"resultType": "complete"}
     assert (await poll(agent, created)).json["result"]["status"] == "cancelled"
-    line = await sidecar.recorded(event="approval", kind="cancelled")
+    line = await sidecar.recorded(event="approval", outcome="cancelled")
     assert (line["approval"], line["by"]) == (record.rid, "key:alice")
     assert calls(server) == []
 
@@ -276,7 +276,7 @@ async def test_the_record_tells_the_whole_story(agent: Connection, sidecar: Gate
     await waiting
     end = await sidecar.recorded(event="response", approval=record.rid)
     lines = [line for line in await sidecar.records() if line["event"] == "approval"]
-    assert [(line["kind"], line["status"], line.get("by")) for line in lines] == [
+    assert [(line["outcome"], line["approval_status"], line.get("by")) for line in lines] == [
         ("opened", "pending", "key:alice"),
         ("voted", "approved", "token:ann"),
         ("approved", "approved", "token:ann"),
