@@ -101,8 +101,11 @@ def _tokens(at: At) -> tuple[model.ApproverToken, ...] | None:
     return values
 
 
+_AT_ONCE = "0s"  # a duration that only these two keys have: calls are not held
+
+
 def _hold(at: At) -> float | None:
-    value = duration(at)
+    value = 0.0 if at.text() == _AT_ONCE else duration(at)
     if value is not None and value > LONGEST_HOLD:
         at.error(f"must be at most 5m, found {at.text()}", "the agent repeats its call and finds the grant")
         return None

@@ -139,11 +139,15 @@ def test_run_hands_the_file_on_and_ends_as_the_gateway_ends(folder, monkeypatch,
 
 @pytest.mark.parametrize(
     ("arguments", "given"),
-    [((), (False, None)), (("--wait",), (True, None)), (("--no-wait", "--port", "8080"), (False, 8080))],
+    [
+        ((), (False, True, None)),
+        (("--wait",), (True, True, None)),
+        (("--no-wait", "--no-auto", "--port", "8080"), (False, False, 8080)),
+    ],
 )
 def test_demo_stays_up_where_asked(monkeypatch, arguments, given):
     monkeypatch.setattr("openmcp.sidecar.demo.missing", lambda: None)
-    monkeypatch.setattr("openmcp.sidecar.demo.run", lambda *, wait, port: 0 if (wait, port) == given else 99)
+    monkeypatch.setattr("openmcp.sidecar.demo.run", lambda *, wait, auto, port: 99 * ((wait, auto, port) != given))
     assert openmcp("demo", *arguments) == (0, "", "")
 
 
