@@ -123,7 +123,7 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
-class _Client(ClientMixin):  # type: ignore[misc]  # Authlib has no types
+class _Client(ClientMixin):
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
@@ -150,7 +150,7 @@ class _Client(ClientMixin):  # type: ignore[misc]  # Authlib has no types
         return grant_type == "authorization_code"
 
 
-class _Code(AuthorizationCodeMixin):  # type: ignore[misc]
+class _Code(AuthorizationCodeMixin):
     def __init__(self, user: dict[str, Any], payload: Any) -> None:
         self.user = user
         self.redirect_uri, self.scope = payload.redirect_uri, payload.scope
@@ -172,7 +172,7 @@ class _Code(AuthorizationCodeMixin):  # type: ignore[misc]
 
 
 def _grant(codes: dict[str, _Code], provider: Provider) -> type:
-    class Grant(grants.AuthorizationCodeGrant):  # type: ignore[misc]
+    class Grant(grants.AuthorizationCodeGrant):
         TOKEN_ENDPOINT_AUTH_METHODS = ["client_secret_basic", "client_secret_post", "none"]
 
         def save_authorization_code(self, code: str, request: Any) -> None:
@@ -192,7 +192,7 @@ def _grant(codes: dict[str, _Code], provider: Provider) -> type:
 
 
 def _code_extension(provider: Provider) -> Any:
-    class Extension(OpenIDCode):  # type: ignore[misc]
+    class Extension(OpenIDCode):
         def exists_nonce(self, nonce: str, request: Any) -> bool:
             return False
 
