@@ -45,6 +45,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 class Mail:
     """Mails from `sender` to some addresses. `page` gives a request's link."""
 
+    updates = False
+
     def __init__(self, name: str, sender: str, to: tuple[str, ...], server: Server, page: Callable[[str], str]) -> None:
         self.name = name
         self._sender = sender

@@ -222,6 +222,8 @@ class Notifier:
     async def _handle(self, post: _Post, record: ApprovalRecord) -> None:
         notice = next((one for one in record.notified if one.channel == post.channel.name), None)
         if notice is not None and notice.reference:
+            if not post.channel.updates:
+                return
             await self._update(post, record, notice.reference)
         elif record.status is Status.PENDING:
             await self._send(post, record)

@@ -48,6 +48,8 @@ class _Aim(msgspec.Struct, frozen=True):
 class Slack:
     """One channel in Slack. `page` gives a request's link, empty without a console; `clock` tells Unix milliseconds."""
 
+    updates = True
+
     def __init__(
         self,
         channel: tuple[str, str],

@@ -26,6 +26,8 @@ WRONG = ChannelFailed("the token is not accepted", lasting=True)
 class Recording:
     """A channel that keeps what it is told; `faults` are what its next attempts end with."""
 
+    updates = True
+
     def __init__(self, name: str = "chat") -> None:
         self.name = name
         self.sent: list[ApprovalRecord] = []
