@@ -381,3 +381,20 @@ def test_a_policy_in_shadow_asks_nobody():
     found = warnings(side(CONSOLE, workflow="approvers: ['token:b']", mode="shadow"))
     assert found[-1] == CANNOT.format(0, "token:b", 'no entry of approvals.tokens is named "b"')
     assert not any("never let through" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(side(state="sqlite"), id="decided elsewhere"),
+        pytest.param(side(CONSOLE, state="sqlite"), id="a token by openmcp approvals --as"),
+    ],
+)
+def test_a_state_that_others_see_may_be_decided_on_elsewhere(text):
+    assert warnings(text) == []
+
+
+def test_a_token_that_is_missing_among_others_is_a_mistake_wherever_it_is_used():
+    assert warnings(side(CONSOLE, TOKEN, workflow="approvers: ['token:a', 'token:b']", state="sqlite")) == [
+        CANNOT.format(1, "token:b", 'no entry of approvals.tokens is named "b"')
+    ]
