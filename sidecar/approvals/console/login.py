@@ -81,24 +81,25 @@ class Login:
         where = target(request.query.get("next"))
         if request.headers.get("Host", "").lower() != place.host:  # the callback, and so the cookie, is of that name
             return see_other(f"{place.url}/login/oidc?next={where}")
-        browser = secrets.token_urlsafe(32)
         try:
-            url = await self._oidc().begin(browser, where)
+            url, cookie = await self._oidc().begin(where)
         except LoginFailed as error:
             return self._page(request, where, 502, str(error))
         response = see_other(url)
-        self._site.set_cookie(response, place.login_cookie, browser, _LOGIN_AGE)
+        self._site.set_cookie(response, place.provider_cookie, cookie, _LOGIN_AGE)
         return response
 
     async def from_provider(self, request: web.Request) -> web.StreamResponse:
         """Take what the provider says of who has logged in there."""
-        oidc = self._oidc()
+        oidc, cookie = self._oidc(), self._site.place.provider_cookie
         try:
-            person, where = await oidc.finish(request.cookies.get(self._site.place.login_cookie), request.query)
+            person, where = await oidc.finish(request.cookies.get(cookie), request.query)
+            response = self._logged_in(request, person, where)
         except LoginFailed as error:
             _log.warning("console: a login failed: %s", error)
-            return self._page(request, "/", 403, str(error))
-        return self._logged_in(request, person, where)
+            response = self._page(request, "/", 403, str(error))
+        self._site.set_cookie(response, cookie, "", 0)
+        return response
 
     async def logout(self, request: web.Request) -> web.StreamResponse:
         """End the login here, whatever the browser keeps."""
