@@ -140,6 +140,16 @@ async def test_a_request_is_told_of_once(desk: Desk) -> None:
     assert len(desk.chat.sent) == 1
 
 
+async def test_an_agent_that_asks_again_and_again_changes_the_message_less_and_less_often(desk: Desk) -> None:
+    pending = await desk.ask()
+    await desk.until("sent")
+    await desk.noted(pending.record, lambda record: record.notified[0].reference)
+    for _ in range(2, 17):
+        await desk.ask()
+        await desk.nothing_more()
+    assert len(desk.chat.updated) == 4
+
+
 async def test_the_decision_is_shown_in_place(desk: Desk) -> None:
     pending = await desk.ask()
     await desk.until("sent")
