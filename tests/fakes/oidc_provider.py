@@ -24,11 +24,11 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import AuthorizationCodeMixin, UserInfo
 from authlib.oidc.core.grants import OpenIDCode
 from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import KeySet, OctKey, RSAKey
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 CLIENT = "openmcp"
-SECRET = "a secret: with/marks"  # has to be encoded in HTTP Basic (RFC 6749, 2.3.1)
+SECRET = "a secret: 50%25 of/it"  # has to be encoded in HTTP Basic (RFC 6749, 2.3.1)
 
 
 class Provider:
@@ -43,6 +43,7 @@ class Provider:
         self.sign: Callable[[dict[str, Any], dict[str, Any]], str] | None = None
         self.client_redirect = ""
         self.auth_methods: list[str] = []
+        self.shared: OctKey | None = None
         self.key = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
         self._codes: dict[str, _Code] = {}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -68,6 +69,11 @@ class Provider:
         signed = _compact({"alg": "HS256", "kid": "k1"}, claims)
         mac = hmac.digest(self.key.as_pem(private=False), signed.encode(), "sha256")
         return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+    def symmetric(self, _: dict[str, Any], claims: dict[str, Any]) -> str:
+        """One signed with a shared secret that stands among the provider's public keys."""
+        assert self.shared is not None
+        return jwt.encode({"alg": "HS256", "kid": "shared"}, claims, self.shared, ["HS256"])
 
     @staticmethod
     def unsigned(_: dict[str, Any], claims: dict[str, Any]) -> str:
@@ -95,7 +101,8 @@ class Provider:
 
         @app.get("/keys")
         def keys() -> Any:
-            return KeySet([self.key]).as_dict(private=False)
+            published = KeySet([self.key]).as_dict(private=False)
+            return {"keys": [*published["keys"], *([self.shared.as_dict()] if self.shared else [])]}
 
         @app.get("/authorize")
         def ask() -> Any:

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import aiohttp
 import msgspec
 import pytest
-from joserfc.jwk import RSAKey
+from joserfc.jwk import OctKey, RSAKey
 
 from openmcp.config.model import Workflow
 from openmcp.sidecar.approvals.console.settings import Oidc
@@ -33,7 +33,8 @@ def running() -> Iterator[Provider]:
 @pytest.fixture
 def provider(running: Provider) -> Provider:
     running.claims = {"sub": "ann", "groups": ["leads", "staff"]}
-    running.token, running.metadata, running.sign, running.auth_methods = {}, {}, None, []
+    running.token, running.metadata, running.sign, running.shared = {}, {}, None, None
+    running.auth_methods = []
     return running
 
 
@@ -178,6 +179,7 @@ async def refused(start: Start, provider: Provider, text: str, **changes: Any) -
         {"iss": "https://evil.example"},
         {"aud": ["another"]},
         {"aud": [CLIENT, "another"]},
+        {"aud": ["another"], "azp": CLIENT},
         {"azp": "another"},
         {"aud": None},
         {"exp": int(time.time()) - 3600},
@@ -195,15 +197,17 @@ async def test_an_id_token_that_says_something_else_is_refused(start, provider, 
     await refused(start, provider, "ID token is not good")
 
 
-@pytest.mark.parametrize("how", ["another key", "none", "confused"])
+@pytest.mark.parametrize("how", ["another key", "none", "confused", "symmetric"])
 async def test_an_id_token_that_the_provider_has_not_signed_is_refused(start, provider, how):
     other = RSAKey.generate_key(2048, {"kid": "k1"})
     signs = {
         "another key": lambda header, claims: provider.signed(header, claims, other),
         "none": provider.unsigned,
         "confused": provider.confused,
+        "symmetric": provider.symmetric,
     }
     provider.sign = signs[how]
+    provider.shared = OctKey.generate_key(256, {"kid": "shared"}) if how == "symmetric" else None
     await refused(start, provider, "ID token is not good")
 
 
