@@ -15,6 +15,8 @@ from openmcp.sidecar.approvals.channels.slackapi import SlackApi
 from openmcp.sidecar.approvals.channels.slackhttp import PATH, SlackEndpoint
 from openmcp.sidecar.approvals.channels.slacksocket import SlackSocket
 from openmcp.sidecar.approvals.console.settings import Incoming, Outgoing
+from openmcp.sidecar.approvals.mailtickets import tickets_of
+from openmcp.sidecar.approvals.making import known_by_mail
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.approvals.values import Event
 
@@ -105,7 +107,7 @@ class Outlets:
         sockets: list[SlackSocket] = []
         for settings in approvals.channels:
             if isinstance(settings, EmailChannel):
-                channels.append(self._mail(settings))
+                channels.append(self._mail(settings, known_by_mail(approvals)))
                 continue
             slack = self._slack(settings)
             channels.append(slack)
@@ -127,8 +129,10 @@ class Outlets:
         api = SlackApi(settings.api_url, partial(_text, settings.token))
         return Slack((settings.name, settings.channel), api, self._service, self._clock, self._link)
 
-    def _mail(self, settings: EmailChannel) -> Mail:
-        return Mail(settings.name, settings.sender, settings.to, _server(settings.smtp), self._link)
+    def _mail(self, settings: EmailChannel, own: bool) -> Mail:
+        tickets = tickets_of(self._service.store.hmac_key) if own else None
+        addresses = (settings.sender, settings.to)
+        return Mail(settings.name, addresses, _server(settings.smtp), lambda path: f"{self._page()}{path}", tickets)
 
     def _link(self, rid: str) -> str:
         console = self._page()
@@ -137,7 +141,7 @@ class Outlets:
 
 def _relevant(approvals: Approvals) -> object:
     told = tuple((workflow.name, workflow.channels) for workflow in approvals.workflows)
-    return approvals.channels, told, approvals.notifications_per_hour
+    return approvals.channels, told, approvals.notifications_per_hour, approvals.oidc is None
 
 
 def _server(smtp: Smtp) -> Server:
