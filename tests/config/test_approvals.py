@@ -301,6 +301,7 @@ CONSOLE = "console: {url: 'https://a.example'}"
 TOKEN = f"tokens: [{{name: a, sha256: {D1}}}]"
 OIDC = "oidc: {issuer: 'https://i.example', clientId: c}"
 CHAT = f"channels: [{{name: c, {SLACK}}}]"
+POST = f"channels: [{{name: m, {MAIL}, smtp: {{host: mail}}}}]"
 LOST = '6: policies[0].requests[0]: calls under "r" are never let through: '
 FEW = LOST + 'of the approvers of "w" {} can decide and {} must'
 CANNOT = "8: approvals.workflows[0].approvers[{}]: {} cannot decide: {}"
@@ -314,6 +315,10 @@ CANNOT = "8: approvals.workflows[0].approvers[{}]: {} cannot decide: {}"
             side(CONSOLE, OIDC, workflow="approvers: ['oidc:group:g'], required: 3"), id="a group of any size"
         ),
         pytest.param(side(CONSOLE, CHAT, workflow="approvers: ['slack:U012'], channels: [c]"), id="Slack"),
+        pytest.param(side(CONSOLE, POST, workflow="approvers: ['email:a@b.example'], channels: [m]"), id="a mail"),
+        pytest.param(
+            side(CONSOLE, OIDC, workflow="approvers: ['email:a@b.example']"), id="an address that is verified"
+        ),
     ],
 )
 def test_who_can_decide(text):
@@ -339,7 +344,7 @@ def test_who_can_decide(text):
             ),
             CANNOT.format(1, "oidc:user:u", "`approvals.oidc` is missing"),
             CANNOT.format(2, "slack:U012", "no channel of type slack asks them"),
-            CANNOT.format(3, "email:l@a.example", "`approvals.oidc` is missing, by which an address is proved"),
+            CANNOT.format(3, "email:l@a.example", "no channel of type email asks them"),
             CANNOT.format(4, "token:b", 'no entry of approvals.tokens is named "b"'),
         ),
         "a channel that nobody uses, on this machine": (

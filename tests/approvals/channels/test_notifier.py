@@ -248,6 +248,7 @@ async def test_what_another_process_opened_and_did_not_tell_of_is_told(desk: Des
     other = Scene(desk.store)
     pending = await other.ask()
     await desk.notifier.look()
+    await desk.nothing_more()
     assert desk.chat.attempts == 0, "it has a second to do so itself"
     desk.now += 1000
     await desk.notifier.look()

@@ -109,6 +109,26 @@ async def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert ("mail", "updated") not in sidecar.results, "a mail stays as it was sent"
 
 
+async def test_what_did_not_change_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKEN", raising=False)
+    text = CONFIGURATION.format(channel=CHANNEL, url="http://127.0.0.1:9/api", port=9, user=USER)
+    approvals = read(tmp_path, text)
+    sidecar = Sidecar()
+    configure(sidecar.service, approvals)
+    await sidecar.outlets.configure(approvals)
+    await sidecar.ask(spec(workflow=approvals.workflows[0]))
+    await sidecar.until(("chat", "failed"))
+    fault = "Slack's token: environment variable TOKEN is not set"
+    assert sidecar.outlets.faults()["chat"] == fault
+    await sidecar.outlets.configure(read(tmp_path, text))
+    assert sidecar.outlets.faults()["chat"] == fault
+    await sidecar.outlets.configure(read(tmp_path, f"{text}  notificationsPerHour: 7\n"))
+    assert sidecar.outlets.faults()["chat"] == ""
+    await sidecar.outlets.configure(Approvals())
+    assert sidecar.outlets.faults() == {}
+    await sidecar.outlets.stop()
+
+
 async def test_secrets_are_read_when_they_are_used_and_what_is_missing_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
