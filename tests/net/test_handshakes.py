@@ -520,3 +520,54 @@ def test_the_key_of_an_svid_may_be_of_any_kind():
         leaf = ca.leaf(US, key=key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         contexts.load_key_pair(context, contexts.pem_of(leaf.chain_der, leaf.key_der))
+
+
+async def test_a_client_ca_may_be_an_intermediate():
+    server_ca, root = Ca("example.org"), Ca("clients.example")
+    between = Ca("clients.example", root)
+    leaf = between.leaf(ID)
+    async with echoing(FileTls(*files(web_leaf(server_ca)), between.pem).server_context(Told())) as server:
+        await talk(server.port, web_client(server_ca, Leaf(leaf.certificate, (), leaf.key)))
+        assert certificate_of((await server.made.get()).tls) is not None
+
+
+async def test_no_tickets_in_tls_1_2():
+    ca = Ca("example.org")
+    async with echoing(FileTls(*files(web_leaf(ca))).server_context(Told())) as server:
+        client = web_client(ca)
+        client.maximum_version = ssl.TLSVersion.TLSv1_2
+        found = await talk(server.port, client)
+        assert found.session is not None
+        assert not found.session.has_ticket
+
+
+class Resumed(ssl.SSLObject):
+    """A connection that was verified at another time, as of a session that is resumed."""
+
+    peer: bytes | None
+
+    def __new__(cls) -> Resumed:
+        return object.__new__(cls)
+
+    def __init__(self) -> None:
+        self._sslobj = self
+
+    def get_verified_chain(self) -> list[bytes]:
+        """Nothing was verified."""
+        return []
+
+    def getpeercert(self, binary_form: bool = False) -> bytes | None:  # type: ignore[override]  # DER alone is asked for
+        """What is known all the same."""
+        return self.peer
+
+
+@pytest.mark.parametrize(
+    ("mode", "peer"), [(ssl.CERT_REQUIRED, None), (ssl.CERT_REQUIRED, b"x"), (ssl.CERT_OPTIONAL, b"x")]
+)
+def test_what_was_not_verified_now_does_not_count(mode: ssl.VerifyMode, peer: bytes | None):
+    context = contexts.Checked(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = mode
+    connection = Resumed()
+    connection.peer = peer
+    with pytest.raises(PeerRefused, match="^no verified chain$"):
+        context.peer(connection)
