@@ -125,7 +125,11 @@ class Checked(ssl.SSLContext):
     def refused(self, error: ssl.SSLError) -> ssl.SSLError:
         """The same failure in our words, counted and logged."""
         found = in_words(error, self.stranger)
-        self.on_refused(found.why if isinstance(found, PeerRefused) else protocol_failure(found), str(found))
+        if isinstance(found, PeerRefused):
+            self.on_refused(found.why, str(found))
+        else:
+            why = protocol_failure(found)
+            self.on_refused(why, f"{why} ({(found.reason or 'unknown').lower().replace('_', ' ')})")
         return found
 
 
