@@ -98,7 +98,7 @@ class App:
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
-        self._identities.start(self._review_peers)
+        self._identities.start(self.snapshot.configuration, self._review_peers)
         self._builder.callers.follow(self.snapshot.configuration.identity)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
@@ -120,7 +120,7 @@ class App:
         if key is not None:
             self._sealer.rekey(key)
             self._sessions.forget()
-        self._identities.start(self._review_peers)
+        self._identities.start(configuration, self._review_peers)
         self._builder.callers.follow(configuration.identity)
         self._pipeline.snapshot = after
         if renewed:
@@ -189,13 +189,11 @@ class App:
                 relay.announce_lists()
 
     def _review_peers(self) -> None:
-        """Whom we trust has changed: connections to others are given up."""
+        """Whom we trust, or who we are, has changed: connections that were made otherwise are given up."""
         self._listener.review(self._identities.still_trusted)
         self._pipeline.relays.review(self._identities.still_trusted)
-        contexts = self._identities.contexts
-        if contexts is not None:
-            for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
-                upstream.review(contexts.still_trusted)
+        for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
+            upstream.review()
 
     def _swap_upstreams(self, before: set[Upstream], after: set[Upstream]) -> None:
         for upstream in before - after:
