@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from openmcp.identity import contexts
 from openmcp.identity.contexts import Refusals
@@ -220,13 +222,15 @@ async def test_no_session_is_resumed():
         (b"SSH-2.0-OpenSSH_9.2\r\n", "no TLS"),
     ],
 )
-async def test_what_is_no_tls_is_refused(sent: bytes, why: str):
+async def test_what_is_no_tls_is_refused(sent: bytes, why: str, caplog: pytest.LogCaptureFixture):
     told = Told()
     async with echoing(SpiffeTls(ours(World.make())).server_context(told)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(sent)
         assert await told.one() == why
         writer.close()
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.name == "openmcp.identity"]
+    assert re.fullmatch(rf"TLS: the handshake of a client is refused: {why} \([a-z ]+\)", line)
 
 
 async def test_an_old_client_is_refused():
@@ -292,6 +296,30 @@ async def test_without_an_svid_there_are_no_handshakes():
         assert await told.one() == "no SVID of our own"
     with pytest.raises(NoIdentity, match="no registration entry"):
         tls.client_context((ID,))
+
+
+@pytest.mark.parametrize("broken", ["a bundle", "another bundle", "the key", "the key of another", "the certificate"])
+async def test_what_cannot_be_used_makes_no_connections(broken: str):
+    world, told = World.make(), Told()
+    own = svid(world.ours, US)
+    bundles = dict(world.bundles)
+    if broken == "a bundle":
+        bundles["example.org"] = frozenset((b"x",))
+    elif broken == "another bundle":
+        bundles["partner.example"] = frozenset((b"\x30\x03\x02\x01\x00",))
+    elif broken == "the key":
+        own = structs.replace(own, key=b"x")
+    elif broken == "the key of another":
+        own = structs.replace(own, key=svid(world.ours, US).key)
+    else:
+        own = structs.replace(own, certificates=(b"x",))
+    tls = SpiffeTls(Moved(own, bundles))
+    with pytest.raises(NoIdentity, match="our SVID or a bundle cannot be used: "):
+        tls.client_context((ID,))
+    async with echoing(tls.server_context(told)) as server:
+        with pytest.raises(CUT):
+            await talk(server.port, careless_client())
+        assert await told.one() == "no SVID of our own"
 
 
 async def test_an_svid_that_ended_makes_no_more_connections():
