@@ -274,9 +274,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_body and exc is None and self._until_close():
             self._complete()
             return
-        alert = (
-            exc.reason if isinstance(exc, SSLError) else None
-        )  # a server that refuses us says so after the handshake
+        # A server that refuses us says so after the handshake.
+        alert = exc.reason if isinstance(exc, SSLError) else None
         why = f" (TLS: {alert.lower().replace('_', ' ')})" if alert else ""
         self.fail(UpstreamFailed("closed", f"the server closed the connection before the answer was complete{why}"))
 
