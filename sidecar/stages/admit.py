@@ -63,7 +63,7 @@ async def identify_late(
 
 def remains(snapshot: Snapshot, flow: Flow) -> bool:
     """Whether the agent of a stream would still get it under another configuration, from the same server."""
-    request = flow.exchange.request
+    request = flow.request
     route = snapshot.routes.get(request.path)
     if route is None or route.upstream is not flow.upstream:
         return False
@@ -84,17 +84,17 @@ def check_media_types(request: HttpRequest) -> None:
 
 def read(flow: Flow) -> Call | Response:
     """Parse the body of a POST and decide what it is; raises `Refused` for everything that is not one message."""
-    request = flow.exchange.request
+    request = flow.request
     document, flow.canonical = jsonrpc.read(request.body)
     try:
         message = jsonrpc.classify(document)
     except Malformed:
         flow.message_id = jsonrpc.message_id(document)
         raise
+    declared = headers.protocol_version(request.headers)
     if isinstance(message, Request):
         flow.message_id = message.id
-    declared = headers.protocol_version(request.headers)
-    if isinstance(message, Response):
+    elif isinstance(message, Response):
         return _client_response(message, declared)
     return _client_call(flow, message, declared)
 
@@ -102,9 +102,9 @@ def read(flow: Flow) -> Call | Response:
 def _client_call(flow: Flow, message: Request | Notification, declared: str | None) -> Call:
     flow.era, version = era.determine(message, declared)
     if flow.era is MODERN:
-        headers.check_mirrored(message, flow.exchange.request.headers)
+        headers.check_mirrored(message, flow.request.headers)
         arguments = message.params.get("arguments")
-        flow.parameters = headers.parameter_lines(flow.exchange.request.headers, arguments)
+        flow.parameters = headers.parameter_lines(flow.request.headers, arguments)
     if isinstance(message, Request):
         if message.method not in methods.CLIENT_REQUESTS[flow.era]:
             raise answers.unknown_method(message.method)

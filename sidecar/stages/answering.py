@@ -88,13 +88,13 @@ def refuse(flow: Flow, refusal: Refused) -> None:
     if isinstance(refusal, Unidentified):
         flow.unidentified, flow.why = refusal.cause, refusal.why
         if status == 401:
-            lines += metadata.challenge(flow.snapshot, flow.exchange.request, refusal)
+            lines += metadata.challenge(flow.snapshot, flow.request, refusal)
     send(flow, status, answers.refused(flow.message_id, refusal), lines)
 
 
 def describe(flow: Flow) -> None:
     """Answer what is about a server and not for it: where tokens for it come from. Raises `Refused`: mostly 404."""
-    route, document = metadata.described(flow.snapshot, flow.exchange.request)
+    route, document = metadata.described(flow.snapshot, flow.request)
     flow.directed(route)
     flow.ending = flow.undecided = "metadata"
     respond(flow, 200, JSON, jsonrpc.encode(document))

@@ -63,7 +63,7 @@ class Relays:
     def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
         """End the streams that would never end by themselves to agents whose CA is no longer trusted."""
         for relay in tuple(self.open):
-            certificate = relay.flow.exchange.request.peer.certificate
+            certificate = relay.flow.request.peer.certificate
             if relay.idle and certificate is not None and not still_trusted(certificate):
                 relay.stop()
 
@@ -82,6 +82,6 @@ class Relays:
 
 def _stream_kind(flow: Flow) -> str:
     """How the record and the metrics call the stream of this exchange."""
-    if flow.exchange.request.method == "GET":
+    if flow.request.method == "GET":
         return "get"
     return "listen" if flow.method == forward.LISTEN else "post"

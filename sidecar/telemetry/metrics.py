@@ -7,10 +7,10 @@ protocol's, and a server has at most `TOOLS_PER_SERVER` tool names, then `other`
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from openmcp.sidecar.telemetry.audit import AuditStats
 from openmcp.sidecar.telemetry.families import FAMILIES, Family
+from openmcp.sidecar.telemetry.values import AuditStats
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -21,7 +21,7 @@ UNALLOWED_TOOLS_PER_SERVER = 100
 OTHER = "other"
 _TOOL_CHARACTERS = 128
 """The longest tool name MCP knows; longer ones are `other`."""
-BUCKETS = (
+BUCKETS: Final[tuple[float, ...]] = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
@@ -276,7 +276,7 @@ class _Registry:
     def __init__(self, families: Callable[[], Iterator[tuple[Family, list[tuple[Labels, float | Histogram]]]]]) -> None:
         import prometheus_client
 
-        self._library = prometheus_client
+        self._library: Any = prometheus_client
         self._families = families
         self._registry = prometheus_client.CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -284,7 +284,8 @@ class _Registry:
 
     def text(self) -> bytes:
         """Return the exposition."""
-        return self._library.generate_latest(self._registry)
+        exposition: bytes = self._library.generate_latest(self._registry)
+        return exposition
 
     def collect(self) -> Iterator["prometheus_client.Metric"]:
         """Return our families as the library's (it calls this)."""

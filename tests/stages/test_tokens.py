@@ -240,7 +240,7 @@ MINE = Owner("key:bot", "slow", "e1")
 )
 def test_a_task_is_known_from_the_result_that_made_it(result: dict[str, Any], identifier: str | None) -> None:
     known = Tasks()
-    known.remember("tools", result, MINE)
+    known.remember("tools", result, *MINE)
     if identifier is None:
         assert not known._owners
         return
@@ -259,8 +259,8 @@ def test_a_task_is_known_from_the_result_that_made_it(result: dict[str, Any], id
 
 def test_a_task_keeps_its_first_owner() -> None:
     known = Tasks()
-    known.remember("tools", {"task": {"taskId": "t1"}}, MINE)
-    known.remember("tools", {"task": {"taskId": "t1"}}, Owner("key:eve", "slow", "e2"))
+    known.remember("tools", {"task": {"taskId": "t1"}}, *MINE)
+    known.remember("tools", {"task": {"taskId": "t1"}}, "key:eve", "slow", "e2")
     assert known.owner("tools", "key:bot", {"taskId": "t1"}) == MINE
 
 
@@ -268,5 +268,5 @@ def test_the_oldest_task_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tasks, "MAX_TASKS", 3)
     known = Tasks()
     for number in range(5):
-        known.remember("tools", {"task": {"taskId": f"t{number}"}}, MINE)
+        known.remember("tools", {"task": {"taskId": f"t{number}"}}, *MINE)
     assert [number for number in range(5) if known.owned("tools", "key:bot", f"t{number}")] == [2, 3, 4]

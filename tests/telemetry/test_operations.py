@@ -6,7 +6,7 @@ from openmcp.sidecar.telemetry import semconv
 from openmcp.sidecar.telemetry.metrics import TOOLS_PER_SERVER, UNALLOWED_TOOLS_PER_SERVER
 from openmcp.sidecar.telemetry.operations import Operations
 from openmcp.sidecar.telemetry.spans import Ended, Shape
-from openmcp.sidecar.telemetry.trace import TraceContext
+from openmcp.sidecar.telemetry.values import TraceContext
 
 HERE = TraceContext("1" * 32, "2" * 16, 0)
 
