@@ -62,12 +62,11 @@ def test_the_examples_of_identity_are_accepted_without_a_warning(example):
 
 def test_the_reasons_for_refusals_are_those_of_the_code():
     """The table of reasons names what certificates and contexts say."""
-    said = "".join(
-        (Path(__file__).parents[2] / "identity" / name).read_text() for name in ("certificates.py", "tls.py")
-    )
+    modules = ("certificates.py", "contexts.py", "tls.py")
+    said = "".join((Path(__file__).parents[2] / "identity" / name).read_text() for name in modules)
     table = IDENTITY.split("| reason | what to look at |")[1].split("\n\n")[0]
     reasons = re.findall(r"`([^`]+)`", " ".join(line.split("|")[1] for line in table.strip().splitlines()[1:]))
-    assert len(reasons) == 8
+    assert len(reasons) == 9
     assert [reason for reason in reasons if f'"{reason}"' not in said] == []
 
 
