@@ -1,7 +1,6 @@
 """From `identity.agents` to the methods by which callers are identified, and the keys of issuers behind them."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from openmcp.config import secrets
 from openmcp.config.model import (
@@ -103,6 +102,4 @@ def _jwt_svids(entry: JwtSvidAgents, source: SvidSource) -> Method:
 
 
 def _ca(secret: Secret | None) -> Callable[[], bytes | None]:
-    if secret is None:
-        return lambda: None
-    return lambda: Path(secret.file).read_bytes() if secret.file is not None else secrets.read(secret)
+    return lambda: secrets.read_pem(secret) if secret is not None else None

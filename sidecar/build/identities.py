@@ -3,7 +3,6 @@
 import os
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openmcp.config import secrets
@@ -175,6 +174,6 @@ def _files(tls: WebTls) -> tuple[bytes, bytes, bytes | None]:
 
 def _pem(key: str, source: Secret) -> bytes:
     try:
-        return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
-    except (SecretError, OSError) as error:
+        return secrets.read_pem(source)
+    except SecretError as error:
         raise BuildError(f"listen.tls.{key}: {error}") from error

@@ -6,7 +6,6 @@ import socket
 import ssl
 from collections.abc import Callable
 from math import inf
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -125,11 +124,8 @@ class Dialer:
 
 
 def authority(server: Server) -> bytes | None:
-    """What `tls.ca` holds now; raises OSError or `SecretError` where it cannot be read."""
-    source = server.tls.ca
-    if source is None:
-        return None
-    return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
+    """What `tls.ca` holds now; raises `SecretError` where it cannot be read."""
+    return secrets.read_pem(server.tls.ca) if server.tls.ca is not None else None
 
 
 def web_context(server: Server) -> ssl.SSLContext | None:
