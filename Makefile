@@ -24,6 +24,7 @@ help:
 	@echo "make real-parts    install what the real tests need, outside of this folder"
 	@echo "make golden        renew the golden files; look at the difference before committing it"
 	@echo "make soak          fuzz the parsers with atheris               DURATION=3600 (seconds) ARGS=\"listener\""
+	@echo "                   or rotate identities under load, on SPIRE   DURATION=900 ARGS=rotation"
 	@echo "make setup         only the environment in $(VENV)"
 	@echo "make clean         remove the environment and everything that was built"
 
@@ -80,8 +81,13 @@ real-parts: $(READY)
 	$(BIN)/python tests/real_parts/install.py $(ARGS)
 
 # atheris is in an environment of its own: it is large, and not there for every platform.
+ifeq ($(ARGS),rotation)
+soak: $(READY)
+	$(BIN)/python -m tests.soak.rotation --seconds $(DURATION)
+else
 soak: build/soak/.ready
 	build/soak/bin/python -m tests.fuzz.run --seconds $(DURATION) $(ARGS)
+endif
 
 build/soak/.ready: pyproject.toml
 	$(PYTHON) -m venv build/soak

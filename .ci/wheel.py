@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("config", "identity", "sidecar")
 COMPILED = (
-    *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "sse", "surface")),
+    *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "methods", "sse", "surface")),
     *(
         f"policy/{name}"
         for name in ("agents", "asked", "bounded", "combining", "conditions", "engine", "globs", "index", "rules")
@@ -29,13 +29,20 @@ COMPILED = (
     *(f"detection/{name}" for name in ("candidates", "contacts", "credentials", "encodings", "finder", "folding")),
     *(f"detection/{name}" for name in ("numbers", "readings", "sets")),
     *("sealing", "pipeline"),
-    *(f"net/{name}" for name in ("exchange", "http1", "pool", "upstream")),
+    *(f"net/{name}" for name in ("exchange", "framing", "http1", "pool", "upstream")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
-    *("stages/payloads", "stages/spans", "stages/streams", "telemetry/operations", "telemetry/records"),
+    *("stages/payloads", "stages/spans", "stages/streams", "stages/pins", "stages/tasks"),
+    *(f"telemetry/{name}" for name in ("audit", "chain", "metrics", "operations", "records", "trace")),
     *("worker/cutting", "stages/large"),
 )
 """Modules of `openmcp.sidecar`. Those that define msgspec structs stay out: mypyc does not know their metaclass."""
+ELSEWHERE = ("identity/agents",)
+"""The same of `openmcp`."""
+
+FLAGS = "-DNDEBUG -fwrapv -g0 -fvisibility=hidden -fno-semantic-interposition -fno-plt"
+"""The first two are Python's own, which CFLAGS replace: without them each assertion of its headers is checked. With the
+last three, functions of one module call those of another as directly as their own."""
 
 SETUP = """
 from mypyc.build import mypycify
@@ -52,7 +59,7 @@ def main() -> None:
         tree = Path(folder)
         copy(tree)
         command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "."]
-        environment = os.environ | {"MYPYPATH": str(tree), "CFLAGS": f"{os.environ.get('CFLAGS', '')} -g0"}
+        environment = os.environ | {"MYPYPATH": str(tree), "CFLAGS": f"{os.environ.get('CFLAGS', '')} {FLAGS}"}
         subprocess.run([*command, "--wheel-dir", str(destination)], cwd=tree, check=True, env=environment)  # noqa: S603 - nothing of it comes from outside
     print(*sorted(destination.glob("openmcp-*.whl")), sep="\n")
 
@@ -67,7 +74,7 @@ def copy(tree: Path) -> None:
     project, found = re.subn(r"^package-dir = .*\n", "", project, flags=re.M)
     assert found == 1, "pyproject.toml has another package-dir than this script knows"
     (tree / "pyproject.toml").write_text(project)
-    files = [f"openmcp/sidecar/{name}.py" for name in COMPILED]
+    files = [f"openmcp/{name}.py" for name in (*(f"sidecar/{name}" for name in COMPILED), *ELSEWHERE)]
     (tree / "setup.py").write_text(SETUP.format(files=files))
 
 

@@ -261,8 +261,8 @@ def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> "Read
 
     def read(at: At) -> T | None:
         if not isinstance(at.node, Mapping):
-            word = at.text() if at.text() in shapes else next(iter(shapes))
-            at.expected("a mapping", f"write {{type: {word}}}")
+            example = at.text() if at.text() in shapes else next(iter(shapes))
+            at.expected("a mapping", f"write {{type: {example}}}")
             return None
         kind = at.key("type")
         if kind is None:

@@ -10,6 +10,7 @@ from openmcp.config.model import (
     ForwardedAgents,
     JwtAgents,
     JwtSvidAgents,
+    JwtSvidAuth,
     MtlsAgents,
     NoneAgents,
     SpiffeTls,
@@ -41,6 +42,7 @@ def check_identity(made: Configuration, sections: Mapping[str, At], servers: Map
                 "this is for a sidecar beside its agent: write mcp: 127.0.0.1:15001",
             )
     _never_asked(made, entries, local)
+    _shared_audiences(made, servers)
     if listen is not None:
         _in_the_clear(made, listen, local)
         _unused_client_ca(made, listen)
@@ -98,13 +100,34 @@ def _forwarded(at: At) -> None:
 
 
 def _never_asked(made: Configuration, entries: list[At], local: bool) -> None:
-    """Entries behind one that takes every caller."""
+    """Entries behind one that takes every caller who presents no token and no key."""
     for index, method in enumerate(made.identity.agents):
-        if isinstance(method, NoneAgents) or (isinstance(method, WorkloadAgents) and local):
-            kind = "none" if isinstance(method, NoneAgents) else "workload"
-            for at in entries[index + 1 :]:
-                at.warn(f"never applies: `type: {kind}` before it takes every caller", "put that one last")
-            return
+        if isinstance(method, NoneAgents):
+            kind, robbed = "none", MtlsAgents | ForwardedAgents | WorkloadAgents
+        elif isinstance(method, WorkloadAgents) and local:
+            kind, robbed = "workload", MtlsAgents
+        else:
+            continue
+        for other, at in list(zip(made.identity.agents, entries, strict=True))[index + 1 :]:
+            if isinstance(other, robbed):
+                at.warn(f"never applies: `type: {kind}` before it takes such callers", "put that one last")
+        return
+
+
+def _shared_audiences(made: Configuration, servers: Mapping[str, At]) -> None:
+    """A JWT-SVID is a bearer token: who gets it can show it to all others that take its audience."""
+    taken = {method.audience: "this gateway" for method in made.identity.agents if isinstance(method, JwtSvidAgents)}
+    for server in made.servers:
+        auth, place = server.auth, servers[server.name].key("auth")
+        audience = place.key("audience") if isinstance(auth, JwtSvidAuth) and place is not None else None
+        if not isinstance(auth, JwtSvidAuth) or audience is None:
+            continue
+        other = taken.setdefault(auth.audience, f'server "{server.name}"')
+        if other != f'server "{server.name}"':
+            audience.warn(
+                f'{other} takes the same audience: server "{server.name}" could call there with our token, as us',
+                "an audience of its own for each",
+            )
 
 
 def _in_the_clear(made: Configuration, listen: At, local: bool) -> None:

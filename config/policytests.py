@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openmcp.config import model
+from openmcp.config import agentnames, model
 from openmcp.config.cursor import At, Reading, Shape, choice, distinct, list_of, pairs, shortened, some, string
 from openmcp.config.load import load, read_documents
 from openmcp.config.problems import ConfigurationError, Mark, Report, did_you_mean, in_order
@@ -130,11 +130,20 @@ class _Made(msgspec.Struct, frozen=True, kw_only=True):
     grants: tuple[RuleName, ...] = ()
 
 
+def _agent(at: At) -> str | None:
+    value = string(at)
+    fault = agentnames.fault(value) if value is not None else None
+    if fault is not None:
+        at.error(f'no caller is named "{shortened(value or "")}"', fault)
+        return None
+    return value
+
+
 _shape: Reading[_Made] = Shape(
     _Made,
     {
         "name": string,
-        "agent": string,
+        "agent": _agent,
         "claims": pairs(string),
         "server": name,
         **dict.fromkeys(KINDS, string),

@@ -43,6 +43,16 @@ def read_key(secret: Secret, size: int = 32) -> bytes:
     return key
 
 
+def read_pem(source: Secret) -> bytes:
+    """Certificates, which take more room than a secret. Raises SecretError; blocks on a file."""
+    if source.file is None:
+        return read(source)
+    try:
+        return Path(source.file).read_bytes()
+    except OSError as error:
+        raise SecretError(f"file {source.file} cannot be read: {error.strerror}") from error
+
+
 def _from_file(file: str) -> bytes:
     try:
         with Path(file).open("rb") as stream:

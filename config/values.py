@@ -114,10 +114,15 @@ def _is_ipv6(text: str) -> bool:
         return False
 
 
+def is_name(text: str) -> bool:
+    """Whether something may have this name."""
+    return _NAME.fullmatch(text) is not None
+
+
 def name(at: At) -> str | None:
     """The name of a server, policy, rule or key: letters, digits, `.`, `_`, `-`; at most 253 of them."""
     value = string(at)
-    if value is not None and not _NAME.fullmatch(value):
+    if value is not None and not is_name(value):
         hint = "letters, digits, . _ and -, beginning and ending with a letter or digit"
         at.error(f'not a name: "{shortened(value)}"', hint)
         return None
@@ -143,6 +148,8 @@ def _path_fault(value: str) -> str | None:
         return "a path has no query and no fragment"
     if len(value) > 1 and value.endswith("/"):
         return f'no slash at the end: "{shortened(value.rstrip("/") or "/")}"'
+    if value.split("/")[1] == ".well-known":
+        return "what lies under /.well-known is not for servers (RFC 8615)"
     if not _PATH.fullmatch(value) or any(part in (".", "..") for part in value.split("/")):
         return "segments of letters, digits and . _ ~ -, one / between them, neither . nor .. alone"
     return None

@@ -141,7 +141,6 @@ async def _bounded(
             session = aiohttp.ClientSession(
                 connector=connector,
                 headers=_HEADERS,
-                cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None),
                 auto_decompress=False,
             )

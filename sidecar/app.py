@@ -2,24 +2,17 @@
 
 import asyncio
 import functools
-import gc
 import hashlib
 import logging
 import os
 import random
-import resource
-import signal
-import sys
 import time
-from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from openmcp.config import ConfigurationError, Loaded
-from openmcp.config.filesource import FileSource
 from openmcp.config.model import Configuration
-from openmcp.config.secrets import SecretError, read_key
+from openmcp.config.secrets import read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
 from openmcp.sidecar.build import telemetry
@@ -38,7 +31,6 @@ from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens
-from openmcp.sidecar.telemetry import log
 from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 from openmcp.sidecar.types import JsonObject
 from openmcp.sidecar.version import VERSION
@@ -65,7 +57,10 @@ class App:
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
-        snapshot = build.snapshot(configuration, {}, self.metrics.connect)
+        self._builder = build.Builder(self.metrics)
+        self._identities = self._builder.identities
+        snapshot = self._builder.snapshot(configuration, {})
+        self._tls = self._identities.listening(configuration.listen.tls)
         tokens, tasks = Tokens(self._sealer), Tasks()
         self._pins = Pins(self._recorder.tool_changed)
         self._worker = Worker()
@@ -97,13 +92,22 @@ class App:
         """Bind both listeners and begin to serve. Raises OSError where an address cannot be had."""
         listen = self.snapshot.configuration.listen
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
-        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port)
+        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
         self._sweeper.add(self._worker.sweep)
+        self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
+        self._identities.start(self.snapshot.configuration, self._review_peers)
+        self._builder.callers.follow(self.snapshot.configuration.identity)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
+
+    @property
+    def description(self) -> str:
+        """What this sidecar is, in one line for the log."""
+        methods = [entry.__struct_config__.tag for entry in self.snapshot.configuration.identity.agents]
+        return f"{self._identities.describe()}; callers are identified by: {', '.join(map(str, methods)) or 'nothing'}"
 
     def reload(self, configuration: Configuration) -> None:
         """Swap to another configuration; what is under way ends under its own. Raises `build.BuildError` or
@@ -111,11 +115,16 @@ class App:
         before = self.snapshot
         known = build.upstreams(before)
         key = _session_key(configuration) if configuration.sessions.key is not None else None
-        after = build.snapshot(configuration, known, self.metrics.connect)
+        after = self._builder.snapshot(configuration, known)
+        renewed = self._identities.renew_listening(configuration.listen.tls)
         if key is not None:
             self._sealer.rekey(key)
             self._sessions.forget()
+        self._identities.start(configuration, self._review_peers)
+        self._builder.callers.follow(configuration.identity)
         self._pipeline.snapshot = after
+        if renewed:
+            self._review_peers()
         self._sessions.lifetime = configuration.sessions.lifetime
         self._swap_upstreams(set(known.values()), set(build.upstreams(after).values()))
         self._loaded_at, self._last_error = time.time(), ""
@@ -131,7 +140,7 @@ class App:
     def taken_reload(self) -> None:
         """A new configuration is in force."""
         self._recorder.reload("ok", _digest(self.snapshot.configuration))
-        _log.info("the configuration was reloaded: %s", _summary(self.snapshot.configuration))
+        _log.info("the configuration was reloaded: %s", summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
         """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed.
@@ -146,6 +155,8 @@ class App:
         for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
         await self._admin.drain(0.2, lambda: None)
+        self._builder.callers.close()
+        await self._identities.stop()
         self._sweeper.stop()
         await self._worker.close()
         if not await asyncio.to_thread(self.audit.close, 5.0):
@@ -177,6 +188,13 @@ class App:
             if changed:
                 relay.announce_lists()
 
+    def _review_peers(self) -> None:
+        """Whom we trust, or who we are, has changed: connections that were made otherwise are given up."""
+        self._listener.review(self._identities.still_trusted)
+        self._pipeline.relays.review(self._identities.still_trusted)
+        for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
+            upstream.review()
+
     def _swap_upstreams(self, before: set[Upstream], after: set[Upstream]) -> None:
         for upstream in before - after:
             upstream.retire()
@@ -194,8 +212,11 @@ class App:
         self._watchers[upstream] = asyncio.get_running_loop().create_task(health.watch(upstream))
 
     def _readiness(self) -> Readiness:
-        ready = self._listener.accepting and not self._draining and self.audit.accepting
+        serving = self._listener.accepting and not self._draining
+        ready = serving and self.audit.accepting and self._identities.ready
         detail: JsonObject = {
+            "identity": self._identities.report(),
+            "issuers": self._builder.callers.report(),
             "draining": self._draining,
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
@@ -207,7 +228,12 @@ class App:
                 route.server.name: {
                     "path": route.server.path,
                     "endpoints": [
-                        {"url": endpoint.url, "healthy": endpoint.healthy, "failures": endpoint.failures}
+                        {
+                            "url": endpoint.url,
+                            "healthy": endpoint.healthy,
+                            "failures": endpoint.failures,
+                            "problem": endpoint.problem or None,
+                        }
                         for endpoint in route.upstream.endpoints
                     ],
                 }
@@ -229,84 +255,7 @@ class App:
         scrape.connections("admin", self._admin.connections)
         scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)
         scrape.audit(self.audit.stats)
-
-
-def run(path: Path) -> int:
-    """Serve the configuration at `path` until SIGTERM or SIGINT; the exit code of the command."""
-    source = FileSource(path)
-    try:
-        loaded = source.load()
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 1
-    log.configure(loaded.configuration.telemetry.log_level)
-    _raise_file_limit()
-    try:
-        return _run_loop(source, loaded)
-    except (build.BuildError, SecretError) as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"cannot listen: {error}", file=sys.stderr)
-        return 3
-
-
-def _run_loop(source: FileSource, loaded: Loaded) -> int:
-    try:
-        import uvloop
-    except ImportError:  # not on every platform; the standard loop does the same, slower
-        asyncio.run(_main(source, loaded))
-    else:
-        uvloop.run(_main(source, loaded))
-    return 0
-
-
-async def _main(source: FileSource, loaded: Loaded) -> None:
-    app = App(loaded.configuration)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
-    await app.start()
-    loop.add_signal_handler(signal.SIGHUP, _poke, source, app)
-    for warning in loaded.warnings:
-        _log.warning("%s", warning)
-    _log.info(
-        "serving %s on http://%s:%d, admin on http://%s:%d",
-        _summary(loaded.configuration),
-        *app.mcp_address,
-        *app.admin_address,
-    )
-    reloads = loop.create_task(_follow(source, app))
-    # What lives now lives to the end: the collector need not look at it again, and calls make little garbage.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 5)
-    await ended.wait()
-    _log.info("draining")
-    reloads.cancel()
-    await app.stop()
-
-
-def _poke(source: FileSource, app: App) -> None:
-    app.audit.reopen()
-    source.poke()
-
-
-async def _follow(source: FileSource, app: App) -> None:
-    """Take over each new configuration that is good."""
-    async for found in source.changes():
-        if isinstance(found, ConfigurationError):
-            app.refused_reload(str(found))
-            continue
-        for warning in found.warnings:
-            _log.warning("%s", warning)
-        try:
-            app.reload(found.configuration)
-        except (build.BuildError, SecretError) as error:
-            app.refused_reload(str(error))
-        else:
-            app.taken_reload()
+        self._identities.report_metrics(scrape)
 
 
 def _session_key(configuration: Configuration) -> bytes:
@@ -319,15 +268,21 @@ def _digest(configuration: Configuration) -> str:
     return hashlib.sha256(msgspec.json.encode(configuration)).hexdigest()[:16]
 
 
-def _summary(configuration: Configuration) -> str:
+def summary(configuration: Configuration) -> str:
     return f"{len(configuration.servers)} server(s) under {len(configuration.policies)} policies"
 
 
 def _warn_of_restart(before: Configuration, after: Configuration) -> None:
-    if before.listen.mcp != after.listen.mcp or before.listen.admin != after.listen.admin:
-        _log.warning("listen.mcp and listen.admin change only with a restart")
+    if _bound(before) != _bound(after):
+        _log.warning("listen.mcp, listen.admin and listen.tls change only with a restart (certificates are read anew)")
+    if (before.identity.workload_api, before.identity.svid) != (after.identity.workload_api, after.identity.svid):
+        _log.warning("identity.workloadApi and identity.svid change only with a restart")
     if before.telemetry != after.telemetry:
         _log.warning("telemetry changes only with a restart")
+
+
+def _bound(configuration: Configuration) -> tuple[object, ...]:
+    return configuration.listen.mcp, configuration.listen.admin, configuration.listen.tls
 
 
 def _log_audit(error: OSError | None) -> None:
@@ -335,10 +290,3 @@ def _log_audit(error: OSError | None) -> None:
         _log.warning("the record is being written again")
     else:
         _log.error("the record cannot be written: %s", error.strerror)
-
-
-def _raise_file_limit() -> None:
-    """Each client and each stream is a descriptor; the soft limit of 1024 is for programs that use select."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 1 << 20), hard))

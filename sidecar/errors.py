@@ -48,11 +48,24 @@ class Malformed(Refused):
         super().__init__(400, code, message, reason="malformed")
 
 
+class Unidentified(Refused):
+    """A caller that is not identified: 401, or 503 where that cannot be judged now.
+
+    `cause` is a short fixed word for metrics, `why` says it in words, without anything that the caller presented.
+    """
+
+    def __init__(self, status: int, cause: str, why: str) -> None:
+        super().__init__(status, NOT_IDENTIFIED, f"the caller is not identified: {why}", reason="not_identified")
+        self.cause = cause
+        self.why = why
+
+
 class UpstreamFailed(Exception):
     """The MCP server could not be reached or did not answer properly.
 
     `kind` is one of the words of `openmcp_errors_total{kind}`: connect, timeout, closed, protocol, too_large,
-    status, credential, overloaded. `sent` is False where it is certain that no byte of the request reached the server.
+    status, credential, overloaded, untrusted (the server is not who it should be), identity (we have no SVID to show
+    it). `sent` is False where it is certain that no byte of the request reached the server.
     """
 
     def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:

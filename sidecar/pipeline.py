@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from openmcp.identity.refusal import KeysNeeded
 from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
 from openmcp.sidecar.mcp.values import Call
@@ -89,7 +90,7 @@ class Pipeline:
             flow = Flow(exchange, self.snapshot, trace.new(self._random64, self._threshold))
             flow.exported = self._exports
             return flow
-        flow = Flow(exchange, self.snapshot, context.child(self._random64))
+        flow = Flow(exchange, self.snapshot, trace.child(context, self._random64))
         flow.exported = self._exports
         flow.traced = True
         flow.parent = context.span_id
@@ -99,10 +100,17 @@ class Pipeline:
         return flow
 
     async def _serve(self, flow: Flow) -> None:
-        request = flow.exchange.request
+        request = flow.request
         route = admit.locate(flow.snapshot, request)
+        if route is None:
+            answering.describe(flow)
+            return
         flow.directed(route)
-        flow.identified(admit.identify(flow.snapshot, route, request))
+        try:
+            principal = admit.identify(flow.snapshot, route, request)
+        except KeysNeeded as needed:
+            principal = await admit.identify_late(needed, flow.snapshot, route, request)
+        flow.identified(principal)
         if not self._recorder.accepting:
             raise Refused(503, INTERNAL_ERROR, "the record cannot be written: nothing is let through", reason="record")
         if request.method == "POST":
@@ -114,25 +122,25 @@ class Pipeline:
             raise Refused(405, INVALID_REQUEST, "only POST, GET and DELETE are served", reason="method")
 
     async def _post(self, flow: Flow) -> None:
-        if batch.is_batch(flow.exchange.request.body):
+        if batch.is_batch(flow.request.body):
             self._connections.attach(flow)
             await batch.serve(flow, self)
             return
         message = admit.read(flow)
         self._connections.attach(flow)
-        if isinstance(message, Response):
-            await self._connections.client_response(flow, message)
-        else:
+        if isinstance(message, Call):
             await self._call(flow, message)
+        else:
+            await self._connections.client_response(flow, message)
 
     async def _call(self, flow: Flow, call: Call) -> None:
         flow.asked(call)
         self._adopt_trace(flow, call)
         verdict = flow.snapshot.policies.authorize(flow.principal, flow.server, call)
-        if call.method == "tools/call" and self._results.withheld(flow):
+        if flow.method == "tools/call" and self._results.withheld(flow):
             verdict = _WITHHELD
         event = "request" if isinstance(call.message, Request) else "notification"
-        if isinstance(verdict, Decision):
+        if not isinstance(verdict, Permit):
             self._recorder.call(flow, event, verdict)
             answering.deny(flow, verdict)
             return
@@ -144,17 +152,17 @@ class Pipeline:
         """Where no header named a parent, the trace context in `_meta` does (basic/index, "OpenTelemetry")."""
         meta = era.meta_of(call.message.params)
         parent, state = meta.get("traceparent"), meta.get("tracestate")
-        if type(parent) is not str or b"traceparent" in flow.exchange.request.headers:
+        if type(parent) is not str or b"traceparent" in flow.request.headers:
             return
         context = trace.parse(parent)
         if context is not None:
-            flow.trace = context.child(self._random64)
+            flow.trace = trace.child(context, self._random64)
             flow.traced = True
             flow.parent = context.span_id
             flow.tracestate = trace.tracestate(state) if type(state) is str else None
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:
-        stream = permit.call.method == forward.LISTEN
+        stream = flow.method == forward.LISTEN
         flow.upstream.begin(stream=stream)
         asked = time.perf_counter()
         try:
@@ -212,7 +220,7 @@ class Pipeline:
         if result.get("isError") is True and flow.outcome == "ok":
             flow.outcome = "tool_error"
         lines = answering.JSON
-        if call.method == "initialize":
+        if flow.method == "initialize":
             lines += self._connections.begin(flow, call, response, str(result.get("protocolVersion", "")))
         elif result is message.result:
             return None, lines
@@ -220,7 +228,7 @@ class Pipeline:
 
     async def _relay(self, flow: Flow, call: Call, response: UpstreamResponse) -> None:
         lines = b""
-        if call.method == "initialize":
+        if flow.method == "initialize":
             version = call.message.params.get("protocolVersion")
             try:
                 lines = self._connections.begin(flow, call, response, str(version))

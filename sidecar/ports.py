@@ -5,11 +5,14 @@ from typing import Protocol
 
 import msgspec
 
+from openmcp.identity.peer import UNKNOWN, Peer
+
 
 class HttpRequest(msgspec.Struct, frozen=True):
     """One HTTP request as it arrived, complete. `path` has no query; header names are lower case.
 
-    `headers` holds the first value of each name, `repeated` the names that stood more than once.
+    `headers` holds the first value of each name, `repeated` the names that stood more than once. `peer` is who is at
+    the other end of the connection.
     """
 
     method: str
@@ -17,6 +20,7 @@ class HttpRequest(msgspec.Struct, frozen=True):
     headers: dict[bytes, bytes]
     repeated: frozenset[bytes]
     body: bytes
+    peer: Peer = UNKNOWN
 
 
 class Exchange(Protocol):

@@ -1,40 +1,60 @@
 """From a configuration to the snapshot that exchanges run under."""
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from urllib.parse import urlsplit
 
-from openmcp.config.model import ApiKeyAgents, Configuration, Identity, Listen, Server
+from openmcp.config.model import Configuration, Listen, Server
 from openmcp.config.secrets import SecretError
-from openmcp.identity.agents import Anyone, ApiKeys, Identifier, build
+from openmcp.sidecar.build.callers import Callers
 from openmcp.sidecar.build.errors import BuildError
+from openmcp.sidecar.build.identities import Identities
 from openmcp.sidecar.inspection.inspectors import Inspectors
-from openmcp.sidecar.net.pool import Upstream, authority
+from openmcp.sidecar.net.dialing import authority
+from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
+from openmcp.sidecar.telemetry.metrics import Metrics
 
-__all__ = ["BuildError", "hosts", "identifier", "snapshot", "upstreams"]
+__all__ = ["BuildError", "Builder", "hosts", "upstreams"]
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 
 
-def snapshot(
-    configuration: Configuration, known: Mapping[Server, Upstream], on_connect: Callable[[str, str, str], None]
-) -> Snapshot:
-    """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
-    routes = {
-        server.path: Route(server, _upstream(server, known.get(server), on_connect)) for server in configuration.servers
-    }
-    inspectors = Inspectors(configuration.policies)
-    inspectors.prepare(server.name for server in configuration.servers)
-    return Snapshot(
-        configuration,
-        routes,
-        PolicySet(configuration.policies),
-        inspectors,
-        identifier(configuration.identity),
-        hosts(configuration.listen),
-        frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
-    )
+class Builder:
+    """Makes one snapshot after the other, and keeps what outlives them: who we are, and the keys of issuers."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.identities = Identities(metrics)
+        self.callers = Callers(metrics)
+        self._metrics = metrics
+
+    def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream]) -> Snapshot:
+        """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
+        self.identities.prepare(configuration)
+        routes = {
+            server.path: Route(server, self._upstream(server, known.get(server))) for server in configuration.servers
+        }
+        inspectors = Inspectors(configuration.policies)
+        inspectors.prepare(server.name for server in configuration.servers)
+        return Snapshot(
+            configuration,
+            routes,
+            PolicySet(configuration.policies),
+            inspectors,
+            self.callers.identifier(configuration.identity, self.identities.source),
+            hosts(configuration.listen),
+            frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
+        )
+
+    def _upstream(self, server: Server, known: Upstream | None) -> Upstream:
+        try:
+            if known is not None and known.authority == authority(server):
+                return known
+            credential = self.identities.credential(server)
+            return Upstream(server, self._metrics.connect, self.identities.contexts, credential)
+        except (SecretError, ssl.SSLError, OSError, UnicodeDecodeError) as error:
+            raise BuildError(f"servers: {server.name}: tls.ca cannot be used: {error}") from error
 
 
 def upstreams(made: Snapshot) -> dict[Server, Upstream]:
@@ -42,26 +62,9 @@ def upstreams(made: Snapshot) -> dict[Server, Upstream]:
     return {route.server: route.upstream for route in made.routes.values()}
 
 
-def identifier(identity: Identity) -> Identifier:
-    """The identification of callers."""
-    return build(
-        [
-            ApiKeys((key.name, key.sha256) for key in entry.keys) if isinstance(entry, ApiKeyAgents) else Anyone()
-            for entry in identity.agents
-        ]
-    )
-
-
 def hosts(listen: Listen) -> frozenset[str]:
-    """The names under which the listener may be called: its own, and those that were added."""
+    """The names under which the listener may be called: its own, that of its URL, and those that were added."""
     own = {listen.mcp.host.lower()} if listen.mcp.host not in ("0.0.0.0", "::", "") else set()  # noqa: S104  # compared, not bound
+    if listen.url is not None:
+        own.add(urlsplit(listen.url).netloc.lower())
     return frozenset(own | LOOPBACK | {host.lower() for host in listen.allowed_hosts})
-
-
-def _upstream(server: Server, known: Upstream | None, on_connect: Callable[[str, str, str], None]) -> Upstream:
-    try:
-        if known is not None and known.authority == authority(server):
-            return known
-        return Upstream(server, on_connect)
-    except (SecretError, ssl.SSLError, OSError, UnicodeDecodeError) as error:
-        raise BuildError(f"servers: {server.name}: tls.ca cannot be used: {error}") from error

@@ -10,7 +10,7 @@ import click
 from openmcp.config import ConfigurationError, load
 from openmcp.sidecar.commands.common import WRONG_INPUT, config_option
 from openmcp.sidecar.commands.explanation import Explanation
-from openmcp.sidecar.commands.questions import Question, WrongQuestion, call_for, check_server
+from openmcp.sidecar.commands.questions import Question, WrongQuestion, call_for, check_agent, check_server
 from openmcp.sidecar.policy.engine import PolicySet
 
 
@@ -50,6 +50,7 @@ def explain(path: Path, agent: str, server: str, *, as_json: bool, **asked: Any)
     """
     question = _question(agent, server, **asked)
     try:
+        check_agent(agent)
         configuration = load(path).configuration
         check_server(configuration, server)
         explanation = Explanation(PolicySet(configuration.policies), question, call_for(question))

@@ -5,9 +5,11 @@ from typing import Any, Final
 
 import msgspec
 
+from openmcp.config import agentnames
 from openmcp.config.model import Configuration
 from openmcp.config.problems import did_you_mean
 from openmcp.identity.principal import Principal
+from openmcp.sidecar.commands.common import printable
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.mcp.methods import CLIENT_NOTIFICATIONS, CLIENT_REQUESTS
@@ -77,3 +79,10 @@ def check_server(configuration: Configuration, name: str) -> None:
     if name not in names:
         hint = did_you_mean(name, names) or f"there are: {', '.join(names) or 'none'}"
         raise WrongQuestion(f'no server is named "{name}" ({hint})')
+
+
+def check_agent(name: str) -> None:
+    """Raises `WrongQuestion` where no caller can have this name."""
+    fault = agentnames.fault(name)
+    if fault is not None:
+        raise WrongQuestion(f'no caller is named "{printable(name)}" ({fault})')

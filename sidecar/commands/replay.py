@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 import orjson
 
-from openmcp.config import ConfigurationError, load
+from openmcp.config import ConfigurationError, agentnames, load
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, printable
 from openmcp.sidecar.policy.redecide import Redecider, Unknown
 from openmcp.sidecar.telemetry import replay as record
@@ -35,6 +35,13 @@ def _moment(_: click.Context, __: click.Parameter, value: str) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def _agent(_: click.Context, __: click.Parameter, value: str) -> str:
+    fault = agentnames.fault(value) if value else None
+    if fault is not None:
+        raise click.BadParameter(f"no caller is named {value!r} ({fault})")
+    return value
+
+
 @click.command()
 @click.option(
     "--audit",
@@ -47,7 +54,9 @@ def _moment(_: click.Context, __: click.Parameter, value: str) -> str:
 )
 @click.argument("more", metavar="[FILE]...", nargs=-1, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--session", default="", help="One session: its name in the record, or the id that the client had.")
-@click.option("--agent", default="", help="One agent, as the record names it: key:ci-bot.")
+@click.option(
+    "--agent", default="", callback=_agent, help="One agent, as the record names it: spiffe://..., key:ci-bot."
+)
 @click.option("--server", default="", help="One MCP server.")
 @click.option("--since", default="", callback=_moment, metavar="TIME", help="From this time on.")
 @click.option("--until", default="", callback=_moment, metavar="TIME", help="Before this time.")

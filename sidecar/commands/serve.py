@@ -15,9 +15,9 @@ def run(path: Path) -> None:
 
     SIGHUP or a changed file reloads it; SIGTERM lets the calls under way finish and ends.
     """
-    from openmcp.sidecar import app  # the other commands do not pay for the network
+    from openmcp.sidecar import serve  # the other commands do not pay for the network
 
-    sys.exit(app.run(path))
+    sys.exit(serve.run(path))
 
 
 @click.command()

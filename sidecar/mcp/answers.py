@@ -17,7 +17,11 @@ _FAILURES: Final = {
     "status": "the MCP server refused the request",
     "credential": "the gateway cannot prove itself to the MCP server",
     "overloaded": "too many calls to this MCP server are under way",
+    "untrusted": "the MCP server is not trusted",
+    "identity": "the gateway has no identity to show the MCP server",
 }
+EXPLAINED: Final = frozenset(("untrusted", "identity"))
+"""Failures whose details are told to the caller too: names of workloads and what is wrong with a certificate."""
 
 
 def error(identifier: MessageId | None, code: int, message: str, data: object = None) -> JsonObject:
@@ -34,8 +38,11 @@ def refused(identifier: MessageId | None, refusal: Refused) -> JsonObject:
 
 
 def failed(identifier: MessageId | None, failure: UpstreamFailed) -> JsonObject:
-    """The error response where the server failed: the class of the reason alone, never its details."""
-    return error(identifier, INTERNAL_ERROR, _FAILURES.get(failure.kind, "the MCP server failed"))
+    """The error response where the server failed: the class of the reason, and details of `EXPLAINED` ones alone."""
+    message = _FAILURES.get(failure.kind, "the MCP server failed")
+    if failure.kind in EXPLAINED:
+        message = f"{message}: {failure.detail}"
+    return error(identifier, INTERNAL_ERROR, message)
 
 
 def denied_call(identifier: MessageId, era: Era, reason: str, decision_id: str) -> JsonObject:

@@ -27,6 +27,7 @@ SINGLE: Final = frozenset(
         b"transfer-encoding",
         b"authorization",
         b"x-api-key",
+        b"x-forwarded-client-cert",
         b"expect",
         b"last-event-id",
         b"mcp-session-id",
@@ -95,7 +96,7 @@ def _media_range(part: bytes) -> bytes:
 
 def check_mirrored(message: Request | Notification, headers: Headers) -> None:
     """Require that `Mcp-Method` and `Mcp-Name` say what the body of a modern request says: 400 otherwise."""
-    if isinstance(message, Notification):
+    if not isinstance(message, Request):
         return
     if headers.get(b"mcp-method") != message.method.encode():
         raise _mismatch("Mcp-Method", "method")
@@ -154,7 +155,7 @@ def parameter_lines(headers: Headers, arguments: object) -> bytes:
     Raises `Refused` for that, and for a value that claims to be base64 and is not.
     """
     lines = b""
-    if PARAMETER_PREFIX not in b"\n".join(headers):
+    if not any(name.startswith(PARAMETER_PREFIX) for name in headers):
         return lines
     given = frozenset(_primitives(arguments))
     for name, value in headers.items():

@@ -4,11 +4,11 @@ A credential is header lines. It is in memory when it is needed and leaves it in
 line or representation holds any of it.
 """
 
+import asyncio
 import logging
 import os
 import re
 import time
-from asyncio import timeout
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -16,6 +16,7 @@ from openmcp.config import secrets
 from openmcp.config.model import HeaderAuth, Secret
 from openmcp.config.secrets import SecretError
 from openmcp.identity.material import NoIdentity
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 
 LOOK: Final = 1.0
@@ -48,7 +49,7 @@ class Credential(Protocol):
         """The header lines, once they are there. Raises `UpstreamFailed` (credential, nothing was sent)."""
 
     def rejected(self, lines: bytes) -> bool:
-        """The server answered 401 to these lines. True: others are at hand, or may be fetched now."""
+        """The server answered 401 to these lines. True: it is worth asking for others, which may be the same."""
 
     def close(self) -> None:
         """Nothing is asked of it any more."""
@@ -56,6 +57,10 @@ class Credential(Protocol):
 
 class JwtSvids(Protocol):
     """Where JWT-SVIDs come from (`identity.source.SvidSource`)."""
+
+    @property
+    def identity(self) -> SpiffeId | None:
+        """Who we are; None where nobody says so any more."""
 
     def cached_jwt_svid(self, audience: str) -> str | None:
         """The one at hand."""
@@ -77,7 +82,7 @@ def bearer(token: str) -> bytes:
 async def jwt_svid(source: JwtSvids, audience: str) -> str:
     """A JWT-SVID, or `NoIdentity` within some seconds."""
     try:
-        async with timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE):
             return await source.jwt_svid(audience)
     except TimeoutError:
         raise NoIdentity(f"the Workload API gave no JWT-SVID in {PATIENCE:g} s") from None
@@ -118,7 +123,7 @@ class HeaderSecret:
     def rejected(self, lines: bytes) -> bool:
         """See `Credential`: it may have been replaced just now."""
         self._look(self._clock())
-        return self._lines is not None and self._lines != lines
+        return True
 
     def close(self) -> None:
         """See `Credential`."""
@@ -179,7 +184,7 @@ class JwtSvidToken:
         self._source = source
         self._audience = audience
         self._clock = clock
-        self._token = ""
+        self._token: str | None = None
         self._lines = b""
         self._since = 0.0
 
@@ -195,7 +200,7 @@ class JwtSvidToken:
         try:
             return self._of(await jwt_svid(self._source, self._audience))
         except NoIdentity as error:
-            raise UpstreamFailed("credential", f"no JWT-SVID: {error}", sent=False) from None
+            raise UpstreamFailed("credential", str(error), sent=False) from None
 
     def rejected(self, lines: bytes) -> bool:
         """See `Credential`."""
@@ -214,7 +219,7 @@ class JwtSvidToken:
             try:
                 self._lines = bearer(token)
             except ValueError as error:
-                raise UpstreamFailed("credential", f"no JWT-SVID: {error}", sent=False) from None
+                raise UpstreamFailed("credential", f"our JWT-SVID cannot be used: {error}", sent=False) from None
             self._since = self._clock()
         self._token = token
         return self._lines

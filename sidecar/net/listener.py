@@ -2,16 +2,22 @@
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import Final
 
+from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.net.exchange import HttpExchange
 from openmcp.sidecar.net.http1 import Connection
 from openmcp.sidecar.net.sweep import Sweeper
 
 MAX_CONNECTIONS: Final = 10_000
 BACKLOG: Final = 1024
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds for a TLS handshake; until it is over there is no connection."""
+GOODBYE_TIMEOUT: Final = 2.0
+"""Seconds in which a client should say goodbye to a TLS connection that is closed."""
 
 _log = logging.getLogger("openmcp.net")
 
@@ -51,9 +57,17 @@ class Listener:
         """Open connections."""
         return len(self._connections)
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; the address that was bound. Raises OSError where it is taken or not ours."""
-        self._server = await self.loop.create_server(lambda: Connection(self), host, port, backlog=BACKLOG)
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
+        """Listen, with TLS where a context is given; the address bound. Raises OSError where it cannot be had."""
+        self._server = await self.loop.create_server(
+            lambda: Connection(self),
+            host,
+            port,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls is not None else None,
+            ssl_shutdown_timeout=GOODBYE_TIMEOUT if tls is not None else None,
+        )
         self._sweeper.add(self._sweep)
         bound = self._server.sockets[0].getsockname()
         return bound[0], bound[1]
@@ -74,6 +88,13 @@ class Listener:
             connection.abort()
         await self._wait_empty(1.0)
         self._sweeper.remove(self._sweep)
+
+    def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
+        """Close the connections of clients whose CA is no longer trusted; a request under way ends by itself."""
+        for connection in tuple(self._connections):
+            certificate = connection.peer.certificate
+            if certificate is not None and not still_trusted(certificate):
+                connection.end()
 
     def joined(self, connection: Connection) -> None:
         """A connection was made (called by the connection)."""

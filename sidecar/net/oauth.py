@@ -10,19 +10,19 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote_plus
+from urllib.parse import quote
 
 import msgspec
 import orjson
 
 from openmcp.config import secrets
-from openmcp.config.model import OAuthAuth, Secret
+from openmcp.config.model import OAuthAuth
 from openmcp.config.secrets import SecretError
 from openmcp.identity import fetch
 from openmcp.identity.fetch import FetchFailed, Form
 from openmcp.identity.material import NoIdentity
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.credentials import FRESH, JwtSvids, bearer, jwt_svid
 
@@ -58,9 +58,11 @@ class _Refused(_Unusable):
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A token: its header lines, and when (by our clock) it was asked for, is renewed and is used no more."""
+    """A token: its header lines, whose it is (None where we have shown no SVID for it), and when (by our clock) it was
+    asked for, is renewed and is used no more."""
 
     lines: bytes
+    owner: SpiffeId | None
     asked: float
     renew: float
     end: float
@@ -81,7 +83,11 @@ class OAuthToken:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`server` is its name, for the log; `source` may be None where the client has a secret. `on_fetch` is told how
-        each fetch ended: ok or failed."""
+        each fetch ended: ok or failed. Raises `SecretError` for a secret or a CA that cannot be read now."""
+        if auth.client.secret is not None:
+            secrets.read(auth.client.secret)
+        if auth.ca is not None:
+            secrets.read_pem(auth.ca)
         self._server = server
         self._auth = auth
         self._source = source
@@ -96,7 +102,7 @@ class OAuthToken:
     def lines(self) -> bytes | None:
         """See `Credential`. From three quarters of its lifetime on, a token is renewed in the background."""
         kept = self._kept
-        if kept is None:
+        if kept is None or kept.owner != self._owner:
             return None
         now = self._clock()
         if now < kept.renew:
@@ -113,10 +119,10 @@ class OAuthToken:
         if lines is None:
             if self._fetching is None and self._paused(self._clock()):
                 raise UpstreamFailed("credential", self._problem, sent=False)
-            await asyncio.shield(self._fetching or self._begin())
+            await asyncio.wait({self._fetching or self._begin()})  # whoever stops waiting does not end it
             lines = self.lines()
         if lines is None:
-            raise UpstreamFailed("credential", self._problem, sent=False)
+            raise UpstreamFailed("credential", self._problem or "our identity is changing", sent=False)
         return lines
 
     def rejected(self, lines: bytes) -> bool:
@@ -131,6 +137,7 @@ class OAuthToken:
     def close(self) -> None:
         """See `Credential`."""
         if self._fetching is not None:
+            self._problem = "the server is given up"
             self._fetching.cancel()
 
     def _paused(self, now: float) -> bool:
@@ -141,17 +148,17 @@ class OAuthToken:
         return self._fetching
 
     async def _fetch(self) -> None:
-        asked = self._clock()
+        asked, owner = self._clock(), self._owner
         try:
             form = await self._form()
             token, lifetime = _read(*await self._post(form))
-        except (_Unusable, NoIdentity, FetchFailed, SecretError, OSError) as error:
+        except (_Unusable, NoIdentity, FetchFailed, SecretError) as error:
             if isinstance(error, _Refused) and self._source is not None:
                 self._source.forget_jwt_svid(self._audience)  # if it was the reason, the next one is another
             self._failed(_why(error))
         else:
             end = asked + lifetime - min(MARGIN, lifetime / 10)
-            self._kept = _Kept(token, asked, asked + lifetime * RENEW, end)
+            self._kept = _Kept(token, owner, asked, asked + lifetime * RENEW, end)
             self._succeeded()
         finally:
             self._fetching = None
@@ -163,7 +170,8 @@ class OAuthToken:
         if self._auth.resource is not None:
             fields["resource"] = self._auth.resource
         if client.secret is not None:
-            pair = f"{quote_plus(client.id)}:{quote_plus(secrets.read(client.secret))}"  # RFC 6749, 2.3.1
+            # RFC 6749, 2.3.1 wants both encoded as in a form; a blank as %20 is read rightly by all that decode at all.
+            pair = f"{quote(client.id, safe='')}:{quote(secrets.read(client.secret), safe='')}"
             return Form(fields, {"authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
         assert self._source is not None  # the configuration says that there is a Workload API
         fields["client_id"] = client.id
@@ -172,12 +180,17 @@ class OAuthToken:
         return Form(fields)
 
     @property
+    def _owner(self) -> SpiffeId | None:
+        """Who proves who we are at the token endpoint."""
+        return self._source.identity if self._source is not None and self._auth.client.secret is None else None
+
+    @property
     def _audience(self) -> str:
         return self._auth.client.audience or self._auth.token_url
 
     async def _post(self, form: Form) -> tuple[int, bytes]:
         auth = self._auth
-        ca = _authority(auth.ca) if auth.ca is not None else None
+        ca = secrets.read_pem(auth.ca) if auth.ca is not None else None
         return await fetch.post_form(
             auth.token_url, form, ca=ca, patience=PATIENCE, limit=LIMIT, allow_http=auth.allow_http
         )
@@ -197,17 +210,9 @@ class OAuthToken:
         self._on_fetch("failed")
 
 
-def _authority(source: Secret) -> bytes:
-    return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
-
-
 def _why(error: Exception) -> str:
     if isinstance(error, FetchFailed):
         return f"the token endpoint cannot be used: {error.reason}"
-    if isinstance(error, NoIdentity):
-        return f"no JWT-SVID for the token endpoint: {error}"
-    if isinstance(error, OSError):
-        return f"the CA of the token endpoint cannot be read: {error.strerror}"
     return str(error)
 
 

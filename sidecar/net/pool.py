@@ -2,18 +2,14 @@
 
 import asyncio
 import hashlib
-import logging
-import socket
-import ssl
 from collections.abc import Callable, Coroutine, Iterable
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from openmcp.config import secrets
 from openmcp.config.model import Server
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.credentials import Credential
+from openmcp.sidecar.net.dialing import ClientTls, Dialer, authority, web_context
 from openmcp.sidecar.net.upstream import UpstreamConnection, UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 
@@ -24,8 +20,6 @@ MAX_STREAMS: Final = 4096
 """Long-lived streams (GET, subscriptions/listen) per server; they do not count as calls under way."""
 USER_AGENT: Final = b"openmcp"
 
-_log = logging.getLogger("openmcp.net")
-
 
 class Endpoint:
     """One address of an MCP server with its pool of connections."""
@@ -33,9 +27,7 @@ class Endpoint:
     def __init__(
         self,
         url: str,
-        server: Server,
-        tls: ssl.SSLContext | None,
-        on_connect: Callable[[str], None],
+        dialer: Dialer,
         credential: Credential | None = None,
     ) -> None:
         parts = urlsplit(url)
@@ -43,13 +35,9 @@ class Endpoint:
         self.key = endpoint_key(url)
         self.healthy = True
         self.failures = 0
+        self.unwell = ""
         self._connecting = 0
-        self._host = parts.hostname or ""
-        self._port = parts.port or (443 if parts.scheme == "https" else 80)
-        self._tls = tls
-        self._server_name = (server.tls.server_name or self._host) if tls is not None else None
-        self._connect_timeout = server.timeouts.connect
-        self._on_connect = on_connect
+        self._dialer = dialer
         self._credential = credential
         self._idle: list[UpstreamConnection] = []
         self._all: set[UpstreamConnection] = set()
@@ -57,6 +45,11 @@ class Endpoint:
         self._now = asyncio.get_running_loop().time
         target = (parts.path or "/").encode()
         self._tail = b" %b HTTP/1.1\r\nhost: %b\r\nuser-agent: %b\r\n" % (target, parts.netloc.encode(), USER_AGENT)
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with this endpoint, as the last attempt to connect or the last check has shown; else empty."""
+        return self._dialer.distrust or self.unwell
 
     @property
     def idle(self) -> int:
@@ -110,6 +103,12 @@ class Endpoint:
                     raise  # else the server closed it just as it was used again: a new one tells more
         return await (await self._connect()).request(pieces, request.limit, patience)
 
+    def review(self) -> None:
+        """See `Upstream.review`."""
+        for connection in tuple(self._all):
+            if not self._dialer.is_mutual(connection):
+                connection.end()
+
     def retire(self) -> None:
         """Close what is idle now and everything else when its request is done."""
         self._retired = True
@@ -125,6 +124,8 @@ class Endpoint:
         """Enforce time limits and close connections that were unused for too long."""
         for connection in tuple(self._all):
             connection.sweep(now)
+            if now >= connection.ends:
+                connection.end()
         for connection in tuple(self._idle):
             if now - connection.idle_since >= KEEP_IDLE:
                 connection.abort()
@@ -133,39 +134,22 @@ class Endpoint:
         now = self._now()
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and now - connection.idle_since < KEEP_IDLE:
+            if not connection.closed and now - connection.idle_since < KEEP_IDLE and now < connection.until:
                 return connection
             connection.abort()
         return None
 
     async def _connect(self) -> UpstreamConnection:
-        loop = asyncio.get_running_loop()
         self._connecting += 1
         try:
-            async with asyncio.timeout(self._connect_timeout):
-                transport, connection = await loop.create_connection(
-                    lambda: UpstreamConnection(self._returned, self._gone),
-                    self._host,
-                    self._port,
-                    ssl=self._tls,
-                    server_hostname=self._server_name,
-                )
-        except TimeoutError:
-            self._on_connect("timeout")
-            raise UpstreamFailed("connect", f"no connection in {self._connect_timeout:g} s", sent=False) from None
-        except ssl.SSLError as error:
-            self._on_connect("tls")
-            why = getattr(error, "verify_message", None) or error.reason or "handshake failed"
-            raise UpstreamFailed("connect", f"TLS: {why}", sent=False) from None
-        except OSError as error:
-            self._on_connect("refused")
-            raise UpstreamFailed("connect", error.strerror or "cannot connect", sent=False) from None
+            connection: UpstreamConnection = await self._dialer.connect(self._made)
         finally:
             self._connecting -= 1
-        self._on_connect("ok")
         self._all.add(connection)
-        _keep_alive(transport)
         return connection
+
+    def _made(self) -> UpstreamConnection:
+        return UpstreamConnection(self._returned, self._gone)
 
     def _returned(self, connection: UpstreamConnection) -> None:
         if self._retired:
@@ -183,14 +167,24 @@ class Upstream:
     """One MCP server as configured: chooses an endpoint, caps the calls under way."""
 
     def __init__(
-        self, server: Server, on_connect: Callable[[str, str, str], None], credential: Credential | None = None
+        self,
+        server: Server,
+        on_connect: Callable[[str, str, str], None],
+        tls: ClientTls | None = None,
+        credential: Credential | None = None,
     ) -> None:
+        """`on_connect` is told of each attempt to connect: server, URL, and ok, refused, timeout, tls, untrusted or
+        identity. `tls` is for `auth: {type: spiffe}`. Raises OSError, ssl.SSLError or `SecretError` for `tls.ca`."""
         self.server = server
         self.authority = authority(server)
         self._credential = credential
-        tls = _tls_context(server)
+        web = web_context(server)
         self.endpoints = tuple(
-            Endpoint(url, server, tls, lambda result, url=url: on_connect(server.name, url, result), credential)  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
+            Endpoint(
+                url,
+                Dialer(url, server, web, tls, lambda result, url=url: on_connect(server.name, url, result)),  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
+                credential,
+            )
             for url in server.endpoints
         )
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
@@ -200,7 +194,9 @@ class Upstream:
         self.streams = 0
         self.call_patience = Patience(server.timeouts.request, server.timeouts.idle, server.timeouts.stream)
         # A quiet notification stream is healthy; TCP keep-alive finds a peer that is gone.
-        self.stream_patience = Patience(server.timeouts.request, server.timeouts.stream, server.timeouts.stream)
+        self.stream_patience = Patience(
+            server.timeouts.request, server.timeouts.stream, server.timeouts.stream, endless=True
+        )
 
     def choose(self, tried: Iterable[Endpoint] = ()) -> Endpoint | None:
         """The least loaded healthy endpoint not tried yet; an unhealthy one where there is no healthy one."""
@@ -245,6 +241,12 @@ class Upstream:
         for endpoint in self.endpoints:
             endpoint.sweep(now)
 
+    def review(self) -> None:
+        """Give up the connections to servers whose CA is no longer trusted, and those that were made under another ID
+        of ours: calls under way end by themselves, streams that would not are ended."""
+        for endpoint in self.endpoints:
+            endpoint.review()
+
     def retire(self) -> None:
         """The configuration no longer has this server: finish what is under way."""
         for endpoint in self.endpoints:
@@ -261,38 +263,3 @@ class Upstream:
 def endpoint_key(url: str) -> str:
     """A short stable name of an endpoint, the same in every replica and after every reload."""
     return hashlib.blake2b(url.encode(), digest_size=6).hexdigest()
-
-
-def authority(server: Server) -> bytes | None:
-    """What `tls.ca` holds now; raises OSError or `SecretError` where it cannot be read."""
-    source = server.tls.ca
-    if source is None:
-        return None
-    return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
-
-
-def _tls_context(server: Server) -> ssl.SSLContext | None:
-    """The web PKI context for https endpoints; raises OSError or ssl.SSLError where `tls.ca` cannot be read."""
-    if not server.endpoints[0].startswith("https:"):
-        return None
-    source = server.tls.ca
-    if source is None:
-        context = ssl.create_default_context()
-    elif source.file is not None:
-        context = ssl.create_default_context(cafile=source.file)
-    else:
-        context = ssl.create_default_context(cadata=secrets.read(source).decode("ascii"))
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Let the kernel notice a peer that vanished without a word."""
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -7,10 +7,14 @@ happens after that, nobody here sends it again.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from math import inf
+from ssl import SSLError
 from typing import Final, cast
 
 import httptools
 
+from openmcp.identity.peer import PeerCertificate
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.values import Patience
 
@@ -32,7 +36,7 @@ _SPENT_PARSER: Final = httptools.HttpResponseParser(None)
 class UpstreamResponse:
     """The answer to one request, complete unless it is `streaming` (SSE), then `chunk` gives it bit by bit.
 
-    A large body is in `pieces`, any other one in `body`.
+    A large body is in `pieces`, any other one in `body`. `stopped`: we have ended the stream.
     """
 
     __slots__ = (
@@ -41,13 +45,13 @@ class UpstreamResponse:
         "_connection",
         "_ended",
         "_failure",
-        "_stopped",
         "_unwanted",
         "_waiter",
         "body",
         "headers",
         "pieces",
         "status",
+        "stopped",
         "streaming",
     )
 
@@ -61,7 +65,7 @@ class UpstreamResponse:
         self._chunks: deque[bytes] = deque()
         self._buffered = 0
         self._ended = False
-        self._stopped = False
+        self.stopped = False
         self._unwanted = False
         self._failure: UpstreamFailed | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -84,7 +88,7 @@ class UpstreamResponse:
         while not self._chunks:
             if self._failure is not None:
                 raise self._failure
-            if self._ended or self._stopped:
+            if self._ended or self.stopped:
                 return b""
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -109,7 +113,7 @@ class UpstreamResponse:
 
     def stop(self) -> None:
         """Make `chunk` return as if the stream had ended; called from another task than the reader's."""
-        self._stopped = True
+        self.stopped = True
         self._wake()
 
     def take(self, data: bytes) -> bool:
@@ -137,7 +141,8 @@ class UpstreamResponse:
 
 class UpstreamConnection(asyncio.Protocol):
     """A connection that carries one request at a time. `on_idle` is told when it can take the next one, `on_closed`
-    when it never will."""
+    when it never will. By the loop's time it takes requests `until` then, and carries streams that do not end by
+    themselves until it `ends`; `certificate` is the server's SVID, if it showed one, `shown` the ID that we showed."""
 
     def __init__(
         self, on_idle: Callable[["UpstreamConnection"], None], on_closed: Callable[["UpstreamConnection"], None]
@@ -158,6 +163,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._over = False
         self._named_bytes = 0
         self.closed = False
+        self.until = self.ends = inf
+        self.certificate: PeerCertificate | None = None
+        self.shown: SpiffeId | None = None
         self.idle_since = 0.0
         self._last_byte = 0.0
         self._patience = Patience(head=0.0, idle=0.0, total=0.0)
@@ -221,6 +229,14 @@ class UpstreamConnection(asyncio.Protocol):
         self._started = self._loop.time()
         self.resume()
 
+    def end(self) -> None:
+        """Take no more requests; the one under way ends by itself, or is ended where it would not."""
+        self.until = 0.0
+        if self._response is None:
+            self.abort()
+        elif self._patience.endless:
+            self._response.stop()
+
     def resume(self) -> None:
         """Read on after back-pressure."""
         if not self.closed and not self._transport.is_reading():
@@ -258,7 +274,10 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_body and exc is None and self._until_close():
             self._complete()
             return
-        self.fail(UpstreamFailed("closed", "the server closed the connection before the answer was complete"))
+        # A server that refuses us says so after the handshake.
+        alert = exc.reason if isinstance(exc, SSLError) else None
+        why = f" (TLS: {alert.lower().replace('_', ' ')})" if alert else ""
+        self.fail(UpstreamFailed("closed", f"the server closed the connection before the answer was complete{why}"))
 
     def data_received(self, data: bytes) -> None:
         self._last_byte = self._loop.time()

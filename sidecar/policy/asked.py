@@ -73,8 +73,9 @@ class Asked:
 def asked_by(call: Call) -> Asked:
     """What a message asks for. Its id goes to the server as well, and may say anything."""
     message = call.message
-    everything = [message.params, message.id if isinstance(message, Request) else "", call.beside]
-    return Asked(arguments_of(call.method, message.params), everything, call.method == COMPLETE)
+    method, params = message.method, message.params
+    everything = [params, message.id if isinstance(message, Request) else "", call.beside]
+    return Asked(arguments_of(method, params), everything, method == COMPLETE)
 
 
 def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:

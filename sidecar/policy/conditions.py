@@ -126,24 +126,34 @@ class _Chain:
     __slots__ = ("_names",)
 
     def __init__(self, keys: tuple[str, ...]) -> None:
-        self._names = [
-            (key, len(key) if key.isascii() else 0, frozenset((key,)), frozenset((key.casefold(),))) for key in keys
-        ]
+        self._names = [(key, frozenset((key,)), frozenset((key.casefold(),))) for key in keys]
 
     def find(self, document: object) -> object:
         """The value, or `_NOTHING`. Raises `Lookalike`."""
-        for key, size, exactly, folded in self._names:
+        for key, exactly, folded in self._names:
             if type(document) is not dict:
                 return _NOTHING
-            for other in document:
-                # Of other length, in ASCII both and without a NUL: no reader takes it for the key.
-                if other != key and not (size and len(other) != size and other.isascii() and "\0" not in other):
-                    refuse_lookalikes(document, exactly, folded)
-                    break
+            seen = (key, tuple(document))
+            if seen not in _clear:
+                refuse_lookalikes(document, exactly, folded)
+                _remember(seen)
             if key not in document:
                 return _NOTHING
             document = document[key]
         return document
+
+
+def _remember(clear: tuple[str, tuple[str, ...]]) -> None:
+    if sum(map(len, clear[1])) <= _REMEMBERED_CHARACTERS and len(clear[1]) <= _REMEMBERED_CHARACTERS:
+        if len(_clear) >= _REMEMBERED:
+            _clear.clear()
+        _clear.add(clear)
+
+
+_REMEMBERED: Final = 1024
+_REMEMBERED_CHARACTERS: Final = 256
+_clear: Final[set[tuple[str, tuple[str, ...]]]] = set()
+"""Names in paths and the keys of an object of which none can be read as that name: agents send the same few sets."""
 
 
 def seen(value: object) -> str:
@@ -242,7 +252,7 @@ class _Matches(_Test):
         if not isinstance(found, str):
             return UNSURE
         if self._set is not None:
-            matching = self._set.Match(found)
+            matching = self._set.Match(found.encode())
             if 1 in matching:  # else out of memory: everything matches the second pattern
                 return TRUE if 0 in matching else FALSE
         return FALSE if self._pattern.fullmatch(found) is None else TRUE

@@ -63,7 +63,7 @@ class Permit:
     __slots__ = ("call", "decision")
 
     def __init__(self, call: Call, decision: Decision, *, by: "PolicySet") -> None:
-        if not decision.allowed or not isinstance(by, PolicySet):
+        if decision.verdict is not ALLOW or not isinstance(by, PolicySet):
             raise ValueError("a permit needs a decision that allows")
         self.call = call
         self.decision = decision
@@ -331,7 +331,7 @@ class PolicySet:
     def authorize(self, agent: Principal, server: str, call: Call) -> Permit | Decision:
         """A permit for the call, or the decision that refuses it."""
         decision = self._decide_call(self.rules_for(agent, server), call)
-        return Permit(call, decision, by=self) if decision.allowed else decision
+        return Permit(call, decision, by=self) if decision.verdict is ALLOW else decision
 
     def approval_of(self, rule: RuleRef) -> Approval | None:
         """What a requireApproval rule (one of a decision's `approvals`) asks of whom."""

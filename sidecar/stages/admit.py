@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from openmcp.identity import refusal
 from openmcp.identity.principal import ANONYMOUS, Principal
-from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, NOT_IDENTIFIED, Malformed, Refused
+from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, Malformed, Refused, Unidentified
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc, methods
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
@@ -21,40 +22,56 @@ _NOT_IN_A_HOST: Final = frozenset("/?#@\\")
 """What urlsplit would take for the end of the name (RFC 9110, 7.2: a Host is a name and a port)."""
 
 
-def locate(snapshot: Snapshot, request: HttpRequest) -> Route:
-    """The server that the path names. Browsers and rebound names are refused first (403), then unknown paths (404)."""
+def locate(snapshot: Snapshot, request: HttpRequest) -> Route | None:
+    """The server that the path names, None where it names none. Browsers and rebound names are refused first (403)."""
     _refuse_foreign_host(snapshot, request.headers)
     origin = request.headers.get(b"origin")
     if origin is not None and origin.decode("latin-1").lower() not in snapshot.origins:
         raise Refused(403, DENIED, "this Origin is not allowed (listen.allowedOrigins)", reason="origin")
-    route = snapshot.routes.get(request.path)
-    if route is None:
-        raise Refused(404, INVALID_REQUEST, "no MCP server has this path", reason="path")
     headers.refuse_repeated(request.repeated)
-    return route
+    return snapshot.routes.get(request.path)
 
 
 def identify(snapshot: Snapshot, route: Route, request: HttpRequest) -> Principal:
-    """The caller; 401 where nobody vouches for it and the server demands it."""
-    principal = snapshot.identifier.identify(request.headers)
+    """The caller; 401 where what it presents is not good, and where it presents nothing to a server that demands it.
+
+    Raises `KeysNeeded` where keys have to be asked for first.
+    """
+    try:
+        principal = snapshot.identifier.identify(request.headers, request.peer)
+    except refusal.Refused as refused:
+        raise Unidentified(401, refused.reason, refused.why) from None
+    except refusal.Unavailable as unavailable:
+        raise Unidentified(503, unavailable.reason, unavailable.why) from None
     if principal is not None:
         return principal
     if route.server.require_auth:
-        raise Refused(401, NOT_IDENTIFIED, "the caller is not identified", reason="not_identified")
+        raise Unidentified(401, "nothing", "it presents nothing that identity.agents knows")
     return ANONYMOUS
+
+
+async def identify_late(
+    needed: refusal.KeysNeeded, snapshot: Snapshot, route: Route, request: HttpRequest
+) -> Principal:
+    """The same after the keys have been asked for, once."""
+    await needed.source.refresh()
+    try:
+        return identify(snapshot, route, request)
+    except refusal.KeysNeeded:
+        raise Unidentified(503, "no_keys", "the keys of the token's issuer cannot be had") from None
 
 
 def remains(snapshot: Snapshot, flow: Flow) -> bool:
     """Whether the agent of a stream would still get it under another configuration, from the same server."""
-    request = flow.exchange.request
+    request = flow.request
     route = snapshot.routes.get(request.path)
     if route is None or route.upstream is not flow.upstream:
         return False
     try:
         principal = identify(snapshot, route, request)
-    except Refused:
+    except (Refused, refusal.KeysNeeded):
         return False
-    same = principal.name == flow.agent
+    same = principal.name == flow.agent and principal.method == flow.identified_by
     return same and snapshot.policies.rules_for(flow.principal, flow.server).usable
 
 
@@ -67,17 +84,17 @@ def check_media_types(request: HttpRequest) -> None:
 
 def read(flow: Flow) -> Call | Response:
     """Parse the body of a POST and decide what it is; raises `Refused` for everything that is not one message."""
-    request = flow.exchange.request
+    request = flow.request
     document, flow.canonical = jsonrpc.read(request.body)
     try:
         message = jsonrpc.classify(document)
     except Malformed:
         flow.message_id = jsonrpc.message_id(document)
         raise
+    declared = headers.protocol_version(request.headers)
     if isinstance(message, Request):
         flow.message_id = message.id
-    declared = headers.protocol_version(request.headers)
-    if isinstance(message, Response):
+    elif isinstance(message, Response):
         return _client_response(message, declared)
     return _client_call(flow, message, declared)
 
@@ -85,9 +102,9 @@ def read(flow: Flow) -> Call | Response:
 def _client_call(flow: Flow, message: Request | Notification, declared: str | None) -> Call:
     flow.era, version = era.determine(message, declared)
     if flow.era is MODERN:
-        headers.check_mirrored(message, flow.exchange.request.headers)
+        headers.check_mirrored(message, flow.request.headers)
         arguments = message.params.get("arguments")
-        flow.parameters = headers.parameter_lines(flow.exchange.request.headers, arguments)
+        flow.parameters = headers.parameter_lines(flow.request.headers, arguments)
     if isinstance(message, Request):
         if message.method not in methods.CLIENT_REQUESTS[flow.era]:
             raise answers.unknown_method(message.method)

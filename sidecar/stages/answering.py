@@ -4,20 +4,21 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from openmcp.sidecar.errors import TOO_MANY, Refused, UpstreamFailed
+from openmcp.sidecar.errors import TOO_MANY, Refused, Unidentified, UpstreamFailed
 from openmcp.sidecar.mcp import answers, jsonrpc
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.policy.decision import REQUIRE_APPROVAL, Decision
-from openmcp.sidecar.stages import reply
+from openmcp.sidecar.stages import metadata, reply
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.types import LEGACY, JsonObject, Request
 
 JSON: Final = b"content-type: application/json\r\n"
-_CHALLENGE: Final = b'www-authenticate: Bearer realm="openmcp"\r\n'
 _ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
 """What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
+_REASONED: Final = answers.EXPLAINED | {"credential"}
+"""Failures whose details go into the record: they are ours, and hold nothing that a server said."""
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -83,7 +84,20 @@ def refuse(flow: Flow, refusal: Refused) -> None:
     status = refusal.status
     if refusal.reason in _ANSWERED and flow.era is LEGACY:
         status = 200
-    send(flow, status, answers.refused(flow.message_id, refusal), JSON + _CHALLENGE if status == 401 else JSON)
+    lines = JSON
+    if isinstance(refusal, Unidentified):
+        flow.unidentified, flow.why = refusal.cause, refusal.why
+        if status == 401:
+            lines += metadata.challenge(flow.snapshot, flow.request, refusal)
+    send(flow, status, answers.refused(flow.message_id, refusal), lines)
+
+
+def describe(flow: Flow) -> None:
+    """Answer what is about a server and not for it: where tokens for it come from. Raises `Refused`: mostly 404."""
+    route, document = metadata.described(flow.snapshot, flow.request)
+    flow.directed(route)
+    flow.ending = flow.undecided = "metadata"
+    respond(flow, 200, JSON, jsonrpc.encode(document))
 
 
 def fail(flow: Flow, failure: UpstreamFailed) -> None:
@@ -94,5 +108,9 @@ def fail(flow: Flow, failure: UpstreamFailed) -> None:
     if failure.kind == "overloaded":
         document["error"]["code"] = TOO_MANY
         send(flow, 429, document, JSON + b"retry-after: 1\r\n")
-    else:  # a request gets its error in a 200, since clients take other statuses for a broken transport
-        send(flow, 200 if flow.message_id is not None else 502, document)
+        return
+    if failure.kind in _REASONED:
+        flow.why = failure.detail
+    status = 503 if failure.kind == "identity" else 502
+    # A request gets its error in a 200, since clients take other statuses for a broken transport.
+    send(flow, 200 if flow.message_id is not None else status, document)

@@ -84,11 +84,11 @@ async def serve(flow: Flow, handle: Callable[[Exchange], Awaitable[None]]) -> No
         flow.exchange.start_stream(HEADERS, sse.KEEP_ALIVE)
         flow.exchange.flush()
     stream = flow.exchange if asks else None
-    whole = flow.exchange.request
+    whole = flow.request
     async with asyncio.TaskGroup() as group:
         for member in members:
             body = jsonrpc.encode(member)
-            request = HttpRequest(whole.method, whole.path, whole.headers, whole.repeated, body)
+            request = HttpRequest(whole.method, whole.path, whole.headers, whole.repeated, body, whole.peer)
             group.create_task(_one(handle, Part(request, stream)))
     if asks:
         flow.exchange.finish()
@@ -102,10 +102,10 @@ async def _one(handle: Callable[[Exchange], Awaitable[None]], part: Part) -> Non
 
 
 def _members(flow: Flow) -> list[JsonObject]:
-    declared = flow.exchange.request.headers.get(b"mcp-protocol-version", VERSION.encode())
+    declared = flow.request.headers.get(b"mcp-protocol-version", VERSION.encode())
     if flow.session is None or flow.session.version != VERSION or declared != VERSION.encode():
         raise Malformed(INVALID_REQUEST, "the body must be one JSON-RPC message: a JSON object")
-    members: Any = jsonrpc.read(flow.exchange.request.body)[0]
+    members: Any = jsonrpc.read(flow.request.body)[0]
     if type(members) is not list or not 0 < len(members) <= MAX_MESSAGES:
         raise Malformed(INVALID_REQUEST, f"a batch has 1 to {MAX_MESSAGES} messages")
     for member in members:

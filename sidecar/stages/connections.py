@@ -33,11 +33,11 @@ class Connections:
 
     def attach(self, flow: Flow) -> None:
         """The legacy session that the request names, if it names one; modern requests have none (2026-07-28)."""
-        token = flow.exchange.request.headers.get(b"mcp-session-id")
+        token = flow.request.headers.get(b"mcp-session-id")
         if token is None or flow.era is MODERN:
             return
         text = token.decode("latin-1")
-        flow.session, flow.session_ref = self._sessions.open(text, flow.agent, flow.server, time.time())
+        flow.session, flow.session_ref = self._sessions.open(text, flow.principal, flow.server, time.time())
         flow.endpoint = flow.upstream.by_key(flow.session.endpoint)
         if flow.endpoint is None:
             raise session_not_found()
@@ -49,6 +49,7 @@ class Connections:
             return b""
         session = Session(
             flow.agent,
+            flow.identified_by,
             flow.server,
             flow.endpoint.key,
             checked_upstream_id(upstream_id),
@@ -57,7 +58,7 @@ class Connections:
             self._sessions.expiry(time.time()),
         )
         token = self._sessions.issue(session)
-        flow.session, flow.session_ref = self._sessions.open(token, flow.agent, flow.server, time.time())
+        flow.session, flow.session_ref = self._sessions.open(token, flow.principal, flow.server, time.time())
         flow.common = b""  # from here on the records of this exchange name the session
         self._recorder.metrics.session(flow.server, "opened")
         return b"mcp-session-id: %b\r\n" % token.encode()
@@ -85,7 +86,7 @@ class Connections:
 
     async def serve(self, flow: Flow) -> None:
         """GET opens the session's notification stream or resumes one, DELETE ends the session; legacy alone."""
-        request = flow.exchange.request
+        request = flow.request
         declared = headers.protocol_version(request.headers)
         if declared in era.MODERN_VERSIONS:
             raise Refused(405, INVALID_REQUEST, "this revision has POST alone", reason="method")
@@ -99,7 +100,7 @@ class Connections:
             await self._end_session(flow)
 
     async def _open_stream(self, flow: Flow) -> None:
-        given = flow.exchange.request.headers
+        given = flow.request.headers
         if not headers.accepts(given, b"text/event-stream"):
             raise Refused(406, INVALID_REQUEST, "Accept must cover text/event-stream", reason="accept")
         lines = forward.stream_headers(flow)

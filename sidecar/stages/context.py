@@ -5,17 +5,19 @@ import time
 from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.inspection.findings import Examiner, Finding
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.net.pool import Endpoint, Upstream
+from openmcp.sidecar.net.pool import Endpoint
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
-from openmcp.sidecar.telemetry.trace import SAMPLED, TraceContext
+from openmcp.sidecar.telemetry.trace import SAMPLED, onward
+from openmcp.sidecar.telemetry.values import TraceContext
 from openmcp.sidecar.types import LEGACY, JsonObject, MessageId, Session
 
 
 class Flow:
     """One HTTP exchange on its way through the stages. Each stage fills in what it finds out; the record reads it.
 
+    `route` and `upstream`, the server's endpoints, are there once it is known which server this is for.
     `agent` is the principal's name, `server` the server's, `method` and `name` what is called: empty until known.
     `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed, and
     `parent` is its span there. `exported`: there is a collector that gets the spans of sampled traces.
@@ -23,12 +25,13 @@ class Flow:
     `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
     `findings`: what response rules found in the message that is recorded next. `examiner`: who has inspected the
     message under way, where that was not done here.
+    `unidentified`: the word for why the caller is not identified. `why`: the reason of that, or of a failure, in words,
+    for the record. `undecided`: how its message counts where policy was not asked.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
     # What most flows never set are defaults of the class: cheaper than storing them in each flow.
-    route: Route | None = None
     principal = ANONYMOUS
     agent = ""
     identified_by = ""
@@ -55,6 +58,9 @@ class Flow:
     stream = ""
     upstream_seconds = 0.0
     asked_at = 0.0
+    unidentified = ""
+    why = ""
+    undecided = "refused"
     error: JsonObject | None = None
     answer: JsonObject | None = None
     findings: tuple[Finding, ...] = ()
@@ -63,26 +69,22 @@ class Flow:
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id
         self.exchange = exchange
+        self.request = exchange.request
         self.snapshot = snapshot
         self.trace = trace
         self.message_id: MessageId | None = None
         self.started = time.perf_counter()
-        self.bytes_in = len(exchange.request.body)
+        self.bytes_in = len(self.request.body)
 
     @property
     def onward(self) -> TraceContext:
         """The place in the trace that the server is told: the span of the call to it, where such a span is exported."""
-        return self.trace.onward if self.exported and self.trace.flags & SAMPLED else self.trace
-
-    @property
-    def upstream(self) -> Upstream:
-        """The server's endpoints; only where the flow is routed."""
-        assert self.route is not None
-        return self.route.upstream
+        return onward(self.trace) if self.exported and self.trace.flags & SAMPLED else self.trace
 
     def directed(self, route: Route) -> None:
         """It is known which server this is for."""
         self.route = route
+        self.upstream = route.upstream
         self.server = route.server.name
 
     def streamed(self, kind: str) -> None:
@@ -95,6 +97,11 @@ class Flow:
         self.principal = principal
         self.agent = principal.name
         self.identified_by = principal.method
+
+    def until(self) -> float:
+        """When what identified the agent ends, in Unix seconds; 0 where it does not any more."""
+        request = self.exchange.request
+        return self.snapshot.identifier.until(self.principal, request.headers, request.peer)
 
     def asked(self, call: Call) -> None:
         """It is known what the agent wants."""

@@ -24,8 +24,19 @@ _HOLDERS: Final = ("content", "messages", "result")
 
 def judged(flow: Flow, result: JsonObject) -> JsonObject:
     """The result with a text in place of each resource that the agent may not have; the same object where all may."""
-    sweep = _Sweep(flow)
-    return sweep.read(result) if flow.method == "resources/read" else sweep.holder(result)
+    if flow.method == "resources/read":
+        return _Sweep(flow).read(result)
+    return result if _plain(result) else _Sweep(flow).holder(result)
+
+
+def _plain(holder: JsonObject) -> bool:
+    """Whether it holds nothing but blocks of text, as nearly all results do."""
+    if "messages" in holder or "result" in holder:
+        return False
+    blocks = holder.get("content")
+    if type(blocks) is not list:
+        return blocks is None
+    return all(type(block) is dict and block.get("type") == "text" and _plain(block) for block in blocks)
 
 
 class _Sweep:

@@ -18,6 +18,7 @@ from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
+from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import LEGACY, JsonObject, Request
 
 JSON_LINES: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
@@ -33,11 +34,13 @@ def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None,
     Raises `UpstreamFailed`, and `Refused` (404) where the session's endpoint is gone.
     """
     call = permit.call
-    unchanged = flow.canonical and params is call.message.params
-    body = flow.exchange.request.body if unchanged else jsonrpc.encode(_document(call, params))
+    message = call.message
+    called = message.method
+    unchanged = flow.canonical and params is message.params
+    body = flow.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
-    patience = flow.upstream.stream_patience if call.method == LISTEN else flow.upstream.call_patience
-    return send(flow, b"POST", headers, body, patience, repeatable=call.method in methods.REPEATABLE)
+    patience = flow.upstream.stream_patience if called == LISTEN else flow.upstream.call_patience
+    return send(flow, b"POST", headers, body, patience, repeatable=called in methods.REPEATABLE)
 
 
 async def send(
@@ -61,9 +64,14 @@ async def send(
         try:
             return await endpoint.send(request, patience)
         except UpstreamFailed as failure:
-            again = not failure.sent or (repeatable and failure.kind == "closed")
+            again = _unreached(failure) or (repeatable and failure.kind == "closed")
             if not again or len(tried) == len(flow.upstream.endpoints):
                 raise
+
+
+def _unreached(failure: UpstreamFailed) -> bool:
+    """Whether this endpoint got nothing, and another one might: what we lack ourselves, we lack everywhere."""
+    return not failure.sent and failure.kind not in ("credential", "identity")
 
 
 async def _pinned(flow: Flow, endpoint: Endpoint, request: Outgoing, patience: Patience) -> UpstreamResponse:
@@ -80,13 +88,15 @@ def call_headers(flow: Flow, call: Call) -> bytes:
     """The header lines of a POST of this call."""
     if flow.era is LEGACY:
         return JSON_LINES + trace_lines(flow) + session_lines(flow)
-    if not isinstance(call.message, Request):
+    message = call.message
+    if not isinstance(message, Request):
         return b"%bmcp-protocol-version: %b\r\n%b" % (JSON_LINES, call.version.encode(), trace_lines(flow))
-    member = methods.HEADER_NAMED.get(call.message.method)
-    named = call.message.params.get(member) if member is not None else None
+    method = message.method
+    member = methods.HEADER_NAMED.get(method)
+    named = message.params.get(member) if member is not None else None
     name = named if type(named) is str else ""
     mirrored = _mirrored if len(name) <= _REMEMBERED else _mirrored.__wrapped__
-    return mirrored(call.version, call.message.method, name) + trace_lines(flow) + flow.parameters
+    return mirrored(call.version, method, name) + trace_lines(flow) + flow.parameters
 
 
 @functools.lru_cache(maxsize=1024)
@@ -103,7 +113,7 @@ def _mirrored(version: str, method: str, name: str) -> bytes:
 def session_lines(flow: Flow) -> bytes:
     """The header lines of a legacy request: the declared version and the server's own session id."""
     lines = []
-    version = flow.exchange.request.headers.get(b"mcp-protocol-version")
+    version = flow.request.headers.get(b"mcp-protocol-version")
     if version is not None:
         lines.append(b"mcp-protocol-version: %b\r\n" % version)
     if flow.session is not None:
@@ -113,7 +123,7 @@ def session_lines(flow: Flow) -> bytes:
 
 def trace_lines(flow: Flow) -> bytes:
     """The header lines of the trace context."""
-    line = f"traceparent: {flow.onward.format()}\r\n".encode()
+    line = f"traceparent: {trace.traceparent(flow.onward)}\r\n".encode()
     return line + f"tracestate: {flow.tracestate}\r\n".encode() if flow.tracestate else line
 
 

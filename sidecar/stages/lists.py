@@ -36,7 +36,6 @@ class Lists:
     def _trusted(self, flow: Flow, kind: Kind, entries: list[Any]) -> list[JsonObject]:
         """The entries that are objects, and where tools are pinned are as they were."""
         given: list[JsonObject] = [entry for entry in entries if type(entry) is dict]
-        assert flow.route is not None
         server = flow.route.server
         if kind is not TOOL or server.pin_tools is None:
             return given

@@ -92,7 +92,7 @@ def _without_seals(value: JsonObject) -> JsonObject:
 
 def _secrets(flow: Flow, text: bytes) -> list[str]:
     """What the agent proved itself by, and the session's two ids, as far as they stand in this JSON text."""
-    given = flow.exchange.request.headers
+    given = flow.request.headers
     found = [given.get(b"x-api-key", b""), given.get(b"mcp-session-id", b"")]
     if b"authorization" in given:
         found.append(given[b"authorization"].partition(b" ")[2])

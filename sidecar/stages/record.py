@@ -16,7 +16,7 @@ from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.records import clip, encode, timestamp
 from openmcp.sidecar.telemetry.spans import Sink
-from openmcp.sidecar.types import JsonObject, Message, Notification, Request, Response
+from openmcp.sidecar.types import Era, JsonObject, Message, Notification, Request, Response
 
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
@@ -24,7 +24,7 @@ _KINDS: Final = {
     (event, direction): f'","event":"{event}","direction":"{direction}",'.encode()
     for event in (
         *("request", "notification", "client-response", "response", "server-request", "dropped"),
-        *("stream-end", "session-end", "refused", "reload", "tool-changed"),
+        *("stream-end", "session-end", "refused", "metadata", "reload", "tool-changed"),
     )
     for direction in (TO_SERVER, TO_AGENT, "")
 }
@@ -56,7 +56,7 @@ class Recorder:
         flow.common = _common(flow)
         call = flow.call
         assert call is not None
-        decided = _decided(flow.identified_by, flow.era.value, call.version, decision)
+        decided = _decided(flow.identified_by, flow.era, call.version, decision)
         members = [flow.common, decided, b'"bytes_in":%d' % flow.bytes_in]
         if self._payloads is not None:
             members.append(self._payloads.sent(flow, "params", call.message.params))
@@ -79,8 +79,12 @@ class Recorder:
             self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
         if flow.findings:
             self._add_findings(members, flow)
+        if flow.why:
+            members.append(_members({"reason": clip(flow.why)}))
+        if flow.unidentified:
+            self.metrics.unidentified(flow.unidentified)
         self._write(flow.ending, TO_AGENT, members)
-        decision = flow.decision.word if flow.decision is not None else "refused"
+        decision = flow.decision.verdict if flow.decision is not None else flow.undecided
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
         if flow.outcome not in ("ok", "denied", "pending", "tool_error"):
@@ -242,10 +246,10 @@ def _shape(agent: str, server: str, method: str, session: str, name: str) -> byt
 
 
 @functools.lru_cache(maxsize=1024)
-def _decided(identified_by: str, era: str, version: str, decision: Decision) -> bytes:
+def _decided(identified_by: str, era: Era, version: str, decision: Decision) -> bytes:
     fields: dict[str, object] = {
         "identified_by": identified_by,
-        "era": era,
+        "era": era.value,
         "protocol_version": version,
         "decision": decision.word,
         "policy": decision.policy,

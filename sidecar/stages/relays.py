@@ -2,7 +2,11 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
+from typing import Final
 
+from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers
 from openmcp.sidecar.net.upstream import UpstreamResponse
@@ -15,6 +19,8 @@ from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.stages.streams import Relay
 from openmcp.sidecar.types import JsonObject, Request
 
+REVIEW: Final = 10.0
+"""Seconds after which it is asked again who has a stream: keys and bundles may have been withdrawn."""
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -41,6 +47,26 @@ class Relays:
         finally:
             self.open.discard(relay)
 
+    def sweep(self, now: float) -> None:
+        """End the streams that would never end by themselves once the proof of who has them does, by the clock; `now`
+        is the loop's time."""
+        clock = time.time()
+        for relay in tuple(self.open):
+            if not relay.idle:
+                continue
+            if now >= relay.review_at:
+                relay.review_at = now + REVIEW
+                relay.until = relay.flow.until()
+            if relay.until <= clock:
+                relay.stop()
+
+    def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
+        """End the streams that would never end by themselves to agents whose CA is no longer trusted."""
+        for relay in tuple(self.open):
+            certificate = relay.flow.request.peer.certificate
+            if relay.idle and certificate is not None and not still_trusted(certificate):
+                relay.stop()
+
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
         """Answer a server's request in the agent's place, so that the server does not wait for it."""
         task = asyncio.create_task(self._send_rejection(flow, answers.error(request.id, code, message)))
@@ -56,6 +82,6 @@ class Relays:
 
 def _stream_kind(flow: Flow) -> str:
     """How the record and the metrics call the stream of this exchange."""
-    if flow.exchange.request.method == "GET":
+    if flow.request.method == "GET":
         return "get"
     return "listen" if flow.method == forward.LISTEN else "post"

@@ -12,6 +12,7 @@ from openmcp.sidecar.stages import forward, tasks
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
+from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import MODERN, JsonObject
 
 _TRACE_KEYS = frozenset(("traceparent", "tracestate", "baggage"))
@@ -30,14 +31,14 @@ class Requests:
 
     def unseal(self, flow: Flow, call: Call) -> JsonObject:
         """The params to forward; raises `Refused` (-32602) for a token that is not this agent's or not for this."""
-        params = call.message.params
-        if "cursor" in params and (call.method in methods.LISTS or call.method == "tasks/list"):
+        method, params = flow.method, call.message.params
+        if "cursor" in params and (method in methods.LISTS or method == "tasks/list"):
             params = self._cursor(flow, call, params)
         elif "requestState" in params:
             params = self._state(flow, call, params)
-        elif call.method == forward.LISTEN:
+        elif method == forward.LISTEN:
             self._listened_tasks(flow, params)
-        elif call.method in tasks.METHODS:
+        elif method in tasks.METHODS:
             owner = self._tasks.owner(flow.server, flow.agent, params)
             self._pin(flow, owner.endpoint)
         return _traced(flow, params)
@@ -85,7 +86,7 @@ def _traced(flow: Flow, params: JsonObject) -> JsonObject:
     if _TRACE_KEYS.isdisjoint(meta) and not (flow.era is MODERN and flow.traced):
         return params
     kept = {key: value for key, value in meta.items() if key not in _TRACE_KEYS}  # baggage goes no further
-    kept["traceparent"] = flow.onward.format()
+    kept["traceparent"] = trace.traceparent(flow.onward)
     if flow.tracestate:
         kept["tracestate"] = flow.tracestate
     return params | {"_meta": kept}

@@ -15,7 +15,7 @@ from openmcp.sidecar.stages.inspect import Inspection
 from openmcp.sidecar.stages.large import Large
 from openmcp.sidecar.stages.lists import Lists
 from openmcp.sidecar.stages.pins import Pins
-from openmcp.sidecar.stages.tasks import Owner, Tasks
+from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
 from openmcp.sidecar.types import MODERN, JsonObject
 from openmcp.sidecar.worker.process import Worker
@@ -47,7 +47,7 @@ class Results:
 
     def withheld(self, flow: Flow) -> bool:
         """Whether the tool that the flow calls is withheld, since its definition was seen changed."""
-        return flow.route is not None and self._pins.withheld(flow.route.server, flow.name)
+        return self._pins.withheld(flow.route.server, flow.name)
 
     def edit(self, flow: Flow, result: JsonObject) -> JsonObject:
         """The result as the agent may see it: the same object where nothing had to change, else another.
@@ -69,8 +69,8 @@ class Results:
         if method == "completion/complete":
             return completions.permitted(flow, result)
         if method == "tools/call":
-            owner = Owner(flow.agent, flow.name, flow.endpoint.key if flow.endpoint else "")
-            self._tasks.remember(flow.server, result, owner)
+            endpoint = flow.endpoint.key if flow.endpoint is not None else ""
+            self._tasks.remember(flow.server, result, flow.agent, flow.name, endpoint)
         elif method == "tasks/list":
             return self._own_tasks(flow, result)
         return embedded.judged(flow, result)

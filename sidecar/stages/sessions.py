@@ -1,11 +1,13 @@
 """Legacy sessions: the client holds our sealed id, which says whose it is and where it is pinned.
 
-Nothing is stored. Another principal, another server, a changed byte and an expired id are all the same: 404.
+Nothing is stored. Another principal, the same one by another proof, another server, a changed byte and an expired id
+are all the same: 404.
 """
 
 import hashlib
 from typing import Final
 
+from openmcp.identity.principal import Principal
 from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import capabilities
 from openmcp.sidecar.sealing import Sealer
@@ -40,12 +42,13 @@ class Sessions:
         """When a session that is made now ends, in Unix seconds."""
         return int(now + self.lifetime)
 
-    def open(self, token: str, principal: str, server: str, now: float) -> tuple[Session, str]:
+    def open(self, token: str, principal: Principal, server: str, now: float) -> tuple[Session, str]:
         """The session of an id, and its short name for the record; raises `Refused` (404) where it is another's."""
         known = self._opened.get(token) or self._decode(token)
         if known is not None:
             session = known[0]
-            if session.principal == principal and session.server == server and session.expires > now:
+            same = session.principal == principal.name and session.method == principal.method
+            if same and session.server == server and session.expires > now:
                 return known
         raise session_not_found()
 
@@ -98,7 +101,7 @@ def pin(session: Session) -> bytes:
 
     16 bytes, however long these are: the ids that carry it have to stay within what a client may send back.
     """
-    named = (session.principal, session.server, session.endpoint, session.upstream_id)
+    named = (session.principal, session.method, session.server, session.endpoint, session.upstream_id)
     return hashlib.blake2b("\0".join(named).encode(), digest_size=16).digest()
 
 

@@ -39,7 +39,7 @@ def ended(flow: Flow, seconds: float) -> Ended:
 def _shape(flow: Flow) -> Shape:
     decision, error = flow.decision, flow.error
     return Shape(
-        flow.exchange.request.method,
+        flow.request.method,
         flow.server,
         flow.method,
         clip(flow.name),

@@ -51,7 +51,8 @@ class Relay:
     """Carries one stream from server to agent.
 
     A flow with a request in `call` expects exactly one response, which ends the stream; the session's notification
-    stream (GET) expects none.
+    stream (GET) expects none. `until` is when it has to end at the latest, in Unix seconds, as found
+    out last; `review_at` is when that is to be found out again, by the loop's time.
     """
 
     def __init__(self, flow: Flow, sessions: Sessions, results: Results, recorder: Recorder, reject: Reject) -> None:
@@ -70,6 +71,8 @@ class Relay:
         self._acknowledged = False
         self._answered = False
         self._resumable = False
+        self.until = float("inf")
+        self.review_at = 0.0
         self._stopping = False
         self._response: UpstreamResponse | None = None
 
@@ -140,6 +143,7 @@ class Relay:
         self.flow.exchange.flush()
 
     def _end(self, response: UpstreamResponse) -> None:
+        self._stopping = self._stopping or response.stopped  # its connection came to its end
         if self._expects and not self._answered:
             self._close_open_request()
         self.flow.exchange.finish()

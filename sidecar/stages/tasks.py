@@ -4,9 +4,7 @@ Source: 2025-11-25 basic/utilities/tasks; extension io.modelcontextprotocol/task
 made it; an unknown one and another agent's are answered alike (-32602).
 """
 
-from typing import Final
-
-import msgspec
+from typing import Final, NamedTuple
 
 from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.types import JsonObject
@@ -18,7 +16,7 @@ MAX_TASK_ID: Final = 1024
 METHODS: Final = frozenset(("tasks/get", "tasks/result", "tasks/cancel", "tasks/update"))
 
 
-class Owner(msgspec.Struct, frozen=True):
+class Owner(NamedTuple):
     """Whose a task is: the principal, the tool that made it, and the key of the endpoint that runs it."""
 
     principal: str
@@ -32,14 +30,14 @@ class Tasks:
     def __init__(self) -> None:
         self._owners: dict[tuple[str, str], Owner] = {}
 
-    def remember(self, server: str, result: JsonObject, owner: Owner) -> None:
-        """Note the task that a result announces, if it announces one."""
+    def remember(self, server: str, result: JsonObject, principal: str, tool: str, endpoint: str) -> None:
+        """Note the task that a result announces, if it announces one, with its owner."""
         identifier = _announced(result)
         if identifier is None or (server, identifier) in self._owners:
             return
         if len(self._owners) >= MAX_TASKS:
             del self._owners[next(iter(self._owners))]
-        self._owners[server, identifier] = owner
+        self._owners[server, identifier] = Owner(principal, tool, endpoint)
 
     def owner(self, server: str, principal: str, params: JsonObject) -> Owner:
         """The owner of `params.taskId`, who must be `principal`; raises `Refused` (-32602) otherwise."""
@@ -63,6 +61,7 @@ class Tasks:
 def _announced(result: JsonObject) -> str | None:
     """The task id of a CreateTaskResult of either era."""
     task = result.get("task")
-    holder = task if type(task) is dict else result if result.get("resultType") == "task" else {}
-    identifier = holder.get("taskId")
+    if type(task) is not dict and result.get("resultType") != "task":
+        return None
+    identifier = (task if type(task) is dict else result).get("taskId")
     return identifier if type(identifier) is str and len(identifier) <= MAX_TASK_ID else None

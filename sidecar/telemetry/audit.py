@@ -15,12 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-
 from openmcp.config.model import Rotation
 from openmcp.sidecar.telemetry.chain import Head, Signs
 from openmcp.sidecar.telemetry.output import Output
 from openmcp.sidecar.telemetry.records import encode, timestamp
+from openmcp.sidecar.telemetry.values import AuditStats
 from openmcp.sidecar.telemetry.writer import Writer
 
 BATCH_INTERVAL = 0.010
@@ -29,18 +28,6 @@ RETRY_INTERVAL = 0.5
 """Seconds between two attempts at an output that refuses."""
 MAX_BUFFERED = 16 * 1024 * 1024
 _LINES_PER_BATCH = 4096
-
-
-class AuditStats(msgspec.Struct, frozen=True):
-    """Counters since the start. `lines` and `bytes` were written, `buffered` bytes wait to be written."""
-
-    lines: int
-    bytes: int
-    buffered: int
-    failures: int
-    dropped: int
-    failing_since: float | None
-    """Unix time in seconds at which the output began to refuse; None: it does not."""
 
 
 class AuditLog:
@@ -73,7 +60,7 @@ class AuditLog:
         "_queue",
         "_refusing",
         "_stop",
-        "_thread",
+        "_writing",
         "_writer",
     )
 
@@ -105,8 +92,8 @@ class AuditLog:
             self._writer.open()
         except OSError as error:
             self._fail(error)
-        self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
-        self._thread.start()
+        self._writing = threading.Thread(target=self._run, name="audit", daemon=True)
+        self._writing.start()
 
     @property
     def accepting(self) -> bool:
@@ -156,7 +143,7 @@ class AuditLog:
         self._closing = True
         self._queue.put(threading.Event())
         self._stop.set()
-        self._thread.join(timeout)
+        self._writing.join(timeout)
         self._abandoned = True
         return self._complete
 

@@ -13,11 +13,13 @@ process). The first two name the line that they follow in `previous`: it is in a
 
 import hashlib
 from binascii import hexlify
+from collections import deque
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
 from openmcp.sidecar.telemetry.records import encode
+from openmcp.sidecar.telemetry.values import Checkpoint, Torn
 
 GENESIS: Final = bytes(32)
 START: Final = "start"
@@ -54,31 +56,6 @@ class Link(NamedTuple):
         return hashlib.sha256(value + self.body).digest() == self.value
 
 
-class Torn(msgspec.Struct, frozen=True):
-    """The beginning of a line at the end of a file, left by a process that was killed or a disk that was full."""
-
-    bytes: int
-    sha256: str
-
-
-class Previous(msgspec.Struct, frozen=True):
-    """The line that an opening checkpoint follows."""
-
-    seq: int
-    chain: str
-
-
-class Checkpoint(msgspec.Struct, frozen=True):
-    """A checkpoint as it is read back. `key` is the fingerprint of the public key that its signature is of."""
-
-    kind: str
-    time: str = ""
-    previous: Previous | None = None
-    torn: Torn | None = None
-    key: str = ""
-    signature: str = ""
-
-
 class Signs(Protocol):
     """Who signs checkpoints."""
 
@@ -105,6 +82,18 @@ class Chain:
     def move(self, head: Head) -> None:
         """Go back to where the chain was."""
         self.seq, self.value = head
+
+    def link_some(self, lines: deque[bytes], room: int) -> tuple[list[bytes], list[bytes]]:
+        """Take lines as long as what they become leaves some of `room` bytes, at least one: as given, as written."""
+        taken: list[bytes] = []
+        linked: list[bytes] = []
+        while lines and (room > 0 or not taken):
+            line = lines.popleft()
+            taken.append(line)
+            written = self.link(line)
+            linked.append(written)
+            room -= len(written)
+        return taken, linked
 
     def link(self, line: bytes) -> bytes:
         """The line as it is written, with its line end. `line` is a JSON object with at least one member."""

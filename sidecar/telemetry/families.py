@@ -28,6 +28,23 @@ FAMILIES = {
     "connects": Family(
         "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
     ),
+    "unidentified": Family(
+        "openmcp_identification_refused", "counter", "Callers that were not identified.", ("reason",)
+    ),
+    "keys_fetched": Family(
+        "openmcp_issuer_keys_fetches", "counter", "Attempts to get the keys of issuers.", ("issuer", "result")
+    ),
+    "tls_refused": Family(
+        "openmcp_tls_refused", "counter", "TLS handshakes that failed, by who was refused.", ("side", "reason")
+    ),
+    "credential_fetches": Family(
+        "openmcp_credential_fetches", "counter", "Attempts to get access tokens for servers.", ("server", "result")
+    ),
+    "svid_rotations": Family("openmcp_svid_rotations", "counter", "Replacements of our SVID by its successor."),
+    "workload_api_failures": Family(
+        "openmcp_workload_api_failures", "counter", "Calls of the Workload API that brought nothing.", ("kind",)
+    ),
+    "svid_expires": Family("openmcp_svid_expires_seconds", "gauge", "When our SVID ends, in Unix time."),
     "tools_withheld": Family(
         "openmcp_tools_withheld", "gauge", "Tools whose definition changed since it was pinned.", ("server",)
     ),

@@ -7,10 +7,10 @@ protocol's, and a server has at most `TOOLS_PER_SERVER` tool names, then `other`
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from openmcp.sidecar.telemetry.audit import AuditStats
 from openmcp.sidecar.telemetry.families import FAMILIES, Family
+from openmcp.sidecar.telemetry.values import AuditStats
 
 if TYPE_CHECKING:
     import prometheus_client
@@ -21,7 +21,7 @@ UNALLOWED_TOOLS_PER_SERVER = 100
 OTHER = "other"
 _TOOL_CHARACTERS = 128
 """The longest tool name MCP knows; longer ones are `other`."""
-BUCKETS = (
+BUCKETS: Final[tuple[float, ...]] = (
     *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
     *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
@@ -125,6 +125,14 @@ class Scrape:
         """Report the connections of a listener."""
         self.values["connections", (listener,)] = count
 
+    def svid(self, expires: float | None, rotations: int, failures: Iterable[tuple[str, int]]) -> None:
+        """Report our SVID: its end in Unix seconds, how often it was replaced, what hindered the Workload API."""
+        if expires is not None:
+            self.values["svid_expires", ()] = expires
+        self.values["svid_rotations", ()] = rotations
+        for kind, count in failures:
+            self.values["workload_api_failures", (kind,)] = count
+
     def config(self, *, digest: str, age: float) -> None:
         """Report the configuration in force and how many seconds ago it was loaded."""
         self.values["config_info", (digest,)] = 1
@@ -195,6 +203,22 @@ class Metrics:
         """Count an attempt to connect; `result` is `ok` or the class of the error."""
         self._count("connects", (server, endpoint, result))
 
+    def unidentified(self, reason: str) -> None:
+        """Count a caller that was not identified; `reason` is one of a few fixed words."""
+        self._count("unidentified", (reason,))
+
+    def keys_fetched(self, issuer: str, result: str) -> None:
+        """Count an attempt to get the keys of an issuer; `result` is `ok` or `error`."""
+        self._count("keys_fetched", (issuer, result))
+
+    def tls_refused(self, side: str, reason: str) -> None:
+        """Count a TLS handshake that failed; `side` says who was refused: a `client` or a `server`."""
+        self._count("tls_refused", (side, reason))
+
+    def credential_fetched(self, server: str, result: str) -> None:
+        """Count an attempt to get an access token for a server; `result` is `ok` or `failed`."""
+        self._count("credential_fetches", (server, result))
+
     def reload(self, result: str) -> None:
         """Count a reload of the configuration; `result` is `ok` or `error`."""
         self._count("reloads", (result,))
@@ -252,7 +276,7 @@ class _Registry:
     def __init__(self, families: Callable[[], Iterator[tuple[Family, list[tuple[Labels, float | Histogram]]]]]) -> None:
         import prometheus_client
 
-        self._library = prometheus_client
+        self._library: Any = prometheus_client
         self._families = families
         self._registry = prometheus_client.CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -260,7 +284,8 @@ class _Registry:
 
     def text(self) -> bytes:
         """Return the exposition."""
-        return self._library.generate_latest(self._registry)
+        exposition: bytes = self._library.generate_latest(self._registry)
+        return exposition
 
     def collect(self) -> Iterator["prometheus_client.Metric"]:
         """Return our families as the library's (it calls this)."""

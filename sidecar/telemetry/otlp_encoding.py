@@ -31,6 +31,7 @@ from openmcp.sidecar.telemetry.families import Family
 from openmcp.sidecar.telemetry.metrics import BUCKETS
 from openmcp.sidecar.telemetry.operations import Series, network
 from openmcp.sidecar.telemetry.spans import Ended, Shape
+from openmcp.sidecar.telemetry.trace import onward
 
 Value = str | int | float | bool
 Point = tuple[tuple[str, ...], float | tuple[tuple[int, ...], float]]
@@ -201,7 +202,7 @@ def _server_span(span: Message, ended: Ended) -> None:
 
 def _client_span(span: Message, ended: Ended) -> None:
     span.CopyFrom(_client_template(ended.shape))
-    _place(span, ended, ended.trace.onward.span_id, ended.trace.span_id)
+    _place(span, ended, onward(ended.trace).span_id, ended.trace.span_id)
     span.flags = ended.trace.flags | _LOCAL
     start = ended.end_ns - int(ended.seconds * 1e9)
     span.start_time_unix_nano = start + int(ended.asked * 1e9)

@@ -10,7 +10,8 @@ import stat
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from openmcp.sidecar.telemetry.chain import Head, Torn, parse, torn
+from openmcp.sidecar.telemetry.chain import Head, parse, torn
+from openmcp.sidecar.telemetry.values import Torn
 
 _OPEN_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 """O_NONBLOCK is for a named pipe: without a reader, opening it is an error (ENXIO) and not a wait."""

@@ -23,12 +23,12 @@ _second: tuple[int, str] = (-1, "")
 def timestamp(ns: int) -> str:
     """Format `ns`, nanoseconds since 1970, as RFC 3339 in UTC: `2026-07-28T09:30:00.123456Z`."""
     global _second
-    now, rest = divmod(ns, 1_000_000_000)
+    now, microseconds = ns // 1_000_000_000, ns // 1000 % 1_000_000
     second, prefix = _second  # one tuple: another thread sees the old pair or the new one, never a mixture
     if now != second:
         prefix = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
         _second = (now, prefix)
-    return f"{prefix}{rest // 1000:06d}Z"
+    return f"{prefix}{str(1_000_000 + microseconds)[1:]}Z"  # compiled, a format costs five times this
 
 
 def encode(record: dict[str, object]) -> bytes:

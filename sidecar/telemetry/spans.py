@@ -4,7 +4,7 @@ from typing import Protocol
 
 import msgspec
 
-from openmcp.sidecar.telemetry.trace import TraceContext
+from openmcp.sidecar.telemetry.values import TraceContext
 
 
 class Shape(msgspec.Struct, frozen=True, gc=False):

@@ -5,47 +5,42 @@ Pure: randomness is an argument, `random64() -> int`, a function of 64 uniformly
 
 import re
 from collections.abc import Callable
+from typing import Final
 
-import msgspec
+from openmcp.sidecar.telemetry.values import TraceContext
 
-SAMPLED = 0x01
-NEVER = 1 << 56
+SAMPLED: Final = 0x01
+NEVER: Final = 1 << 56
 """The threshold under which no trace is sampled; under 0 all are."""
-_KNOWN_FLAGS = 0x03
+_KNOWN_FLAGS: Final = 0x03
 """Level 1's `sampled` and level 2's `random`; other bits "MUST be set to zero" when passed on."""
-_STATE_CHARACTERS = 512
-_STATE_MEMBERS = 32
+_STATE_CHARACTERS: Final = 512
+_STATE_MEMBERS: Final = 32
 
 # Fixed patterns without nested repetition, not a user's: linear.
-_PARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?![^-])")
-_MEMBER = re.compile(
+_PARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?![^-])")
+_MEMBER: Final = re.compile(
     r"([a-z0-9][a-z0-9_*/@-]{0,255})"  # level 2's key, which holds level 1's: multi-tenant keys are keys with an @
     r"=([\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e])"
 )
-_PARENT_CHARACTERS = 55
-_ONWARD = 0x9E3779B97F4A7C15  # an arbitrary odd number with about as many ones as zeros
+_PARENT_CHARACTERS: Final = 55
+_ONWARD: Final = 0x9E3779B97F4A7C15  # an arbitrary odd number with about as many ones as zeros
 
 
-class TraceContext(msgspec.Struct, frozen=True):
-    """One position in a trace: `trace_id` of 32 and `span_id` of 16 lower-case hexadecimal digits, not all zero."""
+def child(context: TraceContext, random64: Callable[[], int]) -> TraceContext:
+    """Return the same trace at a new span."""
+    return TraceContext(context.trace_id, _hexadecimal(_not_zero(random64)), context.flags)
 
-    trace_id: str
-    span_id: str
-    flags: int
 
-    def child(self, random64: Callable[[], int]) -> "TraceContext":
-        """Return the same trace at a new span."""
-        return TraceContext(self.trace_id, _span(random64), self.flags)
+def onward(context: TraceContext) -> TraceContext:
+    """The same trace at the span of the call that goes on from here. Its id is a function of this span's, so that
+    whoever needs it, the request to the server or the export, finds the same one and nothing has to be kept."""
+    return TraceContext(context.trace_id, _hexadecimal(int(context.span_id, 16) ^ _ONWARD or 1), context.flags)
 
-    @property
-    def onward(self) -> "TraceContext":
-        """The same trace at the span of the call that goes on from here. Its id is a function of this span's, so that
-        whoever needs it, the request to the server or the export, finds the same one and nothing has to be kept."""
-        return TraceContext(self.trace_id, f"{int(self.span_id, 16) ^ _ONWARD or 1:016x}", self.flags)
 
-    def format(self) -> str:
-        """Return the `traceparent` value, of version 00."""
-        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+def traceparent(context: TraceContext) -> str:
+    """Return the `traceparent` value, of version 00."""
+    return f"00-{context.trace_id}-{context.span_id}-0{context.flags}"
 
 
 def parse(header: str) -> TraceContext | None:
@@ -63,7 +58,8 @@ def new(random64: Callable[[], int], threshold: int = NEVER) -> TraceContext:
     """Begin a trace. It is sampled, which servers that follow their parent go by too, where the 56 random bits of its
     id (level 2, "Random Trace ID Flag") are not below `threshold`: whoever samples by the same rule decides alike."""
     high, low = random64(), _not_zero(random64)
-    return TraceContext(f"{high:016x}{low:016x}", _span(random64), SAMPLED if low & (NEVER - 1) >= threshold else 0)
+    flags = SAMPLED if low & (NEVER - 1) >= threshold else 0
+    return TraceContext(_hexadecimal(high) + _hexadecimal(low), _hexadecimal(_not_zero(random64)), flags)
 
 
 def threshold(share: float) -> int:
@@ -88,8 +84,9 @@ def tracestate(value: str) -> str | None:
     return ",".join(members)
 
 
-def _span(random64: Callable[[], int]) -> str:
-    return f"{random64() or _not_zero(random64):016x}"
+def _hexadecimal(value: int) -> str:
+    """16 digits."""
+    return value.to_bytes(8, "big").hex()
 
 
 def _not_zero(random64: Callable[[], int]) -> int:

@@ -20,7 +20,6 @@ from openmcp.sidecar.telemetry.chain import (
     ROTATION,
     START,
     STOP,
-    Checkpoint,
     Head,
     Link,
     checkpoint_of,
@@ -30,6 +29,7 @@ from openmcp.sidecar.telemetry.chain import (
 )
 from openmcp.sidecar.telemetry.output import tail
 from openmcp.sidecar.telemetry.signing import Verifier
+from openmcp.sidecar.telemetry.values import Checkpoint
 
 MAX_LINE: Final = 4 * 1024 * 1024
 """Bytes; no line of a record is nearly as long."""

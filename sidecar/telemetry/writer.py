@@ -21,12 +21,12 @@ from openmcp.sidecar.telemetry.chain import (
     Chain,
     Head,
     Signs,
-    Torn,
     parse,
     torn,
 )
 from openmcp.sidecar.telemetry.output import Output
 from openmcp.sidecar.telemetry.records import timestamp
+from openmcp.sidecar.telemetry.values import Torn
 
 CHECKPOINT_LINES: Final = 10_000
 CHECKPOINT_SECONDS: Final = 60.0
@@ -152,16 +152,9 @@ class Writer:
 
     def _load_lines(self) -> None:
         chain = self._begin_loading("")
-        taken = self._given
         room = _SEGMENT if self._rotation is None else min(_SEGMENT, self._rotation.size - self._output.size)
-        encoded: list[bytes] = []
-        while self._pending and (room > 0 or not encoded):
-            given = self._pending.popleft()
-            line = chain.link(given)
-            encoded.append(line)
-            taken.append(given)
-            room -= len(line)
-        self._data = b"".join(encoded)
+        self._given, linked = chain.link_some(self._pending, room)
+        self._data = b"".join(linked)
 
     def _load_checkpoint(self, kind: str, fragment: Torn | None = None) -> None:
         chain = self._begin_loading(kind)
@@ -196,7 +189,10 @@ class Writer:
             return
         self._refused = False
         self.bytes += written
-        ends = self._data.count(b"\n", self._done, self._done + written)
+        if self._done + written == len(self._data):  # nearly always
+            ends = len(self._given) - self._ended
+        else:
+            ends = self._data.count(b"\n", self._done, self._done + written)
         self._done += written
         if ends:
             self._count(self._given[self._ended : self._ended + ends])

@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from openmcp.config.filesource import FileSource
-from openmcp.sidecar.app import _follow
 from openmcp.sidecar.build import BuildError
+from openmcp.sidecar.serve import follow
 from tests.net.test_upstream import ended
 from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
@@ -253,7 +253,7 @@ async def test_another_lifetime_holds_for_new_sessions(sidecar: Gate, agent: Con
 
 
 async def test_a_bad_file_keeps_the_last_good_and_says_so(sidecar: Gate, agent: Connection, server: Hostile) -> None:
-    """By the same loop as in the process: `_follow` takes what the source finds."""
+    """By the same loop as in the process: `follow` takes what the source finds."""
     looks: asyncio.Queue[None] = asyncio.Queue()
 
     async def sleep(interval: float) -> None:
@@ -261,7 +261,7 @@ async def test_a_bad_file_keeps_the_last_good_and_says_so(sidecar: Gate, agent: 
 
     source = FileSource(sidecar.file, sleep=sleep)
     source.load()
-    following = asyncio.ensure_future(_follow(source, sidecar.app))
+    following = asyncio.ensure_future(follow(source, sidecar.app))
     try:
         good = sidecar.file.read_text()
         await _change(sidecar, looks, good.replace('"deny"', '"dney"'))

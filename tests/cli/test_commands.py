@@ -129,10 +129,10 @@ def test_usage(folder, arguments):
 @pytest.mark.parametrize("outcome", [0, 1, 3])
 def test_run_hands_the_file_on_and_ends_as_the_gateway_ends(folder, monkeypatch, outcome):
     given = []
-    fake = types.ModuleType("openmcp.sidecar.app")
+    fake = types.ModuleType("openmcp.sidecar.serve")
     fake.run = lambda path: given.append(path) or outcome
-    monkeypatch.setitem(sys.modules, "openmcp.sidecar.app", fake)
-    monkeypatch.setattr("openmcp.sidecar.app", fake, raising=False)
+    monkeypatch.setitem(sys.modules, "openmcp.sidecar.serve", fake)
+    monkeypatch.setattr("openmcp.sidecar.serve", fake, raising=False)
     assert openmcp("run", "-c", "x.yaml") == (outcome, "", "")
     assert given == [Path("x.yaml")]
 

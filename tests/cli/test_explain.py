@@ -189,7 +189,29 @@ def test_for_machines():
     assert json.loads(out)["shadow"] == {"decision": "deny", "policy": "trial", "rule": "no-searching"}
 
 
+FORMS = "spiffe://<trust domain>/<path>, jwt:<issuer>#<sub>, key:<name> or anonymous"
 WRONG = {
+    "a SPIFFE ID with a typo": (
+        (["--tool", "t"], {"agent": "spifee://prod/ns/a"}),
+        f'no caller is named "spifee://prod/ns/a" (write {FORMS})\n',
+    ),
+    "a SPIFFE ID of no workload": (
+        (["--tool", "t"], {"agent": "spiffe://prod"}),
+        'no caller is named "spiffe://prod" (the ID of a trust domain, not of a workload: it has no path)\n',
+    ),
+    "a glob": (
+        (["--tool", "t"], {"agent": "spiffe://prod/*"}),
+        "no caller is named \"spiffe://prod/*\" (path segments are letters, digits, '.', '_' and '-', not empty, "
+        "neither '.' nor '..'; it is the ID of one workload, not a glob)\n",
+    ),
+    "a subject without an issuer": (
+        (["--tool", "t"], {"agent": "jwt:bob"}),
+        'no caller is named "jwt:bob" (write jwt:<issuer>#<sub>)\n',
+    ),
+    "a key without a name": (
+        (["--tool", "t"], {"agent": "key:"}),
+        'no caller is named "key:" (write key:<name>, one name of an API key and no glob)\n',
+    ),
     "an unknown server": (
         (["--tool", "t"], {"server": "zendsk"}),
         'no server is named "zendsk" (did you mean "zendesk"?)\n',

@@ -51,7 +51,7 @@ PASSING = {
     "a prompt": f"{{{HEAD}, prompt: p, expect: deny}}",
     "a method": f"{{{HEAD}, method: tools/list, expect: allow}}",
     "claims": "{name: one, agent: 'jwt:i#u', claims: {team: support}, server: zendesk, tool: search_x, expect: allow}",
-    "other claims": "{name: one, agent: jwt, claims: {team: sales}, server: zendesk, tool: search_x, expect: deny}",
+    "other claims": "{name: one, agent: 'jwt:i#v', claims: {team: x}, server: zendesk, tool: search_x, expect: deny}",
     "a shadow policy decides nothing": f"{{{HEAD}, tool: search_x, expect: {{decision: allow, rule: metadata}}}}",
 }
 
@@ -160,8 +160,12 @@ ERRORS = {
         "tests[0].arguments: expected a mapping, found a list",
     ),
     "no expectation": (f"{{{HEAD}, tool: a}}", "tests[0]: `expect` is required"),
+    "an agent that nobody is": (
+        "{name: one, agent: 'spiffe:/prod/x', server: zendesk, tool: t, expect: deny}",
+        'tests[0].agent: no caller is named "spiffe:/prod/x" (does not begin with spiffe://)',
+    ),
     "an unknown server": (
-        "{name: one, agent: a, server: zendsk, tool: t, expect: deny}",
+        "{name: one, agent: anonymous, server: zendsk, tool: t, expect: deny}",
         'tests[0].server: no server is named "zendsk" (did you mean "zendesk"?)',
     ),
     "an unknown rule": (
@@ -210,7 +214,7 @@ def test_all_errors_are_told_at_once_also_to_machines():
         ("tests: []\n", "t.yaml:1: `configuration` is required"),
         ("configuration: site/gateway.yaml\ntests: []\n", "t.yaml:2: tests: an empty list"),
         (
-            "configuration: none.yaml\ntests: [{name: n, agent: a, server: s, tool: t, expect: deny}]\n",
+            "configuration: none.yaml\ntests: [{name: n, agent: anonymous, server: s, tool: t, expect: deny}]\n",
             "none.yaml: no such file",
         ),
         (

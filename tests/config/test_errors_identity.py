@@ -231,6 +231,10 @@ AT = "3: identity.agents[0]"
             jwt(f"{KEYS}, algorithms: []"),
             f"{AT}.algorithms: an empty list (remove the key, or name what the issuer signs with)",
         ),
+        "algorithm twice": (
+            jwt(f"{KEYS}, algorithms: [RS256, RS256]"),
+            f'{AT}.algorithms[1]: duplicate algorithm "RS256" (first at line 3)',
+        ),
         "skew": (
             jwt(f"{KEYS}, clockSkew: 6m"),
             f"{AT}.clockSkew: must be at most 5m, found 6m (a token would live on for as long after its end)",
@@ -243,6 +247,10 @@ AT = "3: identity.agents[0]"
         "from a name": (
             method("{type: forwarded, from: [proxy.example]}"),
             f'{AT}.from[0]: not a network: "proxy.example" (write an address and a prefix: 10.0.0.0/8, 2001:db8::/32)',
+        ),
+        "network twice": (
+            method("{type: forwarded, from: [10.0.0.0/8, 10.0.0.0/8]}"),
+            f'{AT}.from[1]: duplicate network "10.0.0.0/8" (first at line 3)',
         ),
         "bits behind the prefix": (
             method("{type: forwarded, from: [10.1.2.3/8]}"),

@@ -217,6 +217,11 @@ def test_endpoints(text, expected):
             '4: servers[0].path: not a path: "/%78" '
             "(segments of letters, digits and . _ ~ -, one / between them, neither . nor .. alone)",
         ),
+        "reserved": (
+            server("path: /.well-known/x"),
+            '4: servers[0].path: not a path: "/.well-known/x" '
+            "(what lies under /.well-known is not for servers (RFC 8615))",
+        ),
         "names and paths": (
             "servers:\n"
             "  - {name: a, endpoints: ['http://h/']}\n"

@@ -9,7 +9,7 @@ import pytest
 from openmcp.config import ConfigurationError, Loaded
 from openmcp.config.filesource import FileSource, referenced_files
 from openmcp.config.model import Configuration, Secret, Server, ServerTls, Sessions
-from tests.config.sources import HEAD
+from tests.config.sources import HEAD, good
 
 
 def text(level: str) -> str:
@@ -235,3 +235,27 @@ def test_referenced_files():
         sessions=Sessions(key=Secret(file="session.key")),
     )
     assert sorted(referenced_files(made)) == ["ca.pem", "session.key"]
+
+
+def test_files_that_prove_who_we_are_and_who_calls_are_referenced():
+    made = good(
+        """
+        listen: {tls: {certificate: {file: a.crt}, key: {file: a.key}, clientCa: {file: clients.pem}}}
+        identity:
+          agents:
+            - {type: mtls, trustDomains: [a]}
+            - {type: jwt, issuer: i, audience: a, jwks: {url: "https://i/", ca: {file: i.pem}}}
+        servers:
+          - {name: a, endpoints: ["https://a/"], auth: {type: header, name: X-Key, value: {file: token}}}
+          - name: b
+            endpoints: ["https://b/"]
+            auth:
+              type: oauth
+              tokenUrl: https://t/
+              client: {id: a, type: secret, secret: {file: secret}}
+              ca: {file: t.pem}
+        """
+    ).configuration
+    assert sorted(referenced_files(made)) == [
+        *("a.crt", "a.key", "clients.pem", "i.pem", "secret", "t.pem", "token"),
+    ]

@@ -11,7 +11,8 @@ CLEAR = (
     "2: listen.mcp: agents send their keys and tokens to 0.0.0.0:1 in the clear "
     "(write `tls`, or `url: https://...` where a proxy or a mesh ends TLS before it)"
 )
-TAKES_ALL = "(put that one last)"
+NONE_TAKES = "`type: none` before it takes such callers (put that one last)"
+MTLS = "listen: {tls: {type: spiffe, trustDomains: [prod]}}\n"
 
 
 @pytest.mark.parametrize(
@@ -26,16 +27,20 @@ TAKES_ALL = "(put that one last)"
             id="workload reached from elsewhere",
         ),
         pytest.param(
-            f"identity: {{agents: [\n  {{type: none}},\n  {JWT_SVID},\n  {API_KEY}]}}",
-            [
-                f"4: identity.agents[1]: never applies: `type: none` before it takes every caller {TAKES_ALL}",
-                f"5: identity.agents[2]: never applies: `type: none` before it takes every caller {TAKES_ALL}",
-            ],
+            "identity: {agents: [\n  {type: none},\n  {type: workload},\n  {type: forwarded, from: [127.0.0.1]},\n"
+            f"  {API_KEY},\n  {JWT_SVID}]}}",
+            [f"{line}: identity.agents[{line - 3}]: never applies: {NONE_TAKES}" for line in (4, 5)],
             id="none first",
         ),
         pytest.param(
-            f"identity: {{agents: [\n  {{type: workload}},\n  {JWT_SVID}]}}",
-            [f"4: identity.agents[1]: never applies: `type: workload` before it takes every caller {TAKES_ALL}"],
+            f"{MTLS}identity: {{agents: [\n  {{type: none}},\n  {{type: mtls, trustDomains: [prod]}}]}}",
+            [f"5: identity.agents[1]: never applies: {NONE_TAKES}"],
+            id="none before SVIDs",
+        ),
+        pytest.param(
+            f"{MTLS}identity: {{agents: [\n  {{type: workload}},\n  {{type: mtls, trustDomains: [prod]}},\n"
+            f"  {JWT_SVID},\n  {{type: forwarded, from: [127.0.0.1]}}]}}",
+            ["5: identity.agents[1]: never applies: `type: workload` before it takes such callers (put that one last)"],
             id="workload first",
         ),
         pytest.param(f"identity: {{agents: [{JWT_SVID}, {{type: workload}}]}}", [], id="workload last"),
@@ -115,6 +120,25 @@ def test_server_ids_that_agents_have_too(glob):
 def test_a_prefix_without_a_blank():
     assert of_server("{type: header, name: Authorization, prefix: Bearer, value: {env: KEY}}") == [
         '3: servers[0].auth.prefix: the secret follows "Bearer" without a blank (write "Bearer " where one is wanted)'
+    ]
+
+
+def test_audiences_that_several_take():
+    text = """
+        identity: {agents: [{type: jwtSvid, audience: mine, trustDomains: [prod]}]}
+        servers:
+          - {name: a, endpoints: ['https://a/'], auth: {type: jwtSvid, audience: mine}}
+          - {name: b, endpoints: ['https://b/'], auth: {type: jwtSvid, audience: theirs}}
+          - {name: c, endpoints: ['https://c/'], auth: {type: jwtSvid, audience: theirs}}
+          - {name: d, endpoints: ['https://d/'], auth: {type: jwtSvid, audience: its}}
+        policies: [{name: p, servers: ['*'], requests: [{name: r, action: allow}]}]
+    """
+    own = "(an audience of its own for each)"
+    assert warnings(text) == [
+        '4: servers[0].auth.audience: this gateway takes the same audience: server "a" could call there with our '
+        f"token, as us {own}",
+        '6: servers[2].auth.audience: server "b" takes the same audience: server "c" could call there with our token, '
+        f"as us {own}",
     ]
 
 

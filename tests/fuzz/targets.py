@@ -8,10 +8,22 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from openmcp.identity.agents import Identifier
+from openmcp.identity.forwarded import Forwarded
+from openmcp.identity.jwt_issuer import Jwts, Terms
+from openmcp.identity.jwt_svid import JwtSvids
+from openmcp.identity.peer import Peer
+from openmcp.identity.principal import Principal
 from openmcp.sidecar.errors import Malformed
 from openmcp.sidecar.mcp import jsonrpc, sse
 from openmcp.sidecar.types import Notification, Request, Response
+from tests.fakes.pki import JwtKey, jwks
 from tests.fuzz import wire
+from tests.identity.asking import NOW, ask, bearer
+from tests.identity.forging import signed
+from tests.identity.issuing import AUDIENCE, ISSUER, Bundles, Keys
 
 Event = tuple[bytes, bytes, bytes | None, int | None]
 _loop: asyncio.AbstractEventLoop | None = None
@@ -139,12 +151,42 @@ def messages(data: bytes) -> None:
         assert ours == theirs
 
 
+_KEY = JwtKey("k", ec.derive_private_key(7, ec.SECP256R1()), "ES256")  # always the same: inputs stay reproducible
+_PROXY = Peer("10.0.0.1")
+_CALLERS = Identifier(
+    [
+        JwtSvids(Bundles({"example.org": jwks(_KEY)}), AUDIENCE, ["example.org"], clock=lambda: NOW),
+        Jwts(Terms(ISSUER, (AUDIENCE,)), Keys(jwks(_KEY, use="sig")), clock=lambda: NOW),
+        Forwarded(["10.0.0.0/8"], ["example.org"]),
+    ]
+)
+
+
+def credentials(data: bytes) -> None:
+    """A token, a proxy's header, and the header and claims (two lines) of a token that is signed well: they are refused
+    for one of our reasons, or the caller is who they say."""
+    assert not isinstance(ask(_CALLERS, bearer(data), _PROXY), Principal), "nobody has signed that"
+    found = ask(_CALLERS, {b"x-forwarded-client-cert": data}, _PROXY)
+    assert not isinstance(found, Principal) or f"={found.name}" in data.decode("latin-1").replace('"', "")
+    header, _, claims = data.partition(b"\n")
+    found = ask(_CALLERS, bearer(signed(_KEY, header, claims)), _PROXY)
+    if isinstance(found, Principal):
+        said = json.loads(claims)
+        assert found.name == (said["sub"] if found.method == "jwtSvid" else f"jwt:{said['iss']}#{said['sub']}")
+        assert found.name.isprintable()
+        assert said["exp"] > NOW - 31
+        assert AUDIENCE in said["aud"]
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "listener": listener,
     "upstream": upstream,
     "events": events,
     "messages": messages,
+    "credentials": credentials,
 }
+UNCUT = ("messages", "credentials")
+"""Those whose bytes are not cut into pieces."""
 
 _CUTS = b"\x10\x80\xf0"
 _REQUEST = b"POST /server HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
@@ -186,6 +228,13 @@ SEEDS: dict[str, list[bytes]] = {
         b'{"jsonrpc":"2.0","id":"\\u00e9","result":{"x":123456789012345678901234567890}}',
         b'{"jsonrpc":"2.0","error":{"code":-32600,"message":"x"}, "id" : null}',
         b'{"jsonrpc":"2.0","method":"notifications/progress","params":{"_meta":{"a":1},"progress":1e3}}',
+    ],
+    "credentials": [
+        b'{"alg":"ES256","kid":"k","typ":"JWT"}\n{"sub":"spiffe://example.org/a","aud":["openmcp"],"exp":1800000300}',
+        b'{"kid":"k","alg":"ES256"}\n{"sub":"alice","iss":"https://idp.acme.example/","aud":"openmcp","exp":1800000300,'
+        b'"nbf":1.8e9,"iat":1800000000,"groups":["a",1,true,null,{}],"x":1e-3}',
+        b'{"crit":["b64"],"b64":false,"alg":"none"}\n{"sub":"spiffe://example.org/a\\n","aud":"openmcp","exp":"1"}',
+        b'By=spiffe://example.org/p;Hash=ab01;Subject="CN=\\"a\\",O=b";URI=spiffe://example.org/a,URI="spiffe://example.org/b"',
     ],
 }
 """Where fuzzing starts: each seed reaches another part of the code."""

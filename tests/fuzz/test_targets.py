@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from tests.fuzz.targets import SEEDS, TARGETS
+from tests.fuzz.targets import SEEDS, TARGETS, UNCUT
 
 SPECIAL = [b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"0", b"-", b'"', b"}", b"\xff", b"\r\n\r\n"]
-RUNS = {"listener": 300, "upstream": 600, "events": 1500, "messages": 3000}
+RUNS = {"listener": 300, "upstream": 600, "events": 1500, "messages": 3000, "credentials": 1000}
 
 
 def mutated(seeds: list[bytes], random_: random.Random) -> bytes:
@@ -35,7 +35,7 @@ def mutated(seeds: list[bytes], random_: random.Random) -> bytes:
 def test_seeds(name: str) -> None:
     for seed in SEEDS[name]:
         for cuts in (b"\0\0\0", b"\x01\x02\x03", b"\x40\x80\xc0", b"\xfd\xfe\xff"):
-            TARGETS[name](cuts + seed[3:] if name != "messages" else seed)
+            TARGETS[name](cuts + seed[3:] if name not in UNCUT else seed)
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 
-from openmcp.config.model import Health, Server
+from openmcp.config.model import Health, Server, SpiffeAuth
 from openmcp.sidecar.net import health
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from tests.support import hostile as scripted
@@ -71,6 +71,20 @@ async def garbage(request: Request, reply: Reply) -> None:
     """Say nonsense."""
     await reply.raw(b"\x00" * 100)
     reply.close()
+
+
+async def test_our_own_lack_of_an_svid_says_nothing_of_the_endpoint(monkeypatch):
+    """As at each start, before the Workload API has answered: the problem is shown, and nothing is counted."""
+    auth = SpiffeAuth(server_ids=("spiffe://example.org/server",))
+    server = Server(name="s", path="/s", endpoints=("https://127.0.0.1:1",), auth=auth, health=Health(interval=1.0))
+    checked = Upstream(server, lambda server, endpoint, result: None)
+    rounds = watching(monkeypatch, checked)
+    for _ in range(server.health.unhealthy_after + 1):
+        await rounds.next()
+    await rounds.end()
+    endpoint = checked.endpoints[0]
+    assert (endpoint.healthy, endpoint.failures) == (True, 0)
+    assert endpoint.problem == "no Workload API is configured"
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,14 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     ),
     "__proto__ keys": ("test_parsing.test_proto_keys_are_data",),
     "the same tool name on two upstreams": ("test_surface.test_the_same_tool_name_on_two_upstreams",),
+    "bad credential taken for none": ("test_identity.test_a_bad_credential_never_becomes_anonymous",),
+    "two credentials at once": ("test_identity.test_a_bad_credential_never_becomes_anonymous",),
+    "agent's token sent upstream": ("test_identity.test_the_agents_credential_never_goes_upstream",),
+    "upstream's challenge to the agent": ("test_identity.test_an_upstreams_challenge_never_reaches_the_agent",),
+    "XFCC from anybody": ("test_identity.test_the_proxys_header_is_worth_nothing_from_others",),
+    "session taken over by another proof": ("test_identity.test_a_session_is_its_principals_by_the_same_proof",),
+    "stream outlives its token": ("test_identity.test_a_stream_ends_with_the_token_that_opened_it",),
+    "metadata under a foreign Host": ("test_identity.test_a_host_that_is_not_ours_is_never_repeated",),
 }
 """Attack -> the tests that make it, as module.function of this folder."""
 

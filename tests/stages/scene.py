@@ -343,7 +343,7 @@ class Scene:
             servers=(server,),
             policies=tuple(policies),
         )
-        self.snapshot = build.snapshot(configuration, {}, lambda *_: None)
+        self.snapshot = build.Builder(Metrics("0")).snapshot(configuration, {})
         self.server: Answering = legacy
         self.sent: list[Sent] = []
         self.now = NOW

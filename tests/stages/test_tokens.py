@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from openmcp.identity.principal import Principal
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.sealing import Sealer
 from openmcp.sidecar.stages import sessions, tasks
@@ -13,13 +14,15 @@ from openmcp.sidecar.stages.tokens import STATE_LIFETIME, Tokens, digest
 from openmcp.sidecar.types import Session
 
 SEALER = Sealer(b"k" * 32)
-SESSION = Session("key:bot", "tools", "e1", "up-1", "2025-11-25", ("elicitation",), 2000)
+BOT = Principal("key:bot", "apiKey")
+SESSION = Session("key:bot", "apiKey", "tools", "e1", "up-1", "2025-11-25", ("elicitation",), 2000)
 OTHERS = {
-    "principal": Session("key:eve", "tools", "e1", "up-1", "2025-11-25", ("elicitation",), 2000),
-    "server": Session("key:bot", "other", "e1", "up-1", "2025-11-25", ("elicitation",), 2000),
-    "endpoint": Session("key:bot", "tools", "e2", "up-1", "2025-11-25", ("elicitation",), 2000),
-    "upstream id": Session("key:bot", "tools", "e1", "up-2", "2025-11-25", ("elicitation",), 2000),
-    "seam": Session("key:bot\0tools", "e1", "up-1", "", "2025-11-25", ("elicitation",), 2000),
+    "principal": Session("key:eve", "apiKey", "tools", "e1", "up-1", "2025-11-25", ("elicitation",), 2000),
+    "method": Session("key:bot", "jwt", "tools", "e1", "up-1", "2025-11-25", ("elicitation",), 2000),
+    "server": Session("key:bot", "apiKey", "other", "e1", "up-1", "2025-11-25", ("elicitation",), 2000),
+    "endpoint": Session("key:bot", "apiKey", "tools", "e2", "up-1", "2025-11-25", ("elicitation",), 2000),
+    "upstream id": Session("key:bot", "apiKey", "tools", "e1", "up-2", "2025-11-25", ("elicitation",), 2000),
+    "seam": Session("key:bot\0apiKey", "tools", "e1", "up-1", "", "2025-11-25", ("elicitation",), 2000),
 }
 
 
@@ -37,15 +40,17 @@ def refused(call: Any, *arguments: Any) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("principal", "server", "now", "opens"),
     [
-        ("key:bot", "tools", 1999.0, True),
-        ("key:bot", "tools", 2000.0, False),
-        ("key:eve", "tools", 0.0, False),
-        ("key:bot", "other", 0.0, False),
-        ("", "", 0.0, False),
+        (BOT, "tools", 1999.0, True),
+        (BOT, "tools", 2000.0, False),
+        (Principal("key:eve", "apiKey"), "tools", 0.0, False),
+        (Principal("key:bot", "jwt"), "tools", 0.0, False),
+        (Principal("key:bot", ""), "tools", 0.0, False),
+        (BOT, "other", 0.0, False),
+        (Principal("", ""), "", 0.0, False),
     ],
 )
 def test_a_session_opens_to_its_principal_on_its_server_in_its_time(
-    held: Sessions, principal: str, server: str, now: float, opens: bool
+    held: Sessions, principal: Principal, server: str, now: float, opens: bool
 ) -> None:
     token = held.issue(SESSION)
     for known_before in (False, True):
@@ -55,29 +60,29 @@ def test_a_session_opens_to_its_principal_on_its_server_in_its_time(
             assert name not in token
         else:
             assert refused(held.open, token, principal, server, now) == (404, 40400), known_before
-        held.open(token, "key:bot", "tools", 0.0)
+        held.open(token, BOT, "tools", 0.0)
 
 
 @pytest.mark.parametrize("token", ["", "x", "up-1", "x" * 5000, "é", "\xff"])
 def test_no_other_string_is_a_session(held: Sessions, token: str) -> None:
-    assert refused(held.open, token, "key:bot", "tools", 0.0) == (404, 40400)
+    assert refused(held.open, token, BOT, "tools", 0.0) == (404, 40400)
 
 
 def test_a_session_of_another_key_is_none_also_when_it_was_known(held: Sessions) -> None:
     sealer = Sealer(b"k" * 32)
     mine = Sessions(sealer, 100.0)
     token = mine.issue(SESSION)
-    mine.open(token, "key:bot", "tools", 0.0)
+    mine.open(token, BOT, "tools", 0.0)
     sealer.rekey(b"l" * 32)
     mine.forget()
-    assert refused(mine.open, token, "key:bot", "tools", 0.0) == (404, 40400)
+    assert refused(mine.open, token, BOT, "tools", 0.0) == (404, 40400)
 
 
 def test_opened_and_answered_are_bounded(held: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "MAX_REMEMBERED", 10)
-    tokens = [held.issue(Session("key:bot", "tools", "e1", f"up-{n}", "", (), 2000)) for n in range(50)]
+    tokens = [held.issue(Session("key:bot", "apiKey", "tools", "e1", f"up-{n}", "", (), 2000)) for n in range(50)]
     for token in tokens * 2:
-        held.open(token, "key:bot", "tools", 0.0)
+        held.open(token, BOT, "tools", 0.0)
         assert len(held._opened) <= 10
     for number in range(50):
         held.answered_id(SESSION, held.request_id(SESSION, number))
@@ -106,7 +111,7 @@ def test_no_other_id_is_one_of_a_request(held: Sessions, token: Any) -> None:
 
 def test_ids_stay_short_whoever_the_agent_and_whatever_the_session(held: Sessions) -> None:
     """A client's answer with an id of more than 1024 characters would be malformed."""
-    long = Session("spiffe://acme.example/" + "p" * 2000, "tools", "e1", "u" * 2000, "2025-11-25", (), 2000)
+    long = Session("spiffe://acme.example/" + "p" * 2000, "mtls", "tools", "e1", "u" * 2000, "2025-11-25", (), 2000)
     assert len(held.request_id(long, 1)) < 100
     assert len(held.event_id(long, "1", {})) < 100
 
@@ -235,7 +240,7 @@ MINE = Owner("key:bot", "slow", "e1")
 )
 def test_a_task_is_known_from_the_result_that_made_it(result: dict[str, Any], identifier: str | None) -> None:
     known = Tasks()
-    known.remember("tools", result, MINE)
+    known.remember("tools", result, *MINE)
     if identifier is None:
         assert not known._owners
         return
@@ -254,8 +259,8 @@ def test_a_task_is_known_from_the_result_that_made_it(result: dict[str, Any], id
 
 def test_a_task_keeps_its_first_owner() -> None:
     known = Tasks()
-    known.remember("tools", {"task": {"taskId": "t1"}}, MINE)
-    known.remember("tools", {"task": {"taskId": "t1"}}, Owner("key:eve", "slow", "e2"))
+    known.remember("tools", {"task": {"taskId": "t1"}}, *MINE)
+    known.remember("tools", {"task": {"taskId": "t1"}}, "key:eve", "slow", "e2")
     assert known.owner("tools", "key:bot", {"taskId": "t1"}) == MINE
 
 
@@ -263,5 +268,5 @@ def test_the_oldest_task_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(tasks, "MAX_TASKS", 3)
     known = Tasks()
     for number in range(5):
-        known.remember("tools", {"task": {"taskId": f"t{number}"}}, MINE)
+        known.remember("tools", {"task": {"taskId": f"t{number}"}}, *MINE)
     assert [number for number in range(5) if known.owned("tools", "key:bot", f"t{number}")] == [2, 3, 4]

@@ -91,6 +91,22 @@ class Gate:
                     return found[0]
                 await asyncio.sleep(0.01)
 
+    async def page(self, path: str) -> str:
+        """Return what operators are told: head and body of the answer."""
+        reader, writer = await asyncio.open_connection(*self.app.admin_address)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        text = (await reader.read()).decode()
+        writer.close()
+        return text
+
+    async def has_identity(self, spiffe_id: str) -> None:
+        """Wait until the sidecar has this identity."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                if f'"{spiffe_id}"' in await self.page("/readyz"):
+                    return
+                await asyncio.sleep(0.01)
+
     def reload(self, changed: dict[str, Any]) -> None:
         """Take over another configuration."""
         self.file.write_text(json.dumps(changed))

@@ -30,7 +30,7 @@ START_SECONDS = 20.0  # generous: a loaded machine starts Node in seconds
 STOP_SECONDS = 15.0
 _GLANCE = 0.02  # seconds between two looks at a process that is starting; it has no event to wait for
 
-_LISTENING = re.compile(r"^listening on (http://127\.0\.0\.1:\d+)$", re.MULTILINE)
+_LISTENING = re.compile(r"^listening on (https?://127\.0\.0\.1:\d+)$", re.MULTILINE)
 
 
 class ProcessFailed(AssertionError):
@@ -160,9 +160,10 @@ def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
         with running("openmcp run", [OPENMCP, "run", "-c", file], cwd=folder) as process:
-            urls = {side: f"http://{whole['listen'][side]}" for side in listen}
-            process.wait_for(lambda: _ready(urls["admin"]))
-            yield Sidecar(urls["mcp"], urls["admin"], process, folder)
+            scheme = "https" if "tls" in whole["listen"] else "http"
+            url, operators = f"{scheme}://{whole['listen']['mcp']}", f"http://{whole['listen']['admin']}"
+            process.wait_for(lambda: _ready(operators))
+            yield Sidecar(url, operators, process, folder)
             if code := process.stop():
                 raise process.fail(f"ended with {code} after SIGTERM")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Connection:
     host: str
     path: str = "/server"
     headers: dict[str, str] = field(default_factory=dict)
+    patience: float = PATIENCE
 
     async def send(self, data: bytes) -> None:
         """Send these bytes and nothing else."""
@@ -98,7 +100,7 @@ class Connection:
 
     async def answer(self) -> Answer:
         """Read one whole response; those with status 100 are passed over."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             status, headers = await self.answer_head()
             while status == 100:
                 status, headers = await self.answer_head()
@@ -106,7 +108,7 @@ class Connection:
 
     async def answer_head(self) -> tuple[int, list[tuple[str, str]]]:
         """Read status line and headers of a response."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             try:
                 head = await self.reader.readuntil(b"\r\n\r\n")
             except (asyncio.IncompleteReadError, ConnectionError) as error:
@@ -121,7 +123,7 @@ class Connection:
         """Read on in a chunked SSE answer whose head was read: the next JSON message, or None at the end."""
         while True:
             while b"\n\n" not in self._pending:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(self.patience):
                     chunk = await self._chunk()
                 if not chunk:
                     assert self._pending == b"", "the stream ended within an event"
@@ -139,7 +141,7 @@ class Connection:
 
     async def closed(self) -> bytes:
         """Wait until the sidecar closes the connection; return what it sent before."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(self.patience):
             try:
                 return await self.reader.read()
             except ConnectionError:
@@ -180,11 +182,14 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(url: str, path: str = "/server", **headers: str) -> AsyncIterator[Connection]:
-    """Open a connection to the sidecar at `url` (`http://127.0.0.1:PORT`); keywords are headers of every request."""
-    host = url.removeprefix("http://")
+async def connect(
+    url: str, path: str = "/server", tls: ssl.SSLContext | None = None, **headers: str
+) -> AsyncIterator[Connection]:
+    """Open a connection to the sidecar at `url` (`http://127.0.0.1:PORT`, or https with `tls`); keywords are headers of
+    every request."""
+    _, _, host = url.partition("://")
     name, _, port = host.rpartition(":")
-    reader, writer = await asyncio.open_connection(name, int(port), limit=2**26)
+    reader, writer = await asyncio.open_connection(name, int(port), limit=2**26, ssl=tls)
     named = {key.replace("_", "-"): value for key, value in headers.items()}
     connection = Connection(reader, writer, host, path, named)
     try:

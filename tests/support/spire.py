@@ -6,8 +6,8 @@
         ...                                   # agent.address is what `identity.workloadApi` takes
 
 Every agent stands for a machine of its own: what it hands out is decided by the entries under it, so two callers of
-one user have two identities. Servers and agents look for changes every second. All ends with the `with` block; the
-logs are printed then, which pytest shows where the test failed.
+one user have two identities. Servers and agents look for changes every second. All ends with the `with` block; what
+they warned of is printed then, and shown by pytest where the test failed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.support.process import ProcessFailed, Running, free_ports, running
 Json = Mapping[str, Any]
 _PATIENCE = 30.0  # seconds: an agent that has just started fetches what is new within a few
 _GLANCE = 0.1  # seconds between two looks at what only a command of SPIRE can tell
-_LOG_SHOWN = 6000
+_LOG_SHOWN = 40  # lines
 
 
 class Process:
@@ -70,7 +70,8 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        print(f"--- log of {self.name} ---\n{self.log[-_LOG_SHOWN:]}")
+        warnings = [line for line in self.log.splitlines() if "level=info" not in line]
+        print(f"--- warnings of {self.name} ---", *warnings[-_LOG_SHOWN:], sep="\n")
 
 
 class Agent:
@@ -92,24 +93,36 @@ class Agent:
 
     def write_svid(self, folder: Path) -> None:
         """Write what it has for us into ``folder``: ``svid.0.pem``, ``svid.0.key``, ``bundle.0.pem``."""
-        _run(self._fetch("-write", folder))
+        _run(self._api("fetch", "x509", "-write", folder))
+
+    def jwt_svid(self, audience: str) -> str:
+        """Return a JWT-SVID that it has for us."""
+        svids = json.loads(_run(self._api("fetch", "jwt", "-audience", audience, "-output", "json")))[0]["svids"]
+        return str(svids[0]["svid"])
+
+    def validated(self, audience: str, token: str) -> str | None:
+        """Return the subject of a JWT-SVID as SPIRE itself sees it; None where it refuses the token."""
+        done = _done(self._api("validate", "jwt", "-audience", audience, "-svid", token, "-output", "json"))
+        return str(json.loads(done.stdout)["spiffe_id"]) if done.returncode == 0 else None
 
     def _fetched(self) -> list[dict[str, Any]]:
-        done = _done(self._fetch("-output", "json"))
+        done = _done(self._api("fetch", "x509", "-output", "json"))
         return list(json.loads(done.stdout)["svids"]) if done.returncode == 0 else []
 
-    def _fetch(self, *options: str | Path) -> list[str | Path]:
-        return [program("spire", "spire-agent"), "api", "fetch", "x509", "-socketPath", self.process.api, *options]
+    def _api(self, *command: str | Path) -> list[str | Path]:
+        return [program("spire", "spire-agent"), "api", *command, "-socketPath", self.process.api]
 
 
 class Domain:
     """A trust domain."""
 
-    def __init__(self, name: str, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, name: str, folder: Path, stack: ExitStack, root: tuple[bytes, bytes] | None) -> None:
         self.name = name
         self.folder = folder
+        self.root = root
         self.port = free_ports(1)[0]
         self.agents: list[Agent] = []
+        self._entries: dict[str, list[str]] = {}
         self._stack = stack
         self.server = Process(f"spire-server of {name}", self._server(), folder / "server.sock")
         stack.enter_context(self.server)
@@ -132,7 +145,7 @@ class Domain:
     def agent(self, name: str) -> Agent:
         """Start an agent that joins with a token, and wait until it serves."""
         token = self.ask("token", "generate", "-ttl", "600")["value"]
-        api = self.folder / f"{name}.sock"
+        api = self.folder / f"agent-{name}.sock"
         process = Process(f"spire-agent {name} of {self.name}", self._agent(name, token, api), api)
         self._stack.enter_context(process)
         agent = Agent(name, self.id(f"/spire/agent/join_token/{token}"), process)
@@ -153,14 +166,19 @@ class Domain:
 
         Waits until the agent has it, unless it is for somebody else.
         """
-        command = ["entry", "create", "-parentID", agent.id, "-spiffeID", self.id(path), "-hint", hint]
-        command += ["-selector", selector or f"unix:uid:{os.getuid()}", "-x509SVIDTTL", str(ttl)]
-        for name in federates:
-            command += ["-federatesWith", f"spiffe://{name}"]
-        (made,) = self.ask(*command)["results"]
+        command = ["-parentID", agent.id, "-spiffeID", self.id(path), "-hint", hint, "-x509SVIDTTL", str(ttl)]
+        command += ["-selector", selector or f"unix:uid:{os.getuid()}"]
+        command += [f"-federatesWith=spiffe://{name}" for name in federates]
+        (made,) = self.ask("entry", "create", *command)["results"]
+        entry = str(made["entry"]["id"])
+        self._entries[entry] = command
         if selector is None:
             wait_until(lambda: self.id(path) in agent.svids(), f"{agent.name} to have {self.id(path)}")
-        return str(made["entry"]["id"])
+        return entry
+
+    def set_ttl(self, entry: str, ttl: int) -> None:
+        """Let SVIDs of an entry live as long as this, from the next one on; agents fetch that at once."""
+        self.run("entry", "update", "-entryID", entry, *self._entries[entry], "-x509SVIDTTL", str(ttl))
 
     def unregister(self, entry: str) -> None:
         """Delete an entry."""
@@ -184,6 +202,8 @@ class Domain:
     def distrust(self, name: str) -> None:
         """Stop federating with the domain ``name``, in all entries."""
         self.run("bundle", "delete", "-id", f"spiffe://{name}", "-mode", "dissociate")
+        for entry, command in self._entries.items():
+            self._entries[entry] = [word for word in command if word != f"-federatesWith=spiffe://{name}"]
 
     def prepare_ca(self) -> str:
         """Make the next CA, add it to the bundle and wait until the agents have that; return its ID."""
@@ -220,6 +240,11 @@ class Domain:
             "KeyManager": {"memory": {}},
             "NodeAttestor": {"join_token": {}},
         }
+        if self.root is not None:
+            files = {"cert_file_path": self.folder / "root.pem", "key_file_path": self.folder / "root.key"}
+            for file, content in zip(files.values(), self.root, strict=True):
+                file.write_bytes(content)
+            plugins["UpstreamAuthority"] = {"disk": {key: str(file) for key, file in files.items()}}
         server = {
             "bind_address": "127.0.0.1",
             "bind_port": str(self.port),
@@ -232,7 +257,7 @@ class Domain:
         return self._command("spire-server", {"server": server}, plugins)
 
     def _agent(self, name: str, token: str, api: Path) -> list[str | Path]:
-        data = self.folder / name
+        data = self.folder / f"agent-{name}"
         data.mkdir()
         (data / "bundle.pem").write_text(self.bundle())
         plugins: dict[str, Json] = {
@@ -267,12 +292,16 @@ class Domain:
 
 
 @contextmanager
-def trust_domain(name: str) -> Iterator[Domain]:
-    """Run the server of a trust domain; its agents are started by `Domain.agent`."""
+def trust_domain(name: str, root: tuple[bytes, bytes] | None = None) -> Iterator[Domain]:
+    """Run the server of a trust domain; its agents are started by `Domain.agent`.
+
+    ``root`` is the certificate and key (PEM) of a CA that signs the server's own, and is then the bundle: whoever has
+    it can make certificates of this domain that SPIRE would not.
+    """
     with ExitStack() as stack:
         # Not pytest's folder: the path of a Unix socket has 107 bytes at most.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spire-")))
-        yield Domain(name, folder, stack)
+        yield Domain(name, folder, stack, root)
 
 
 def federate(one: Domain, other: Domain) -> None:

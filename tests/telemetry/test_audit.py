@@ -17,6 +17,7 @@ import pytest
 from openmcp.sidecar.telemetry import audit
 from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.chain import Chain, Head, checkpoint_of, parse
+from openmcp.sidecar.telemetry.writer import Writer
 
 PIPE_SIZE = 65536
 
@@ -360,14 +361,14 @@ def test_a_fault_of_our_own_denies(
 ) -> None:
     """Should the thread ever die, nothing is let through unrecorded."""
 
-    def broken(_: object) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError("broken on purpose")
 
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    monkeypatch.setattr(AuditLog, "_drain", broken)
+    monkeypatch.setattr(Writer, "add", broken)
     log = make(tmp_path / "audit.log")
     log.write(b'{"n":1}')
-    log._thread.join(5)
+    log._writing.join(5)
     assert not log.accepting
     assert not log.close(0.1)
 
@@ -376,7 +377,7 @@ def test_an_idle_log_does_not_wake_up(make: Callable[..., AuditLog], tmp_path: P
     log = make(tmp_path / "audit.log")
     log.write(b'{"n":1}')
     assert log.flush(5)
-    status = Path(f"/proc/self/task/{log._thread.native_id}/status")
+    status = Path(f"/proc/self/task/{log._writing.native_id}/status")
 
     def switches() -> int:
         return int(status.read_text().split("voluntary_ctxt_switches:")[1].split()[0])

@@ -5,7 +5,6 @@ import sys
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from openmcp.sidecar.telemetry.audit import AuditStats
 from openmcp.sidecar.telemetry.metrics import (
     FAMILIES,
     TOOLS_PER_SERVER,
@@ -13,6 +12,7 @@ from openmcp.sidecar.telemetry.metrics import (
     Metrics,
     Scrape,
 )
+from openmcp.sidecar.telemetry.values import AuditStats
 
 
 def samples(metrics: Metrics, prefix: str = "openmcp_") -> dict[str, float]:

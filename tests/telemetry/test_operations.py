@@ -6,7 +6,7 @@ from openmcp.sidecar.telemetry import semconv
 from openmcp.sidecar.telemetry.metrics import TOOLS_PER_SERVER, UNALLOWED_TOOLS_PER_SERVER
 from openmcp.sidecar.telemetry.operations import Operations
 from openmcp.sidecar.telemetry.spans import Ended, Shape
-from openmcp.sidecar.telemetry.trace import TraceContext
+from openmcp.sidecar.telemetry.values import TraceContext
 
 HERE = TraceContext("1" * 32, "2" * 16, 0)
 
@@ -90,6 +90,9 @@ def test_uris_are_no_labels() -> None:
         ("tools/call", "rpc_error", -32602, 200, "", "-32602"),
         ("tools/call", "rpc_error", -32000, 200, "-32000", "-32000"),
         ("tools/call", "timeout", -32603, 200, "-32603", "timeout"),
+        ("tools/call", "untrusted", -32603, 200, "-32603", "untrusted"),
+        ("tools/call", "identity", -32603, 200, "-32603", "identity"),
+        ("tools/call", "credential", -32603, 200, "-32603", "credential"),
         ("tools/call", "client_gone", 0, 0, "client_gone", "client_gone"),
         ("resources/read", "malformed", -32600, 400, "", ""),
         ("", "unknown_notification", 0, 202, "", ""),

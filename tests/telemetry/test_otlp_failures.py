@@ -22,7 +22,7 @@ from openmcp.sidecar.build import telemetry
 from openmcp.sidecar.telemetry import otlp
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.spans import Ended, Shape
-from openmcp.sidecar.telemetry.trace import TraceContext
+from openmcp.sidecar.telemetry.values import TraceContext
 from tests.support.collector import collector, exporting
 from tests.support.gate import Gate, call, configuration
 from tests.support.hostile import Hostile, hostile

@@ -233,3 +233,10 @@ def test_a_configuration_that_is_none(tmp_path: Path) -> None:
     code, _, wrong = openmcp("replay", "--audit", recorded(tmp_path), "--decide", tmp_path / "gateway.yaml")
     assert code == 2
     assert "--decide: " in wrong
+
+
+def test_an_agent_that_nobody_is_is_not_looked_for(tmp_path: Path) -> None:
+    path = recorded(tmp_path, line("request", id=1, method="m"))
+    code, said, wrong = openmcp("replay", "--audit", path, "--agent", "spiffe:/prod/x")
+    assert (code, said) == (2, "")
+    assert "no caller is named 'spiffe:/prod/x' (does not begin with spiffe://)" in " ".join(wrong.split())
