@@ -172,7 +172,7 @@ class Notifier:
             for record in page.records:
                 seen.add(record.key)
                 self._watch(record)
-                if self._is_untold(record) and self._may_tell(record):
+                if self._is_untold(record) and (record.notified or self._may_tell(record)):  # counted at the first try
                     self._put(record)
             cursor = page.cursor
             if cursor is None:

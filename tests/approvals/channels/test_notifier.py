@@ -279,6 +279,21 @@ async def test_an_agent_that_asks_for_much_is_told_of_for_a_while() -> None:
     await desk.notifier.stop()
 
 
+async def test_trying_again_is_not_counted_as_another_request() -> None:
+    desk = Desk(per_hour=2)
+    desk.notifier.start()
+    desk.chat.faults = [WRONG, WRONG, WRONG]
+    await desk.ask()
+    await desk.until("failed")
+    for tried in (2, 3):
+        desk.now += RESEND_AFTER
+        await desk.notifier.look()
+        await desk.until(*["failed"] * tried)
+    await desk.ask(arguments={"ticket_id": "T-8"})
+    await desk.until("failed", "failed", "failed", "sent")
+    await desk.notifier.stop()
+
+
 async def test_what_is_over_is_told_to_nobody(desk: Desk) -> None:
     desk.chat.faults = [WRONG]
     pending = await desk.ask()
