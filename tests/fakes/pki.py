@@ -262,7 +262,7 @@ def jwks(*keys: JwtKey, use: str | None = "jwt-svid") -> bytes:
     return json.dumps({"keys": [key.jwk(use) for key in keys]}).encode()
 
 
-def mint_jwt(key: JwtKey, claims: Mapping[str, Any], *, ttl: float = 300, **headers: Any) -> str:
+def mint_jwt(key: JwtKey, claims: Mapping[str, Any], *, ttl: float = 3600, **headers: Any) -> str:
     """Sign `claims`; `exp` and `iat` are added where they are not given, and a claim of None is left out.
 
     `headers` add to and replace those of the key; one of None is left out.

@@ -94,7 +94,7 @@ MALFORMED = {
     "keyCertSign": (leaf(usage=("digital_signature", "key_cert_sign")), "a key usage of CAs"),
     "cRLSign": (leaf(usage=("digital_signature", "crl_sign")), "a key usage of CAs"),
     "an expired one": (leaf(begins=-60, ttl=-1), "has expired already; compare the clocks"),
-    "one of next year": (leaf(begins=400, ttl=800), "begins in the future; compare the clocks"),
+    "one of next year": (leaf(begins=86400 * 365, ttl=86400 * 366), "begins in the future; compare the clocks"),
     "no key": (raw(key=b""), "the key of the SVID spiffe://example.org/gateway cannot be read"),
     "a key in PEM": (raw(key=LEAF.key_pem()), "cannot be read"),
     "the key of another": (raw(key=pki.key_der(pki.ec_key())), "is not that of its certificate"),
