@@ -51,7 +51,7 @@ class Pipeline:
         random64: Callable[[], int],
     ) -> None:
         self.snapshot = snapshot
-        self.relays = Relays(sessions, results, recorder)
+        self.relays = Relays(sessions, results, recorder, lambda: self.snapshot)
         self._connections = Connections(sessions, self.relays, recorder)
         self._requests = requests
         self._results = results

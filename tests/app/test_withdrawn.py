@@ -15,7 +15,7 @@ from tests.app.test_reload import open_get, streaming
 from tests.fakes import pki
 from tests.fakes.workload_api import GATEWAY, FakeWorkloadApi
 from tests.support.gate import Gate, call, configuration, gate, initialize
-from tests.support.hostile import Hostile, hostile
+from tests.support.hostile import Hostile, Reply, Request, hostile
 from tests.support.mtls import careless_client
 from tests.support.raw import Closed, Connection, connect
 
@@ -158,3 +158,53 @@ async def test_a_trust_domain_that_is_no_longer_accepted(server: Hostile, tmp_pa
                 sidecar.reload(fewer)
                 await ended(stream)
                 assert (await agent.ask(call())).status == 401
+
+
+class Slow:
+    """A server that answers a GET by a stream, but not before it may."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, request: Request, reply: Reply) -> None:
+        if request.method == "GET" and not request.is_health_check:
+            self.asked.set()
+            await self.go_on.wait()
+        await streaming(request, reply)
+
+
+async def test_a_stream_that_opens_after_its_agent_was_removed(tmp_path: Path) -> None:
+    """The server took its time: what was asked for before the reload comes after it."""
+    slow = Slow()
+    async with hostile(slow) as server:
+        made = configuration(server.url)
+        fewer = copy.deepcopy(made)
+        fewer["identity"]["agents"][0]["keys"] = fewer["identity"]["agents"][0]["keys"][1:]
+        async with gate(tmp_path, made) as sidecar, sidecar.connect() as agent:
+            await initialize(agent)
+            await agent.send(agent.request(method="GET", accept="text/event-stream"))
+            await slow.asked.wait()
+            sidecar.reload(fewer)
+            slow.go_on.set()
+            assert (await agent.answer_head())[0] == 200
+            async with asyncio.timeout(5):
+                while await agent.event() is not None:
+                    pass
+
+
+async def test_a_stream_that_opens_after_its_agents_ca_was_removed(files: Files, tmp_path: Path) -> None:
+    slow, ca = Slow(), pki.Ca("example.org")
+    files.clients(ca)
+    async with hostile(slow) as server:
+        made = web(server, files)
+        async with gate(tmp_path, made) as sidecar, by(sidecar, ca.leaf(AGENT)) as agent:
+            await initialize(agent)
+            await agent.send(agent.request(method="GET", accept="text/event-stream"))
+            await slow.asked.wait()
+            files.clients(pki.Ca("example.org"))
+            sidecar.reload(made)
+            slow.go_on.set()
+            assert (await agent.answer_head())[0] == 200
+            async with asyncio.timeout(5):
+                while await agent.event() is not None:
+                    pass
