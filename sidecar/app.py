@@ -23,6 +23,7 @@ from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
+from openmcp.sidecar.stages.approvals import Approvals
 from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
@@ -48,28 +49,29 @@ class App:
 
     def __init__(self, configuration: Configuration) -> None:
         """Raises `build.BuildError` or `SecretError` where the configuration cannot be used. Needs a running loop."""
-        version = VERSION
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
-        self.metrics = Metrics(version)
+        self.metrics = Metrics(VERSION)
         self.audit, payloads = telemetry.record(configuration.telemetry.audit, _log_audit)
-        self._exporter = telemetry.exporter(configuration.telemetry.otlp, version, self.metrics)
+        self._exporter = telemetry.exporter(configuration.telemetry.otlp, VERSION, self.metrics)
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
-        self._builder = build.Builder(self.metrics)
+        self._builder = build.Builder(self.metrics, self._recorder.approval)
         self._identities = self._builder.identities
         snapshot = self._builder.snapshot(configuration, {})
         self._tls = self._identities.listening(configuration.listen.tls)
         tokens, tasks = Tokens(self._sealer), Tasks()
         self._pins = Pins(self._recorder.tool_changed)
         self._worker = Worker()
+        results = Results(tokens, tasks, self._pins, worker=self._worker)
+        self._approvals = Approvals(tokens, results, self._recorder, self._builder.approving.desk)
         self._pipeline = Pipeline(
             snapshot,
             self._sessions,
-            Requests(tokens, tasks),
-            Results(tokens, tasks, self._pins, worker=self._worker),
-            self._recorder,
+            Requests(tokens, tasks, held=self._approvals.tasks.owns),
+            results,
+            self._approvals,
             functools.partial(random.Random(os.urandom(16)).getrandbits, 64),  # noqa: S311  # ids, not secrets
         )
         self._sweeper = Sweeper()
@@ -95,11 +97,14 @@ class App:
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
+        self._sweeper.add(self._approvals.holding.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
         self._identities.start(self.snapshot.configuration, self._review_peers)
         self._builder.callers.follow(self.snapshot.configuration.identity)
+        self._builder.approving.follow(self.snapshot.configuration)
+        await self._builder.approving.open(self.snapshot.configuration)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
 
@@ -122,6 +127,7 @@ class App:
             self._sessions.forget()
         self._identities.start(configuration, self._review_peers)
         self._builder.callers.follow(configuration.identity)
+        self._builder.approving.follow(configuration)
         self._pipeline.snapshot = after
         if renewed:
             self._review_peers()
@@ -149,11 +155,14 @@ class App:
         if self._draining:
             return
         self._draining = self._pipeline.relays.draining = True
+        self._approvals.holding.release()
         await self._listener.drain(patience, self._end_streams)
         for watcher in self._watchers.values():
             watcher.cancel()
         for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
+        await self._approvals.tasks.close(patience)
+        await self._builder.approving.stop()
         await self._admin.drain(0.2, lambda: None)
         self._builder.callers.close()
         await self._identities.stop()
@@ -218,6 +227,7 @@ class App:
             "identity": self._identities.report(),
             "issuers": self._builder.callers.report(),
             "draining": self._draining,
+            "approvals": self._approvals.report() | {"channels": dict(self._builder.approving.channels())},
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
                 "digest": _digest(self.snapshot.configuration),
@@ -251,6 +261,10 @@ class App:
             for endpoint in upstream.endpoints:
                 scrape.endpoint(name, endpoint.url, healthy=endpoint.healthy)
                 scrape.pool(name, endpoint.url, idle=endpoint.idle, active=endpoint.active)
+        for name, count in self._approvals.holding.counts().items():
+            scrape.held(name, count)
+        if self._approvals.desk.service is not None:
+            scrape.state_failing(failing=bool(self._approvals.desk.problem))
         scrape.connections("mcp", self._listener.connections)
         scrape.connections("admin", self._admin.connections)
         scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)
@@ -277,6 +291,8 @@ def _warn_of_restart(before: Configuration, after: Configuration) -> None:
         _log.warning("listen.mcp, listen.admin and listen.tls change only with a restart (certificates are read anew)")
     if (before.identity.workload_api, before.identity.svid) != (after.identity.workload_api, after.identity.svid):
         _log.warning("identity.workloadApi and identity.svid change only with a restart")
+    if before.state != after.state or before.approvals.console != after.approvals.console:
+        _log.warning("state and approvals.console change only with a restart")
     if before.telemetry != after.telemetry:
         _log.warning("telemetry changes only with a restart")
 

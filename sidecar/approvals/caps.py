@@ -32,6 +32,8 @@ class Caps:
         """Whether an agent may open one more request, which then counts until it ends; else nothing has changed."""
         mine = self._running(agent, now)
         most = self._limits.open_requests
+        if key in mine:
+            return True  # the same question, which is being put at this very moment, or has been
         if len(mine) >= most:
             await self._drop_decided(mine, now)
             if len(mine) >= most:

@@ -142,6 +142,10 @@ class ApprovalService:
         """The record once it is decided or over; None after so many seconds."""
         return await self.wakeup.wait(pending, seconds)
 
+    async def look(self, record: ApprovalRecord) -> ApprovalRecord | None:
+        """The record of the same question as it stands now; it may be of a newer generation."""
+        return await self.store.get(record.key, self._clock())
+
     async def find(self, rid: str) -> ApprovalRecord | None:
         """A request by its id, as it stands now; the id comes out of a link or a form."""
         if not _RID.fullmatch(rid):

@@ -25,6 +25,11 @@ class Sweeping:
         self._task: asyncio.Task[None] | None = None
         self._away = False
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started."""
+        return self._task is not None
+
     def start(self) -> None:
         """Begin, in the event loop that runs."""
         self._task = asyncio.get_running_loop().create_task(self._run())
