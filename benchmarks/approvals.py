@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import boto3
+import botocore.session
 
 from openmcp.config.model import Approval, Workflow
 from openmcp.sidecar.approvals.service import ApprovalService, Granted, Pending
@@ -33,7 +33,8 @@ from openmcp.sidecar.state.sqlite import SqliteStore
 from openmcp.sidecar.state.store import StateStore
 from tests.support.stores import dynamodb_local, redis_server
 
-SESSION = boto3.Session(aws_access_key_id="bench", aws_secret_access_key="bench")
+SESSION = botocore.session.Session()
+SESSION.set_credentials("testing", "testing")
 Connect = Callable[[], StateStore]
 LEADS = Workflow(name="leads", approvers=("token:ann",))
 
@@ -178,7 +179,7 @@ async def all_stores() -> AsyncIterator[dict[str, Connect]]:
             "memory": MemoryStore,
             "sqlite": lambda: SqliteStore(Path(folder) / "state.db"),
             "redis": lambda: RedisStore(redis.url),
-            "dynamodb": lambda: DynamoStore("approvals", "eu-west-1", endpoint=dynamodb.url, session=lambda: SESSION),
+            "dynamodb": lambda: DynamoStore("approvals", "eu-west-1", endpoint=dynamodb.url, session=SESSION),
         }
 
 

@@ -94,16 +94,18 @@ def _approvers(approvals: Approvals, workflows: Mapping[str, At], shared: bool) 
 def _lack(approvals: Approvals, workflow: Workflow, approver: str, shared: bool) -> str | None:
     """What keeps an approver from deciding; None where nothing does."""
     kind, _, name = approver.partition(":")
+    told = [channel for channel in approvals.channels if channel.name in workflow.channels]
     if kind == "slack":
-        told = [channel for channel in approvals.channels if channel.name in workflow.channels]
         return None if any(isinstance(one, SlackChannel) for one in told) else "no channel of type slack asks them"
+    if kind == "email" and approvals.oidc is None:  # by the link and the code of a mail, which links to the console
+        return None if any(isinstance(one, EmailChannel) for one in told) else "no channel of type email asks them"
     if kind == "token":
         if shared and not approvals.tokens:  # `openmcp approvals --as` asks for no token
             return None
         if name not in (token.name for token in approvals.tokens):
             return f'no entry of approvals.tokens is named "{name}"'
     elif approvals.oidc is None:
-        return "`approvals.oidc` is missing" + (", by which an address is proved" if kind == "email" else "")
+        return "`approvals.oidc` is missing"
     return None if approvals.console is not None or (kind == "token" and shared) else "`approvals.console` is missing"
 
 

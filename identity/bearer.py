@@ -20,6 +20,8 @@ Headers = Mapping[bytes, bytes]
 
 MAX_REMEMBERED: Final = 4096
 """Verified tokens that are remembered; beyond that the oldest is verified anew."""
+MAX_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of these tokens in all; each takes some three times as much once it is taken apart."""
 _ROUTED: Final = 8192
 """Bytes of a token up to which it is remembered whose it is to judge."""
 _LATEST: Final = 1e11
@@ -29,11 +31,12 @@ _OF_ONE_TOKEN: Final = frozenset(("exp", "iat", "nbf", "jti", "nonce", "at_hash"
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """A caller, until when its token holds (Unix seconds), and under which keys it was verified."""
+    """A caller, until when its token holds (Unix seconds), under which keys it was verified, and how long it is."""
 
     principal: Principal
     until: float
     generation: int
+    size: int
 
 
 class TokenMethod(ABC):
@@ -43,6 +46,7 @@ class TokenMethod(ABC):
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._known: dict[bytes, Verified] = {}
+        self._bytes = 0
 
     def principal(self, headers: Headers, peer: Peer) -> Principal | None:
         """The caller; None where there is no token, or one for another method. Raises `Refused`, `Unavailable`,
@@ -75,13 +79,19 @@ class TokenMethod(ABC):
         """The caller and when the token ends. Raises `Refused`, `Unavailable`, `KeysNeeded`."""
 
     def _verified(self, token: bytes, digest: bytes) -> Principal:
-        self._known.pop(digest, None)
-        generation = self.generation()
+        self._forget(digest)
+        generation, size = self.generation(), len(token)
         principal, until = self.verify(jose.read(token), self._clock())
-        if len(self._known) >= MAX_REMEMBERED:
-            del self._known[next(iter(self._known))]
-        self._known[digest] = Verified(principal, until, generation)
+        while self._known and (len(self._known) >= MAX_REMEMBERED or self._bytes + size > MAX_BYTES):
+            self._forget(next(iter(self._known)))
+        self._known[digest] = Verified(principal, until, generation, size)
+        self._bytes += size
         return principal
+
+    def _forget(self, digest: bytes) -> None:
+        known = self._known.pop(digest, None)
+        if known is not None:
+            self._bytes -= known.size
 
 
 def presented(headers: Headers) -> bytes | None:

@@ -7,6 +7,7 @@ the leaf says, is decided here. Source: X509-SVID specification, sections 2 to 5
 
 import functools
 import hashlib
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -83,6 +84,18 @@ def anchors(bundles: Bundles, own: Svid) -> list[bytes]:
         if not unnamed and not names & {(subject, identifier), (subject, None)}:
             found.append(der)
     return found
+
+
+@functools.lru_cache(maxsize=512)
+def check_anchor(der: bytes) -> None:
+    """Whether contexts can be made with this CA, which is one of all that each of them holds. Raises `PeerRefused`."""
+    try:
+        _name(der)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der)
+    except PeerRefused:
+        raise
+    except Exception as error:  # as in `_verified`
+        raise PeerRefused("it cannot be read") from error
 
 
 def leaf_id(leaf: x509.Certificate) -> SpiffeId:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, cast
+from weakref import WeakSet
 
 from openmcp.identity.certificates import (
     FOREIGN_ANCHOR,
@@ -28,6 +29,9 @@ from openmcp.identity.peer import PeerCertificate, PeerRefused
 
 _DER: Final = 2
 """DER in the standard library's private interface (`_ssl.ENCODING_DER`)."""
+MAX_HANDSHAKES = 1000
+"""Handshakes of clients under way at once. Each takes some 50 KiB before anybody is known, until it is over or given
+up."""
 QUIET: Final = 60.0
 """Seconds for which another refusal for the same reason is counted, not logged."""
 _AGAIN: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLSyscallError)
@@ -51,6 +55,7 @@ _PROTOCOL: Final = {
     **dict.fromkeys(("NO_SHARED_CIPHER", "NO_SHARED_GROUP", "NO_SUITABLE_KEY_SHARE"), "no common cipher"),
 }
 _FAILED: Final = "the handshake failed"
+_TOO_MANY: Final = "too many handshakes at once"
 _log = logging.getLogger("openmcp.identity")
 
 
@@ -86,20 +91,26 @@ class CheckedObject(ssl.SSLObject):
     """One end of a connection, whose handshake ends with a look at the peer."""
 
     peer_certificate: PeerCertificate | None = None
+    under_way: "WeakSet[CheckedObject] | None" = None
 
     def do_handshake(self) -> None:
         """Raises `PeerRefused` for a certificate that is not good, and SSLError for other failures."""
         context = cast(Checked, self.context)
+        over = True
         try:
             super().do_handshake()
             self.peer_certificate = context.peer(self)
         except _AGAIN:
+            over = False
             raise
         except ssl.SSLError as error:
             raise context.refused(error) from None
         except Exception as error:  # a fault of ours lets nobody in
             _log.exception("TLS: a certificate could not be checked")
             raise context.refused(PeerRefused(MALFORMED)) from error
+        finally:
+            if over and self.under_way is not None:
+                self.under_way.discard(self)
 
 
 class Checked(ssl.SSLContext):
@@ -125,7 +136,11 @@ class Checked(ssl.SSLContext):
     def refused(self, error: ssl.SSLError) -> ssl.SSLError:
         """The same failure in our words, counted and logged."""
         found = in_words(error, self.stranger)
-        self.on_refused(found.why if isinstance(found, PeerRefused) else protocol_failure(found), str(found))
+        if isinstance(found, PeerRefused):
+            self.on_refused(found.why, str(found))
+        else:
+            why = protocol_failure(found)
+            self.on_refused(why, f"{why} ({(found.reason or 'unknown').lower().replace('_', ' ')})")
         return found
 
 
@@ -134,11 +149,19 @@ class Delegating(ssl.SSLContext):
 
     current: Callable[[], ssl.SSLContext]
     on_refused: OnRefused
+    under_way: WeakSet[CheckedObject]
+    """Those of clients that vanish go with their connections."""
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
-        """One more connection. Raises SSLError where there is nothing to make it with."""
+        """One more connection. Raises SSLError where there is nothing to make it with, and where there are too many."""
+        if len(self.under_way) >= MAX_HANDSHAKES:
+            self.on_refused(_TOO_MANY, f"{_TOO_MANY} ({MAX_HANDSHAKES})")
+            raise ssl.SSLError(1, _TOO_MANY)
         try:
-            return self.current().wrap_bio(*args, **options)
+            made = cast(CheckedObject, self.current().wrap_bio(*args, **options))
+            made.under_way = self.under_way
+            self.under_way.add(made)
+            return made
         except NoIdentity as error:
             self.on_refused("no SVID of our own", f"no SVID of our own: {error}")
             raise ssl.SSLError(1, f"no SVID of our own: {error}") from None
@@ -151,7 +174,7 @@ class Delegating(ssl.SSLContext):
 def delegating(current: Callable[[], ssl.SSLContext], on_refused: OnRefused) -> ssl.SSLContext:
     """The context of a listener: each connection is made by what `current` gives then; it may raise NoIdentity."""
     context = Delegating(ssl.PROTOCOL_TLS_SERVER)
-    context.current, context.on_refused = current, on_refused
+    context.current, context.on_refused, context.under_way = current, on_refused, WeakSet()
     return context
 
 

@@ -147,6 +147,11 @@ class SvidSource:
         raise NoIdentity(self._why_none())
 
     @property
+    def identity(self) -> SpiffeId | None:
+        """Whose our SVID is, also one that has expired; None without one."""
+        return None if self._own is None else self._own.id
+
+    @property
     def bundles(self) -> Bundles:
         """The bundles of the last good update; none before it."""
         return {} if self.material is None else self.material.bundles

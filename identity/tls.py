@@ -13,8 +13,9 @@ from typing import Protocol
 
 from openmcp.identity import certificates
 from openmcp.identity.contexts import Check, Checked, OnRefused, Refusals, delegating, load_key_pair, pem_of
-from openmcp.identity.material import Bundles, Svid
+from openmcp.identity.material import Bundles, NoIdentity, Svid
 from openmcp.identity.peer import PeerCertificate, PeerRefused
+from openmcp.identity.spiffe_id import SpiffeId
 
 
 class Source(Protocol):
@@ -100,9 +101,16 @@ class SpiffeTls:
         spiffe_id = certificate.spiffe_id
         return spiffe_id is not None and certificate.anchor in self._anchors.get(spiffe_id.trust_domain, ())
 
-    def own_expires(self) -> float:
-        """When the SVID ends that connections are made with now, in Unix seconds. Raises NoIdentity."""
-        return self._source.own().expires
+    def still_mutual(self, certificate: PeerCertificate, shown: SpiffeId) -> bool:
+        """The same for a connection to a server, and whether we are still the one whose SVID we have shown it."""
+        try:
+            return self._source.own().id == shown and self.still_trusted(certificate)
+        except NoIdentity:
+            return False
+
+    def own(self) -> Svid:
+        """The SVID that connections are made with now. Raises NoIdentity."""
+        return self._source.own()
 
     def _own(self) -> Svid:
         self._renew()
@@ -127,10 +135,13 @@ class SpiffeTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what a bundle has need not be self-signed
         context.set_alpn_protocols(["http/1.1"])
-        anchors = certificates.anchors(self._source.bundles, own)
-        if anchors:
-            context.load_verify_locations(cadata=b"".join(anchors))
-        load_key_pair(context, pem_of(own.certificates, own.key))
+        try:
+            anchors = certificates.anchors(self._source.bundles, own)
+            if anchors:
+                context.load_verify_locations(cadata=b"".join(anchors))
+            load_key_pair(context, pem_of(own.certificates, own.key))
+        except Exception as error:  # of the library and of the parser, whose errors are not one family
+            raise NoIdentity(f"our SVID or a bundle cannot be used: {error}") from error
         return context
 
     def _verified(self, chain: list[bytes]) -> PeerCertificate:

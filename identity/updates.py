@@ -13,7 +13,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
 
-from openmcp.identity.certificates import leaf_id
+from openmcp.identity.certificates import check_anchor, leaf_id
 from openmcp.identity.material import JwtSvid, JwtUpdate, Svid, X509Material, X509Update
 from openmcp.identity.peer import PeerRefused
 from openmcp.identity.spiffe_id import NotASpiffeId, SpiffeId, is_trust_domain, parse_workload
@@ -135,6 +135,7 @@ def _bundle(data: bytes, domain: str) -> frozenset[bytes]:
     for der in found:
         if not _is_ca(_load(der, f"the bundle of {domain}")):
             raise Malformed(f"the bundle of {domain} holds a certificate that is no CA")
+        _check_usable(der, f"the bundle of {domain}")
     return frozenset(found)
 
 
@@ -148,6 +149,8 @@ def _svid(raw: RawSvid, now: float) -> Svid:
     _check_leaf(leaf, id, what)
     if not all(_is_ca(one) for one in between):
         raise Malformed(f"{what} has an intermediate certificate that is no CA")
+    for der in ders[1:]:
+        _check_usable(der, what)
     begins, expires = _times(leaf, what, now)
     try:
         fits = load_der_private_key(raw.key, None).public_key() == leaf.public_key()
@@ -177,6 +180,14 @@ def _times(leaf: x509.Certificate, what: str, now: float) -> tuple[float, float]
     if begins > now + EARLY:
         raise Malformed(f"{what} begins in the future; compare the clocks")
     return begins, expires
+
+
+def _check_usable(ca: bytes, what: str) -> None:
+    """One CA that no context can be made with would end all connections, whoever it is of."""
+    try:
+        check_anchor(ca)
+    except PeerRefused as refused:
+        raise Malformed(f"{what} holds a CA that cannot be used: {refused}") from None
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:

@@ -101,10 +101,10 @@ class App:
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
-        self._identities.start(self._review_peers)
+        self._identities.start(self.snapshot.configuration, self._review_peers)
         self._builder.callers.follow(self.snapshot.configuration.identity)
         self._builder.approving.follow(self.snapshot.configuration)
-        await self._builder.approving.open_console(self.snapshot.configuration)
+        await self._builder.approving.open(self.snapshot.configuration)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
 
@@ -125,7 +125,7 @@ class App:
         if key is not None:
             self._sealer.rekey(key)
             self._sessions.forget()
-        self._identities.start(self._review_peers)
+        self._identities.start(configuration, self._review_peers)
         self._builder.callers.follow(configuration.identity)
         self._builder.approving.follow(configuration)
         self._pipeline.snapshot = after
@@ -198,13 +198,11 @@ class App:
                 relay.announce_lists()
 
     def _review_peers(self) -> None:
-        """Whom we trust has changed: connections to others are given up."""
+        """Whom we trust, or who we are, has changed: connections that were made otherwise are given up."""
         self._listener.review(self._identities.still_trusted)
         self._pipeline.relays.review(self._identities.still_trusted)
-        contexts = self._identities.contexts
-        if contexts is not None:
-            for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
-                upstream.review(contexts.still_trusted)
+        for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
+            upstream.review()
 
     def _swap_upstreams(self, before: set[Upstream], after: set[Upstream]) -> None:
         for upstream in before - after:
@@ -229,7 +227,7 @@ class App:
             "identity": self._identities.report(),
             "issuers": self._builder.callers.report(),
             "draining": self._draining,
-            "approvals": self._approvals.report(),
+            "approvals": self._approvals.report() | {"channels": dict(self._builder.approving.channels())},
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
                 "digest": _digest(self.snapshot.configuration),

@@ -55,7 +55,7 @@ class Pipeline:
     ) -> None:
         recorder = approvals.recorder
         self.snapshot = snapshot
-        self.relays = Relays(sessions, results, recorder)
+        self.relays = Relays(sessions, results, recorder, lambda: self.snapshot)
         self._connections = Connections(sessions, self.relays, recorder)
         self._requests = requests
         self._results = results

@@ -11,8 +11,8 @@ from openmcp.identity.peer import UNKNOWN, Peer
 class HttpRequest(msgspec.Struct, frozen=True):
     """One HTTP request as it arrived, complete. `path` has no query; header names are lower case.
 
-    `headers` holds the first value of each name, `repeated` the names that stood more than once. `peer` is who is at the
-    other end of the connection.
+    `headers` holds the first value of each name, `repeated` the names that stood more than once. `peer` is who is at
+    the other end of the connection.
     """
 
     method: str

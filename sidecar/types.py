@@ -74,8 +74,9 @@ Message = Request | Notification | Response
 class Session(msgspec.Struct, frozen=True, array_like=True):
     """A legacy session as it is sealed into the id that the client holds; nothing is stored.
 
-    `principal` began it and proved itself by `method`. `upstream_id` is the MCP server's own session id, `endpoint` the key of the endpoint that made it,
-    `capabilities` what the client declared (`elicitation`, `sampling`, `roots`), `expires` Unix seconds.
+    `principal` began it and proved itself by `method`. `upstream_id` is the MCP server's own session id, `endpoint` the
+    key of the endpoint that made it, `capabilities` what the client declared (`elicitation`, `sampling`, `roots`),
+    `expires` Unix seconds.
     """
 
     principal: str

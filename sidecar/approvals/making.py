@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from openmcp.config.model import Approvals
+from openmcp.config.model import Approvals, EmailChannel
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.approvals.values import Event, Limits
 from openmcp.sidecar.state.store import StateStore
@@ -43,3 +43,8 @@ def configure(service: ApprovalService, approvals: Approvals) -> None:
     """Let a service know the workflows as they are now."""
     service.workflows = {workflow.name: workflow.approvers for workflow in approvals.workflows}
     service.need_reason = frozenset(workflow.name for workflow in approvals.workflows if workflow.require_reason)
+
+
+def known_by_mail(approvals: Approvals) -> bool:
+    """Whether approvers `email:ADDRESS` log in by a mail: there is a channel for it, and no identity provider."""
+    return approvals.oidc is None and any(isinstance(channel, EmailChannel) for channel in approvals.channels)

@@ -229,9 +229,11 @@ class ApprovalService:
         return any(need.workflow in self.need_reason for need in record.needs)
 
     def _check_listed(self, record: ApprovalRecord, who: str, groups: tuple[str, ...]) -> None:
-        """Raises `Conflict` for who is on none of the lists as they are now."""
-        lists = [self.workflows[need.workflow] for need in record.needs if need.workflow in self.workflows]
-        if lists and not any(name in one for one in lists for name in (who, *groups)):
+        """Raises `Conflict` for who is gone from a list that the request has them on: their vote would count there."""
+        names = {who, *groups}
+        known = [need for need in record.needs if need.workflow in self.workflows]
+        named = [need for need in known if names.intersection(need.approvers)]
+        if known and not (named and all(names.intersection(self.workflows[need.workflow]) for need in named)):
             raise Conflict("not_listed", f"{who} is not on the list of approvers any more", record)
 
     def _tell(self, kind: Kind, record: ApprovalRecord, by: str = "", *, notify: bool = True) -> None:

@@ -28,7 +28,7 @@ class Builder:
 
     def __init__(self, metrics: Metrics, on_approval: Callable[[Event], None] = lambda event: None) -> None:
         self.identities = Identities(metrics)
-        self.approving = Approving(self.identities, on_approval)
+        self.approving = Approving(self.identities, metrics, on_approval)
         self.callers = Callers(metrics)
         self._metrics = metrics
 

@@ -1,16 +1,19 @@
-"""What approvals need that outlives a snapshot: the store and its service, the console beside the sidecar."""
+"""What approvals need that outlives a snapshot: the store and its service, and the approver's side of this process."""
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from openmcp.config.model import Action, Configuration, DynamodbState
 from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.build.identities import Identities
 from openmcp.sidecar.stages.desk import Desk
+from openmcp.sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from openmcp.sidecar.approvals.console.server import Console
+    from openmcp.config.model import Approvals
+    from openmcp.sidecar.approvals.side import ApproverSide
     from openmcp.sidecar.approvals.sweeping import Sweeping
     from openmcp.sidecar.approvals.values import Event
 
@@ -21,12 +24,14 @@ class Approving:
     """The approvals of one process: nothing before a configuration asks for them. `on_event` hears of all that this
     process brings about."""
 
-    def __init__(self, identities: Identities, on_event: "Callable[[Event], None]") -> None:
+    def __init__(self, identities: Identities, metrics: Metrics, on_event: "Callable[[Event], None]") -> None:
         self.desk = Desk()
         self._identities = identities
+        self._metrics = metrics
         self._on_event = on_event
-        self._console: Console | None = None
+        self._side: ApproverSide | None = None
         self._sweeping: Sweeping | None = None
+        self._changing: asyncio.Task[None] | None = None
 
     def prepare(self, configuration: Configuration) -> None:
         """Make what this configuration needs and what is not there yet. Raises `BuildError`, and then nothing has
@@ -43,11 +48,11 @@ class Approving:
         except CannotOpen as error:
             raise BuildError(str(error)) from error
         self.desk.kind = str(configuration.state.__struct_config__.tag)
-        self.desk.service = service = make_service(configuration.approvals, store, self._on_event)
+        self.desk.service = service = make_service(configuration.approvals, store, self._heard)
         self._sweeping = Sweeping(service)
 
     def follow(self, configuration: Configuration) -> None:
-        """Go by this configuration from now on: who approves, and who may log in."""
+        """Go by this configuration from now on: who approves, who may log in, which channels are told."""
         if self.desk.service is None or self._sweeping is None:
             return
         from openmcp.sidecar.approvals.making import configure
@@ -55,15 +60,31 @@ class Approving:
         if not self._sweeping.running:
             self._sweeping.start()
         configure(self.desk.service, configuration.approvals)
-        if self._console is not None:
-            from openmcp.sidecar.approvals.console import making
+        if self._side is not None:
+            self._changing = asyncio.get_running_loop().create_task(self._side.configure(configuration.approvals))
 
-            self._console.configure(making.settings(configuration.approvals))
+    async def open(self, configuration: Configuration) -> None:
+        """Open the console, if this process has one, and tell channels. Raises `OSError` and `BuildError`."""
+        approvals = configuration.approvals
+        if self.desk.service is None or not (approvals.console is not None or approvals.channels):
+            return
+        from openmcp.sidecar.approvals.console.settings import CannotServe
+
+        try:
+            side = self._made(approvals)
+        except CannotServe as error:
+            raise BuildError(f"approvals.console: {error}") from error
+        await side.start()
+        self._side = side
+        if side.url:
+            _log.info("approvers decide at %s", side.url)
 
     async def stop(self) -> None:
-        """Close the console and the store; uses that are owed are written down first."""
-        if self._console is not None:
-            await self._console.stop()
+        """Close the approver's side and the store; uses that are owed are written down first."""
+        if self._changing is not None:
+            await asyncio.wait({self._changing})
+        if self._side is not None:
+            await self._side.stop()
         if self._sweeping is not None:
             await self._sweeping.stop()
         service = self.desk.service
@@ -74,25 +95,24 @@ class Approving:
     @property
     def console_url(self) -> str:
         """Where approvers find the console of this process; empty where there is none."""
-        return self._console.url if self._console is not None else ""
+        return self._side.url if self._side is not None else ""
 
-    async def open_console(self, configuration: Configuration) -> None:
-        """Open the console, if this process has one. Raises `OSError` and `BuildError`."""
-        approvals, service = configuration.approvals, self.desk.service
-        if approvals.console is None or service is None:
-            return
-        from openmcp.sidecar.approvals.console import making
-        from openmcp.sidecar.approvals.console.server import Console
-        from openmcp.sidecar.approvals.console.settings import CannotServe
+    def channels(self) -> Mapping[str, str]:
+        """What is wrong with each channel by its name, empty where nothing is."""
+        return self._side.faults() if self._side is not None else {}
+
+    def _made(self, approvals: "Approvals") -> "ApproverSide":
         from openmcp.sidecar.approvals.making import wall_clock
+        from openmcp.sidecar.approvals.side import ApproverSide
 
-        try:
-            console = Console(service, making.settings(approvals), wall_clock)
-        except CannotServe as error:
-            raise BuildError(f"approvals.console: {error}") from error
-        await console.start(approvals.console.listen.host, approvals.console.listen.port)
-        self._console = console
-        _log.info("approvers decide at %s", console.url)
+        assert self.desk.service is not None
+        metrics = self._metrics
+        return ApproverSide(approvals, self.desk.service, wall_clock, metrics.approval_notice, metrics.approval_forged)
+
+    def _heard(self, event: "Event") -> None:
+        self._on_event(event)
+        if self._side is not None:
+            self._side.heed(event)
 
     def _spiffe_session(self, state: DynamodbState) -> Any:
         """What makes clients of DynamoDB in a role that our SVID may take."""

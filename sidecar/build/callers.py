@@ -1,7 +1,6 @@
 """From `identity.agents` to the methods by which callers are identified, and the keys of issuers behind them."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from openmcp.config import secrets
 from openmcp.config.model import (
@@ -33,6 +32,7 @@ class Callers:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._keys: dict[tuple[str, Jwks], FileKeys | UrlKeys] = {}
+        self._followed: tuple[tuple[str, Jwks], ...] = ()
 
     def identifier(self, identity: Identity, source: SvidSource | None) -> Identifier:
         """The methods of a configuration; `source` is there where one of them needs it. Raises `BuildError`."""
@@ -46,16 +46,18 @@ class Callers:
             keys = self._keys.pop(key)
             if isinstance(keys, UrlKeys):
                 keys.close()
+        self._followed = tuple(self._keys)
         for keys in self._keys.values():
             keys.current()
 
     def report(self) -> dict[str, object]:
         """The issuers for /readyz: how many keys each has, and what is wrong with asking for them."""
-        found = {issuer: (keys.current(), keys.failing) for (issuer, _), keys in self._keys.items()}
-        return {
-            issuer: {"keys": len(keys) if keys is not None else 0, "problem": problem or None}
-            for issuer, (keys, problem) in found.items()
-        }
+        found: dict[str, object] = {}
+        for key in self._followed:  # others are of a configuration that was refused
+            keys = self._keys[key]
+            known = keys.current()
+            found[key[0]] = {"keys": len(known) if known is not None else 0, "problem": keys.failing or None}
+        return found
 
     def close(self) -> None:
         """Ask nobody for keys any more."""
@@ -100,6 +102,4 @@ def _jwt_svids(entry: JwtSvidAgents, source: SvidSource) -> Method:
 
 
 def _ca(secret: Secret | None) -> Callable[[], bytes | None]:
-    if secret is None:
-        return lambda: None
-    return lambda: Path(secret.file).read_bytes() if secret.file is not None else secrets.read(secret)
+    return lambda: secrets.read_pem(secret) if secret is not None else None

@@ -3,7 +3,6 @@
 import os
 import ssl
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openmcp.config import secrets
@@ -36,7 +35,8 @@ if TYPE_CHECKING:
 
 
 class Identities:
-    """`source` and `contexts` are None as long as no configuration needed the Workload API; `needed`: this one does.
+    """`source` and `contexts` are None as long as no configuration needed the Workload API; `needed`: the one in force
+    does.
 
     TLS and gRPC are imported where they are needed: a sidecar without them is 20 MiB smaller.
     """
@@ -52,8 +52,7 @@ class Identities:
     def prepare(self, configuration: Configuration) -> None:
         """Make what a configuration needs; nobody is asked yet. Raises `BuildError` where it cannot be had."""
         uses = workload_api_uses(configuration)
-        self.needed = bool(uses)
-        if uses and self.source is None:
+        if uses and not self._running:  # one that is there already is of a configuration that was refused
             from openmcp.identity.tls import SpiffeTls as Contexts
 
             chosen = configuration.identity.svid
@@ -64,9 +63,11 @@ class Identities:
         if self.source is not None and any(isinstance(one, JwtSvidAgents) for one in configuration.identity.agents):
             self.source.want_jwt_bundles()
 
-    def start(self, on_update: Callable[[], None]) -> None:
-        """Begin to follow the Workload API, if that is needed and not done yet; `on_update` hears of each change."""
-        if self.source is not None and not self._running:
+    def start(self, configuration: Configuration, on_update: Callable[[], None]) -> None:
+        """This configuration is in force, which was prepared: begin to follow the Workload API, if that is needed and
+        not done yet; `on_update` hears of each change."""
+        self.needed = bool(workload_api_uses(configuration))
+        if self.needed and self.source is not None and not self._running:
             self._running = True
             self.source.subscribe(on_update)
             self.source.start()
@@ -84,11 +85,11 @@ class Identities:
 
     def report(self) -> dict[str, object]:
         """Our identity for /readyz."""
-        return self.source.report() if self.source is not None else {"state": "none"}
+        return self.source.report() if self.source is not None and self._running else {"state": "none"}
 
     def report_metrics(self, scrape: Scrape) -> None:
         """Our identity for /metrics."""
-        if self.source is not None:
+        if self.source is not None and self._running:
             stats = self.source.stats
             scrape.svid(self.source.expires, stats.rotations, stats.failures.items())
 
@@ -173,6 +174,6 @@ def _files(tls: WebTls) -> tuple[bytes, bytes, bytes | None]:
 
 def _pem(key: str, source: Secret) -> bytes:
     try:
-        return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
-    except (SecretError, OSError) as error:
+        return secrets.read_pem(source)
+    except SecretError as error:
         raise BuildError(f"listen.tls.{key}: {error}") from error

@@ -7,13 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from openmcp.config import ConfigurationError, Loaded
 from openmcp.config.filesource import FileSource
-from openmcp.config.model import Console as Where
-from openmcp.sidecar.approvals.console import making
-from openmcp.sidecar.approvals.console.server import Console
+from openmcp.config.model import Approvals, Console
 from openmcp.sidecar.approvals.making import configure, make_service, wall_clock
 from openmcp.sidecar.approvals.service import ApprovalService
+from openmcp.sidecar.approvals.side import ApproverSide
 from openmcp.sidecar.approvals.values import Event
 from openmcp.sidecar.state.opening import open_store
 from openmcp.sidecar.state.records import UnknownSchema
@@ -32,39 +33,45 @@ def run(path: Path, source: FileSource, loaded: Loaded) -> None:
 
 
 async def _main(path: Path, source: FileSource, loaded: Loaded) -> None:
-    configuration = loaded.configuration
+    approvals = _with_console(loaded.configuration.approvals)
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    store = open_store(configuration.state)
-    service = make_service(configuration.approvals, store, _tell)
-    console = Console(service, making.settings(configuration.approvals), wall_clock)
-    where = (configuration.approvals.console or Where()).listen
+    store = open_store(loaded.configuration.state)
+    service = make_service(approvals, store, lambda event: _tell(event, side))
+    side = ApproverSide(approvals, service, wall_clock)
+    tasks: list[asyncio.Task[None]] = []
     try:
-        await console.start(where.host, where.port)
+        await side.start()
         loop.add_signal_handler(signal.SIGHUP, source.poke)
         for warning in loaded.warnings:
             _log.warning("%s", warning)
-        _log.info("approvers decide at %s", console.url)
-        tasks = [loop.create_task(_follow(path, source, service, console)), loop.create_task(_sweep(service))]
+        _log.info("approvers decide at %s", side.url)
+        tasks += [loop.create_task(_follow(path, source, service, side)), loop.create_task(_sweep(service))]
         await ended.wait()
+    finally:
         for task in tasks:
             task.cancel()
-    finally:
-        await console.stop()
+        await side.stop()
         await service.close()
         await store.close()
 
 
-async def _follow(path: Path, source: FileSource, service: ApprovalService, console: Console) -> None:
-    """Take over each new configuration that is good: workflows, and who may log in."""
+def _with_console(approvals: Approvals) -> Approvals:
+    """The console is what this is for: where nothing is said of it, it is at its usual place."""
+    return approvals if approvals.console is not None else msgspec.structs.replace(approvals, console=Console())
+
+
+async def _follow(path: Path, source: FileSource, service: ApprovalService, side: ApproverSide) -> None:
+    """Take over each new configuration that is good: workflows, channels, and who may log in."""
     async for found in source.changes():
         if isinstance(found, ConfigurationError):
             _log.error("%s was changed and is not good; what was there before holds: %s", path, found)
             continue
-        configure(service, found.configuration.approvals)
-        console.configure(making.settings(found.configuration.approvals))
-        _log.info("took over the changed configuration; state and console.listen change only with a restart")
+        approvals = _with_console(found.configuration.approvals)
+        configure(service, approvals)
+        await side.configure(approvals)
+        _log.info("took over the changed configuration; state and approvals.console change only with a restart")
 
 
 async def _sweep(service: ApprovalService) -> None:
@@ -74,8 +81,9 @@ async def _sweep(service: ApprovalService) -> None:
         await asyncio.sleep(_LOOK)
 
 
-def _tell(event: Event) -> None:
+def _tell(event: Event, side: ApproverSide) -> None:
     record = event.record
     subject = f"{record.method} {record.name}"
     about = {"id": record.rid, "agent": record.agent, "server": record.server, "subject": subject, "by": event.by}
     _log.info("approval %s", event.kind.value, extra=about)
+    side.heed(event)

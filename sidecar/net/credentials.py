@@ -16,6 +16,7 @@ from openmcp.config import secrets
 from openmcp.config.model import HeaderAuth, Secret
 from openmcp.config.secrets import SecretError
 from openmcp.identity.material import NoIdentity
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 
 LOOK: Final = 1.0
@@ -56,6 +57,10 @@ class Credential(Protocol):
 
 class JwtSvids(Protocol):
     """Where JWT-SVIDs come from (`identity.source.SvidSource`)."""
+
+    @property
+    def identity(self) -> SpiffeId | None:
+        """Who we are; None where nobody says so any more."""
 
     def cached_jwt_svid(self, audience: str) -> str | None:
         """The one at hand."""

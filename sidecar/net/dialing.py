@@ -6,14 +6,14 @@ import socket
 import ssl
 from collections.abc import Callable
 from math import inf
-from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from openmcp.config import secrets
 from openmcp.config.model import Server, SpiffeAuth
-from openmcp.identity.material import NoIdentity
-from openmcp.identity.peer import PeerRefused, certificate_of
+from openmcp.identity.material import NoIdentity, Svid
+from openmcp.identity.peer import PeerCertificate, PeerRefused, certificate_of
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.lifetimes import bounds
 from openmcp.sidecar.net.upstream import UpstreamConnection
@@ -27,8 +27,11 @@ class ClientTls(Protocol):
     def client_context(self, server_ids: tuple[str, ...]) -> ssl.SSLContext:
         """The context for one connection to a server that has one of these IDs. Raises NoIdentity."""
 
-    def own_expires(self) -> float:
-        """When our SVID ends, in Unix seconds. Raises NoIdentity."""
+    def own(self) -> Svid:
+        """Our SVID. Raises NoIdentity."""
+
+    def still_mutual(self, certificate: PeerCertificate, shown: SpiffeId) -> bool:
+        """Whether both sides of a connection are still who they were when it was made."""
 
 
 class Dialer:
@@ -86,20 +89,30 @@ class Dialer:
 
     async def _dial(self, make: Callable[[], UpstreamConnection]) -> tuple[asyncio.BaseTransport, UpstreamConnection]:
         context = self._web
-        own_expires = inf
+        own: Svid | None = None
         if self._ids is not None:
             if self._tls is None:
                 raise NoIdentity("no Workload API is configured")
-            context, own_expires = self._tls.client_context(self._ids), self._tls.own_expires()
+            context, own = self._tls.client_context(self._ids), self._tls.own()
         loop = asyncio.get_running_loop()
         transport, connection = await loop.create_connection(
             make, self._host, self._port, ssl=context, server_hostname=self._server_name
         )
         certificate = certificate_of(transport.get_extra_info("ssl_object"))
-        connection.certificate = certificate
-        expires = min(own_expires, certificate.expires if certificate is not None else inf)
+        connection.certificate, connection.shown = certificate, own.id if own is not None else None
+        expires = min(one.expires if one is not None else inf for one in (own, certificate))
         connection.until, connection.ends = bounds(loop.time(), expires)
+        if not self.is_mutual(connection):
+            connection.abort()
+            raise OSError(0, "who we are, or whom we trust, changed during the handshake")
         return transport, connection
+
+    def is_mutual(self, connection: UpstreamConnection) -> bool:
+        """Whether both sides of a connection are still who they were when it was made: CAs and our own ID change."""
+        certificate, shown = connection.certificate, connection.shown
+        if self._tls is None or certificate is None or shown is None:
+            return True
+        return self._tls.still_mutual(certificate, shown)
 
     def _distrusted(self, result: str, kind: str, why: str) -> UpstreamFailed:
         """The failure; the first of its kind is also logged, since calls will fail until somebody looks at it."""
@@ -111,11 +124,8 @@ class Dialer:
 
 
 def authority(server: Server) -> bytes | None:
-    """What `tls.ca` holds now; raises OSError or `SecretError` where it cannot be read."""
-    source = server.tls.ca
-    if source is None:
-        return None
-    return Path(source.file).read_bytes() if source.file is not None else secrets.read(source)
+    """What `tls.ca` holds now; raises `SecretError` where it cannot be read."""
+    return secrets.read_pem(server.tls.ca) if server.tls.ca is not None else None
 
 
 def web_context(server: Server) -> ssl.SSLContext | None:

@@ -21,15 +21,19 @@ _CHECK: Final = Outgoing(b"GET", _HEADERS, b"", 64 * 1024, repeatable=True)
 _log = logging.getLogger("openmcp.net")
 
 
+OURS: Final = ""
+"""The outcome of a check that could not be made since we have no SVID: it says nothing of the endpoint."""
+
+
 async def check(endpoint: Endpoint, patience: float) -> str | None:
-    """Ask one endpoint for a sign of life within `patience` seconds; None, or what is wrong."""
+    """Ask one endpoint for a sign of life within `patience` seconds; None, what is wrong, or `OURS`."""
     try:
         async with asyncio.timeout(patience):
             response = await endpoint.exchange(_CHECK, b"", Patience(patience, patience, patience))
     except TimeoutError:
         return f"no answer in {patience:g} s"
     except UpstreamFailed as failure:
-        return str(failure)
+        return OURS if failure.kind == "identity" else str(failure)
     response.close()
     return f"HTTP {response.status}" if response.status >= 500 else None
 
@@ -47,6 +51,8 @@ async def watch(upstream: Upstream, sleep: Callable[[float], "asyncio.Future[Non
 def note(upstream: Upstream, endpoint: Endpoint, problem: str | None) -> None:
     """Count the outcome of one check; the state changes at the configured number of failures, or one success."""
     name = upstream.server.name
+    if problem == OURS:
+        return
     endpoint.unwell = problem or ""
     if problem is None:
         if not endpoint.healthy:

@@ -22,6 +22,7 @@ from openmcp.config.secrets import SecretError
 from openmcp.identity import fetch
 from openmcp.identity.fetch import FetchFailed, Form
 from openmcp.identity.material import NoIdentity
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.credentials import FRESH, JwtSvids, bearer, jwt_svid
 
@@ -57,9 +58,11 @@ class _Refused(_Unusable):
 
 
 class _Kept(msgspec.Struct, frozen=True):
-    """A token: its header lines, and when (by our clock) it was asked for, is renewed and is used no more."""
+    """A token: its header lines, whose it is (None where we have shown no SVID for it), and when (by our clock) it was
+    asked for, is renewed and is used no more."""
 
     lines: bytes
+    owner: SpiffeId | None
     asked: float
     renew: float
     end: float
@@ -99,7 +102,7 @@ class OAuthToken:
     def lines(self) -> bytes | None:
         """See `Credential`. From three quarters of its lifetime on, a token is renewed in the background."""
         kept = self._kept
-        if kept is None:
+        if kept is None or kept.owner != self._owner:
             return None
         now = self._clock()
         if now < kept.renew:
@@ -119,7 +122,7 @@ class OAuthToken:
             await asyncio.wait({self._fetching or self._begin()})  # whoever stops waiting does not end it
             lines = self.lines()
         if lines is None:
-            raise UpstreamFailed("credential", self._problem, sent=False)
+            raise UpstreamFailed("credential", self._problem or "our identity is changing", sent=False)
         return lines
 
     def rejected(self, lines: bytes) -> bool:
@@ -145,7 +148,7 @@ class OAuthToken:
         return self._fetching
 
     async def _fetch(self) -> None:
-        asked = self._clock()
+        asked, owner = self._clock(), self._owner
         try:
             form = await self._form()
             token, lifetime = _read(*await self._post(form))
@@ -155,7 +158,7 @@ class OAuthToken:
             self._failed(_why(error))
         else:
             end = asked + lifetime - min(MARGIN, lifetime / 10)
-            self._kept = _Kept(token, asked, asked + lifetime * RENEW, end)
+            self._kept = _Kept(token, owner, asked, asked + lifetime * RENEW, end)
             self._succeeded()
         finally:
             self._fetching = None
@@ -175,6 +178,11 @@ class OAuthToken:
         fields["client_assertion_type"] = ASSERTION_TYPES[client.type]
         fields["client_assertion"] = await jwt_svid(self._source, self._audience)
         return Form(fields)
+
+    @property
+    def _owner(self) -> SpiffeId | None:
+        """Who proves who we are at the token endpoint."""
+        return self._source.identity if self._source is not None and self._auth.client.secret is None else None
 
     @property
     def _audience(self) -> str:

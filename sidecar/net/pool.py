@@ -7,7 +7,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from openmcp.config.model import Server
-from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.dialing import ClientTls, Dialer, authority, web_context
@@ -104,11 +103,10 @@ class Endpoint:
                     raise  # else the server closed it just as it was used again: a new one tells more
         return await (await self._connect()).request(pieces, request.limit, patience)
 
-    def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
+    def review(self) -> None:
         """See `Upstream.review`."""
         for connection in tuple(self._all):
-            certificate = connection.certificate
-            if certificate is not None and not still_trusted(certificate):
+            if not self._dialer.is_mutual(connection):
                 connection.end()
 
     def retire(self) -> None:
@@ -243,11 +241,11 @@ class Upstream:
         for endpoint in self.endpoints:
             endpoint.sweep(now)
 
-    def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
-        """Give up the connections to servers whose CA is no longer trusted: calls under way end by themselves, streams
-        that would not are ended."""
+    def review(self) -> None:
+        """Give up the connections to servers whose CA is no longer trusted, and those that were made under another ID
+        of ours: calls under way end by themselves, streams that would not are ended."""
         for endpoint in self.endpoints:
-            endpoint.review(still_trusted)
+            endpoint.review()
 
     def retire(self) -> None:
         """The configuration no longer has this server: finish what is under way."""

@@ -14,6 +14,7 @@ from typing import Final, cast
 import httptools
 
 from openmcp.identity.peer import PeerCertificate
+from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.values import Patience
 
@@ -141,7 +142,7 @@ class UpstreamResponse:
 class UpstreamConnection(asyncio.Protocol):
     """A connection that carries one request at a time. `on_idle` is told when it can take the next one, `on_closed`
     when it never will. By the loop's time it takes requests `until` then, and carries streams that do not end by
-    themselves until it `ends`; `certificate` is the server's SVID, if it showed one."""
+    themselves until it `ends`; `certificate` is the server's SVID, if it showed one, `shown` the ID that we showed."""
 
     def __init__(
         self, on_idle: Callable[["UpstreamConnection"], None], on_closed: Callable[["UpstreamConnection"], None]
@@ -164,6 +165,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.closed = False
         self.until = self.ends = inf
         self.certificate: PeerCertificate | None = None
+        self.shown: SpiffeId | None = None
         self.idle_since = 0.0
         self._last_byte = 0.0
         self._patience = Patience(head=0.0, idle=0.0, total=0.0)
@@ -272,9 +274,8 @@ class UpstreamConnection(asyncio.Protocol):
         if self._in_body and exc is None and self._until_close():
             self._complete()
             return
-        alert = (
-            exc.reason if isinstance(exc, SSLError) else None
-        )  # a server that refuses us says so after the handshake
+        # A server that refuses us says so after the handshake.
+        alert = exc.reason if isinstance(exc, SSLError) else None
         why = f" (TLS: {alert.lower().replace('_', ' ')})" if alert else ""
         self.fail(UpstreamFailed("closed", f"the server closed the connection before the answer was complete{why}"))
 

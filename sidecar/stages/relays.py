@@ -10,12 +10,13 @@ from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.stages import forward
+from openmcp.sidecar.stages import admit, forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import backward
 from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions
+from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.stages.streams import Relay
 from openmcp.sidecar.types import JsonObject, Request
 
@@ -25,10 +26,17 @@ _log = logging.getLogger("openmcp.pipeline")
 
 
 class Relays:
-    """Runs relays; `open` are those under way. While `draining`, streams that do not end by themselves are ended."""
+    """Runs relays; `open` are those under way. While `draining`, streams that do not end by themselves are ended.
 
-    def __init__(self, sessions: Sessions, results: Results, recorder: Recorder) -> None:
+    `current` gives the configuration in force.
+    """
+
+    def __init__(
+        self, sessions: Sessions, results: Results, recorder: Recorder, current: Callable[[], Snapshot]
+    ) -> None:
         self.open: set[Relay] = set()
+        self._current = current
+        self._still_trusted: Callable[[PeerCertificate], bool] | None = None
         self.draining = False
         self.background: set[asyncio.Task[None]] = set()
         self._sessions = sessions
@@ -56,16 +64,32 @@ class Relays:
                 continue
             if now >= relay.review_at:
                 relay.review_at = now + REVIEW
-                relay.until = relay.flow.until()
+                relay.until = self._until(relay.flow)
             if relay.until <= clock:
                 relay.stop()
 
     def review(self, still_trusted: Callable[[PeerCertificate], bool]) -> None:
-        """End the streams that would never end by themselves to agents whose CA is no longer trusted."""
+        """End the streams that would never end by themselves to agents whose CA is no longer trusted; so are those that
+        open after this."""
+        self._still_trusted = still_trusted
         for relay in tuple(self.open):
-            certificate = relay.flow.request.peer.certificate
-            if relay.idle and certificate is not None and not still_trusted(certificate):
+            if relay.idle and not self._trusted(relay.flow):
                 relay.stop()
+
+    def _until(self, flow: Flow) -> float:
+        """When the stream of this flow ends at the latest, in Unix seconds. It may have been asked for under another
+        configuration and other CAs, before a server that took its time."""
+        current = self._current()
+        if flow.snapshot is not current:
+            if not admit.remains(current, flow):
+                return 0.0
+            flow.snapshot = current
+        return flow.until() if self._trusted(flow) else 0.0
+
+    def _trusted(self, flow: Flow) -> bool:
+        still_trusted = self._still_trusted
+        certificate = flow.request.peer.certificate
+        return still_trusted is None or certificate is None or still_trusted(certificate)
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
         """Answer a server's request in the agent's place, so that the server does not wait for it."""

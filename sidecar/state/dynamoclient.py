@@ -1,4 +1,4 @@
-"""Asking DynamoDB: boto3 in threads of its own, regions, time limits, and its errors in our words."""
+"""Asking DynamoDB: botocore in threads of its own, regions, time limits, and its errors in our words."""
 
 import asyncio
 import random
@@ -21,6 +21,9 @@ _CONNECT: Final = 2.0
 _READ: Final = 3.0
 """Seconds; a request is tried twice at most."""
 
+_PATIENCE: Final = 10.0
+"""Seconds for all of it: waiting for a thread, credentials, the request."""
+
 _BUSY: Final = ("ReplicatedWriteConflictException", "TransactionConflictException")
 """Another write on the item was under way, and this one was not done."""
 
@@ -37,15 +40,12 @@ class Refused(msgspec.Struct, frozen=True):
 class DynamoClient:
     """One table. `home` is the region of reads and writes that name none; empty: that of the sidecar, `region`."""
 
-    def __init__(
-        self, table: str, region: str, home: str, endpoint: str | None, session: Callable[[], Any] | None
-    ) -> None:
+    def __init__(self, table: str, region: str, home: str, endpoint: str | None, session: Any) -> None:
         self._table = table
         self._region = region
         self._home = home
         self._endpoint = endpoint
-        self._make_session = session
-        self._session: Any = None
+        self._session = session
         self._clients: dict[str, Any] = {}
         self._making = threading.Lock()
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="state-dynamodb")
@@ -65,8 +65,8 @@ class DynamoClient:
         return await self._run(lambda: self._batch_get(keys))
 
     async def on_client(self, work: Callable[[Any], T]) -> T:
-        """Do this in a thread with boto3's client of the home region."""
-        return await self._run(lambda: work(self._client(self._home)))
+        """Do this in a thread with botocore's client of the home region."""
+        return await self._in_thread(lambda: work(self._client(self._home)))
 
     async def close(self) -> None:
         """End the threads; what waits for them fails."""
@@ -75,6 +75,13 @@ class DynamoClient:
             client.close()
 
     async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._in_thread(work)
+        except TimeoutError:
+            raise StoreUnavailable(f"{self.name}: no answer within {_PATIENCE:g} s") from None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
             waiting = loop.run_in_executor(self._threads, self._guarded, work)
@@ -146,11 +153,10 @@ class DynamoClient:
             return self._clients[region]
 
     def _made(self, region: str) -> Any:
-        import boto3
         from botocore.config import Config
+        from botocore.session import Session
 
-        if self._session is None:
-            self._session = boto3.Session() if self._make_session is None else self._make_session()
+        session = self._session or Session()
         config = Config(
             connect_timeout=_CONNECT,
             read_timeout=_READ,
@@ -158,7 +164,7 @@ class DynamoClient:
             max_pool_connections=_THREADS,
             tcp_keepalive=True,
         )
-        return self._session.client("dynamodb", region_name=region, endpoint_url=self._endpoint, config=config)
+        return session.create_client("dynamodb", region_name=region, endpoint_url=self._endpoint, config=config)
 
     def _check(self, client: Any) -> None:
         """Once: refuse a table whose replicas would each decide by themselves."""

@@ -32,7 +32,7 @@ _ATTEMPTS: Final = 30
 
 
 class DynamoStore(Verbs):
-    """A `StateStore` in one table; `session` makes the boto3 session, where it is not that of the environment.
+    """A `StateStore` in one table; `session` is botocore's, absent: one with the credentials of the environment.
 
     `endpoint` is for DynamoDB Local and the like.
     """
@@ -44,7 +44,7 @@ class DynamoStore(Verbs):
         *,
         endpoint: str | None = None,
         home_region: str = "",
-        session: Callable[[], Any] | None = None,
+        session: Any = None,
     ) -> None:
         super().__init__()
         self._table = table

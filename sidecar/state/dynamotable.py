@@ -11,7 +11,7 @@ _NOT_KNOWN: Final = "UnknownOperationException"
 
 
 class TableMaker:
-    """Works on one table by a client of boto3; blocks, and raises what the client raises."""
+    """Works on one table by a client of botocore; blocks, and raises what the client raises."""
 
     def __init__(self, client: Any, table: str) -> None:
         self._client = client

@@ -1,7 +1,6 @@
 """From `state` of the configuration to a store; what a kind of store needs is imported for it alone."""
 
 from collections.abc import Callable
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ class CannotOpen(Exception):
 def open_store(state: State, spiffe_session: Callable[[DynamodbState], Any] | None = None) -> StateStore:
     """The store; it connects at its first use. Raises `CannotOpen`; blocks while secrets are read.
 
-    `spiffe_session` makes boto3's session for `credentials: spiffe`.
+    For `credentials: spiffe`, `spiffe_session` makes a session of botocore that takes the role, now and in this event
+    loop (`identity.aws.session`).
     """
     try:
         if isinstance(state, SqliteState):
@@ -51,13 +51,13 @@ def _redis(state: RedisState) -> StateStore:
 def _dynamodb(state: DynamodbState, spiffe_session: Callable[[DynamodbState], Any] | None) -> StateStore:
     from openmcp.sidecar.state.dynamodb import DynamoStore
 
-    if find_spec("boto3") is None:
-        raise ImportError("boto3 is not installed")
+    if find_spec("botocore") is None:
+        raise ImportError("botocore is not installed")
     session = None
     if state.credentials == "spiffe":
         if spiffe_session is None:
             raise CannotOpen("state: `credentials: spiffe` needs an SVID, and there is none here")
-        session = partial(spiffe_session, state)
+        session = spiffe_session(state)
     return DynamoStore(
         state.table, state.region, endpoint=state.endpoint, home_region=state.home_region or "", session=session
     )

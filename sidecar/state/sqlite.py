@@ -21,8 +21,8 @@ from openmcp.sidecar.state.verbs import Change, Verbs, unknown
 
 T = TypeVar("T")
 
-_WAIT: Final = 2.0
-"""Seconds to wait for another process's transaction."""
+_WAIT: Final = 5.0
+"""Seconds to wait for the transactions of other processes, which are not served in the order they came."""
 
 _ENDED: Final = "ended"
 _TABLES: Final = """

@@ -48,6 +48,12 @@ FAMILIES = {
     "tools_withheld": Family(
         "openmcp_tools_withheld", "gauge", "Tools whose definition changed since it was pinned.", ("server",)
     ),
+    "approval_notices": Family(
+        "openmcp_approval_notices", "counter", "Attempts to tell approvers by a channel.", ("channel", "result")
+    ),
+    "approval_forged": Family(
+        "openmcp_approval_forged", "counter", "Requests to channels' endpoints without a good signature."
+    ),
     "approvals": Family(
         "openmcp_approvals", "counter", "What happened to requests for approval and to grants.", ("server", "event")
     ),

@@ -227,6 +227,14 @@ class Metrics:
         """Count an attempt to get an access token for a server; `result` is `ok` or `failed`."""
         self._count("credential_fetches", (server, result))
 
+    def approval_notice(self, channel: str, result: str) -> None:
+        """Count an attempt to tell a channel of approvals; `result` is `sent`, `updated` or `failed`."""
+        self._count("approval_notices", (channel, result))
+
+    def approval_forged(self) -> None:
+        """Count a request to the endpoint of a channel that was not signed as it has to be."""
+        self._count("approval_forged", ())
+
     def approval(self, server: str, event: str) -> None:
         """Count what happened to a request for approval or a grant."""
         self._count("approvals", (server, event))

@@ -22,7 +22,8 @@ _CALLERS_FAULT: Final = frozenset((-32700, -32600, -32601, -32602, -32002))
 _TOOL_ERRORS: Final = frozenset(("tool_error", "denied", "pending", "blocked"))
 """Outcomes in which the agent got a tool's result with `isError`, where it got no JSON-RPC error."""
 _FAILURES: Final = frozenset(
-    ("connect", "timeout", "closed", "protocol", "too_large", "status", "client_gone", "drained", "internal_error")
+    ("connect", "timeout", "closed", "protocol", "too_large", "status", "credential", "untrusted", "identity")
+    + ("client_gone", "drained", "internal_error")
 )
 """Outcomes in which the MCP server's answer did not come, or not as it must."""
 _URI_METHODS: Final = frozenset(("resources/read", "resources/subscribe", "resources/unsubscribe"))

@@ -1,6 +1,5 @@
 """Servers behind mutual TLS, through a whole sidecar: who is refused, and who is told why."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,13 +9,15 @@ import pytest
 
 from openmcp.identity.peer import certificate_of
 from openmcp.identity.tls import SpiffeTls
+from tests.app.test_reload import COMPLETED, open_get, open_listen, streaming
 from tests.fakes import pki
 from tests.fakes.workload_api import GATEWAY, FakeWorkloadApi
 from tests.support.gate import call, configuration, gate, initialize, message
 from tests.support.hostile import Reply, Request, friendly, hostile
-from tests.support.mtls import Moved, bundles_of, careless_server
+from tests.support.mtls import Moved, bundles_of, careless_client, careless_server
 from tests.support.raw import connect
 
+DOMAIN = "example.org"
 SERVER = "spiffe://example.org/ns/tools/sa/server"
 
 
@@ -123,32 +124,48 @@ async def test_without_an_svid_the_caller_hears_what_we_lack(workload_api: FakeW
 async def test_streams_end_properly_when_the_server_is_no_longer_trusted(
     workload_api: FakeWorkloadApi, tmp_path: Path
 ) -> None:
-    """The bundle loses the CA of the server: its stream ends, calls are refused, until it has an SVID of the new CA."""
-
-    async def streaming(request: Request, reply: Reply) -> None:
-        if request.method == "GET":
-            await reply.stream()
-            await reply.left()
-        else:
-            await friendly(request, reply)
-
+    """The bundle loses the CA of the server: its streams end, calls are refused, until it has an SVID of the new CA."""
     source = Moved.of(workload_api.ca, SERVER)
     context = SpiffeTls(source).server_context(lambda why: None)
     async with hostile(streaming, tls=context) as server, gate(tmp_path, settings(server.url, workload_api)) as sidecar:
         await sidecar.has_identity(GATEWAY)
-        async with connect(sidecar.url) as agent:
+        async with connect(sidecar.url) as agent, connect(sidecar.url) as getter, connect(sidecar.url) as listener:
             await initialize(agent)
-            async with connect(sidecar.url, **_named(agent.headers)) as listening:
-                await listening.send(listening.request(method="GET", accept="text/event-stream"))
-                assert (await listening.answer_head())[0] == 200
-                workload_api.rotate_ca(keep_old=False)
-                async with asyncio.timeout(10):
-                    assert await listening.event() is None
+            getter.headers |= agent.headers
+            await open_get(getter)
+            await open_listen(listener)
+            workload_api.rotate_ca(keep_old=False)
+            assert (await getter.event(), await listener.event()) == (None, COMPLETED)
+            assert await listener.event() is None
             answer = await agent.ask(call(identifier=7))
             assert answer.json["error"]["message"].startswith("the MCP server is not trusted: ")
             source.rotate(pki.svid(workload_api.ca, SERVER), bundles_of(workload_api.ca))
             assert "isError" not in (await agent.ask(call(identifier=8))).json["result"]
 
 
-def _named(headers: dict[str, str]) -> dict[str, str]:
-    return {name.replace("-", "_"): value for name, value in headers.items()}
+async def test_streams_end_properly_when_the_agent_is_no_longer_trusted(
+    workload_api: FakeWorkloadApi, tmp_path: Path
+) -> None:
+    """The bundle loses the CA of an agent: its streams and connections end; with an SVID of the new CA it is back."""
+    id = "spiffe://example.org/ns/support/sa/a"
+    async with hostile(streaming) as server:
+        made = configuration(server.url)
+        made["identity"] = {"workloadApi": workload_api.address, "agents": [{"type": "mtls", "trustDomains": [DOMAIN]}]}
+        made["listen"]["tls"] = {"type": "spiffe", "trustDomains": [DOMAIN]}
+        async with gate(tmp_path, made) as sidecar:
+            await sidecar.has_identity(GATEWAY)
+            tls = careless_client(workload_api.ca.leaf(id))
+            async with (
+                connect(sidecar.url, tls=tls) as agent,
+                connect(sidecar.url, tls=tls) as getter,
+                connect(sidecar.url, tls=tls) as listener,
+            ):
+                await initialize(agent)
+                getter.headers |= agent.headers
+                await open_get(getter)
+                await open_listen(listener)
+                workload_api.rotate_ca(keep_old=False)
+                assert (await getter.event(), await listener.event()) == (None, COMPLETED)
+                assert await agent.closed() == b""
+            async with connect(sidecar.url, tls=careless_client(workload_api.ca.leaf(id))) as agent:
+                assert "isError" not in (await agent.ask(call(identifier=8))).json["result"]

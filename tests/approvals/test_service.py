@@ -531,3 +531,14 @@ async def test_a_reason_is_given_where_the_workflow_wants_one():
             await decide(pending.record, reason="  ")
         assert (refused.value.reason, str(refused.value)) == ("reason", "a reason is wanted")
     assert (await scene.approve(pending.record, reason="the customer called")).status is Status.APPROVED
+
+
+async def test_who_has_left_one_of_two_lists_does_not_count_for_either():
+    scene = Scene()
+    money = of(LEADS, name="money", approvers=("token:ann", "token:cfo"))
+    pending = await scene.ask(spec(), spec("payments", money))
+    scene.service.workflows = {"leads": ("token:ann", "token:bob"), "money": ("token:cfo",)}
+    with pytest.raises(Conflict, match="token:ann is not on the list of approvers any more"):
+        await scene.approve(pending.record)
+    assert (await scene.approve(pending.record, by="token:bob")).status is Status.PENDING
+    assert (await scene.approve(pending.record, by="token:cfo")).status is Status.APPROVED

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from contextlib import contextmanager
 
-import boto3
+import botocore.session
 import pytest
 
 from openmcp.sidecar.approvals.service import Granted, Pending
@@ -18,7 +18,8 @@ from tests.approvals.scene import Scene, spec
 from tests.contracts.requests import HOUR, NOW
 from tests.support.stores import dynamodb_local, redis_server
 
-SESSION = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
+SESSION = botocore.session.Session()
+SESSION.set_credentials("testing", "testing")
 OTHER = "spiffe://acme.example/ns/support/sa/other"
 
 
@@ -32,7 +33,7 @@ def in_redis(folder):
 def in_dynamodb(folder):
     table = f"t{secrets.token_hex(6)}"
     with dynamodb_local(folder) as server:
-        yield server, lambda: DynamoStore(table, "eu-west-1", endpoint=server.url, session=lambda: SESSION)
+        yield server, lambda: DynamoStore(table, "eu-west-1", endpoint=server.url, session=SESSION)
 
 
 @contextmanager

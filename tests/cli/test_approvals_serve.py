@@ -71,7 +71,7 @@ async def test_a_request_of_another_process_is_approved_on_the_page(serving: Ser
     service = make_service(configuration.approvals, serving.store, lambda event: None)
     asked = await service.ask(question(), [spec(workflow=LEADS)])
     assert isinstance(asked, Pending)
-    ann = Browser(serving)  # type: ignore[arg-type]  # has the port
+    ann = Browser(serving)
     answer = await ann.log_in("ann", f"/requests/{asked.record.rid}")
     assert answer.location == f"/requests/{asked.record.rid}"
     assert (await ann.decide(asked.record.rid, "approve", reason="fine")).status == 303
@@ -83,7 +83,7 @@ async def test_a_request_of_another_process_is_approved_on_the_page(serving: Ser
 
 
 async def test_a_changed_token_is_taken_over_and_a_broken_file_is_not(serving: Serving) -> None:
-    ann = Browser(serving)  # type: ignore[arg-type]
+    ann = Browser(serving)
     await ann.log_in("ann")
     assert (await ann.get("/")).status == 200
     good = serving.path.read_text()

@@ -11,6 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from openmcp.config.model import DynamodbState, MemoryState, RedisState, Secret, SqliteState
 from openmcp.sidecar.cli import main
+from openmcp.sidecar.state.dynamodb import DynamoStore
 from openmcp.sidecar.state.memory import MemoryStore
 from openmcp.sidecar.state.opening import CannotOpen, open_store
 from openmcp.sidecar.state.redis import RedisStore
@@ -81,11 +82,20 @@ def test_without_an_svid_no_role_is_taken() -> None:
         open_store(state)
 
 
+async def test_a_role_s_session_is_made_at_once() -> None:
+    made: list[object] = []
+    state = DynamodbState(table="abc", region="eu-west-1", credentials="spiffe", role_arn="arn")
+    store = open_store(state, made.append)
+    assert made == [state]
+    assert isinstance(store, DynamoStore)
+    await store.close()
+
+
 @pytest.mark.parametrize(
     ("library", "state", "extra"),
     [
         ("redis", "RedisState(url='redis://localhost')", "redis"),
-        ("boto3", "DynamodbState(table='abc', region='eu-west-1')", "dynamodb"),
+        ("botocore", "DynamodbState(table='abc', region='eu-west-1')", "dynamodb"),
     ],
 )
 def test_a_library_that_is_missing_is_told(library: str, state: str, extra: str) -> None:

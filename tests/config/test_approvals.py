@@ -301,6 +301,7 @@ CONSOLE = "console: {url: 'https://a.example'}"
 TOKEN = f"tokens: [{{name: a, sha256: {D1}}}]"
 OIDC = "oidc: {issuer: 'https://i.example', clientId: c}"
 CHAT = f"channels: [{{name: c, {SLACK}}}]"
+POST = f"channels: [{{name: m, {MAIL}, smtp: {{host: mail}}}}]"
 LOST = '6: policies[0].requests[0]: calls under "r" are never let through: '
 FEW = LOST + 'of the approvers of "w" {} can decide and {} must'
 CANNOT = "8: approvals.workflows[0].approvers[{}]: {} cannot decide: {}"
@@ -314,6 +315,10 @@ CANNOT = "8: approvals.workflows[0].approvers[{}]: {} cannot decide: {}"
             side(CONSOLE, OIDC, workflow="approvers: ['oidc:group:g'], required: 3"), id="a group of any size"
         ),
         pytest.param(side(CONSOLE, CHAT, workflow="approvers: ['slack:U012'], channels: [c]"), id="Slack"),
+        pytest.param(side(CONSOLE, POST, workflow="approvers: ['email:a@b.example'], channels: [m]"), id="a mail"),
+        pytest.param(
+            side(CONSOLE, OIDC, workflow="approvers: ['email:a@b.example']"), id="an address that is verified"
+        ),
     ],
 )
 def test_who_can_decide(text):
@@ -339,7 +344,7 @@ def test_who_can_decide(text):
             ),
             CANNOT.format(1, "oidc:user:u", "`approvals.oidc` is missing"),
             CANNOT.format(2, "slack:U012", "no channel of type slack asks them"),
-            CANNOT.format(3, "email:l@a.example", "`approvals.oidc` is missing, by which an address is proved"),
+            CANNOT.format(3, "email:l@a.example", "no channel of type email asks them"),
             CANNOT.format(4, "token:b", 'no entry of approvals.tokens is named "b"'),
         ),
         "a channel that nobody uses, on this machine": (
@@ -381,3 +386,20 @@ def test_a_policy_in_shadow_asks_nobody():
     found = warnings(side(CONSOLE, workflow="approvers: ['token:b']", mode="shadow"))
     assert found[-1] == CANNOT.format(0, "token:b", 'no entry of approvals.tokens is named "b"')
     assert not any("never let through" in text for text in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(side(state="sqlite"), id="decided elsewhere"),
+        pytest.param(side(CONSOLE, state="sqlite"), id="a token by openmcp approvals --as"),
+    ],
+)
+def test_a_state_that_others_see_may_be_decided_on_elsewhere(text):
+    assert warnings(text) == []
+
+
+def test_a_token_that_is_missing_among_others_is_a_mistake_wherever_it_is_used():
+    assert warnings(side(CONSOLE, TOKEN, workflow="approvers: ['token:a', 'token:b']", state="sqlite")) == [
+        CANNOT.format(1, "token:b", 'no entry of approvals.tokens is named "b"')
+    ]

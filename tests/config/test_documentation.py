@@ -50,6 +50,12 @@ def test_the_example_is_accepted_without_a_warning():
     assert warnings(example[1].removeprefix(HEAD)) == []
 
 
+def test_the_example_of_approvals_is_accepted_without_a_warning():
+    example = re.search(r"```yaml\n(approvals:.*?)```", TEXT, re.DOTALL)
+    assert example is not None
+    assert warnings(example[1]) == []
+
+
 IDENTITY = (Path(__file__).parents[2] / "docs" / "identity.md").read_text()
 POLICY = "policies: [{name: all, servers: ['*'], requests: [{name: r, action: allow}]}]\n"
 
@@ -62,12 +68,11 @@ def test_the_examples_of_identity_are_accepted_without_a_warning(example):
 
 def test_the_reasons_for_refusals_are_those_of_the_code():
     """The table of reasons names what certificates and contexts say."""
-    said = "".join(
-        (Path(__file__).parents[2] / "identity" / name).read_text() for name in ("certificates.py", "tls.py")
-    )
+    modules = ("certificates.py", "contexts.py", "tls.py")
+    said = "".join((Path(__file__).parents[2] / "identity" / name).read_text() for name in modules)
     table = IDENTITY.split("| reason | what to look at |")[1].split("\n\n")[0]
     reasons = re.findall(r"`([^`]+)`", " ".join(line.split("|")[1] for line in table.strip().splitlines()[1:]))
-    assert len(reasons) == 8
+    assert len(reasons) == 9
     assert [reason for reason in reasons if f'"{reason}"' not in said] == []
 
 
@@ -75,9 +80,3 @@ def test_every_method_is_in_the_table_of_methods():
     table = IDENTITY.split("| `type` | applies to | proves |")[1].split("\n\n")[0]
     methods = {kind.__struct_config__.tag for kind in typing.get_args(model.AgentIdentification)}
     assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == methods
-
-
-def test_the_example_of_approvals_is_accepted_without_a_warning():
-    example = re.search(r"```yaml\n(approvals:.*?)```", TEXT, re.DOTALL)
-    assert example is not None
-    assert warnings(example[1]) == []

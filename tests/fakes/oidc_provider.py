@@ -24,11 +24,11 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oidc.core import AuthorizationCodeMixin, UserInfo
 from authlib.oidc.core.grants import OpenIDCode
 from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import KeySet, OctKey, RSAKey
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 CLIENT = "openmcp"
-SECRET = "a secret: with/marks"  # has to be encoded in HTTP Basic (RFC 6749, 2.3.1)
+SECRET = "a secret: 50%25 of/it"  # has to be encoded in HTTP Basic (RFC 6749, 2.3.1)
 
 
 class Provider:
@@ -43,6 +43,7 @@ class Provider:
         self.sign: Callable[[dict[str, Any], dict[str, Any]], str] | None = None
         self.client_redirect = ""
         self.auth_methods: list[str] = []
+        self.shared: OctKey | None = None
         self.key = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
         self._codes: dict[str, _Code] = {}
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -68,6 +69,11 @@ class Provider:
         signed = _compact({"alg": "HS256", "kid": "k1"}, claims)
         mac = hmac.digest(self.key.as_pem(private=False), signed.encode(), "sha256")
         return f"{signed}.{base64.urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+
+    def symmetric(self, _: dict[str, Any], claims: dict[str, Any]) -> str:
+        """One signed with a shared secret that stands among the provider's public keys."""
+        assert self.shared is not None
+        return jwt.encode({"alg": "HS256", "kid": "shared"}, claims, self.shared, ["HS256"])
 
     @staticmethod
     def unsigned(_: dict[str, Any], claims: dict[str, Any]) -> str:
@@ -95,7 +101,8 @@ class Provider:
 
         @app.get("/keys")
         def keys() -> Any:
-            return KeySet([self.key]).as_dict(private=False)
+            published = KeySet([self.key]).as_dict(private=False)
+            return {"keys": [*published["keys"], *([self.shared.as_dict()] if self.shared else [])]}
 
         @app.get("/authorize")
         def ask() -> Any:
@@ -123,7 +130,7 @@ class _Quiet(WSGIRequestHandler):
         """Say nothing."""
 
 
-class _Client(ClientMixin):  # type: ignore[misc]  # Authlib has no types
+class _Client(ClientMixin):
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
@@ -150,7 +157,7 @@ class _Client(ClientMixin):  # type: ignore[misc]  # Authlib has no types
         return grant_type == "authorization_code"
 
 
-class _Code(AuthorizationCodeMixin):  # type: ignore[misc]
+class _Code(AuthorizationCodeMixin):
     def __init__(self, user: dict[str, Any], payload: Any) -> None:
         self.user = user
         self.redirect_uri, self.scope = payload.redirect_uri, payload.scope
@@ -172,7 +179,7 @@ class _Code(AuthorizationCodeMixin):  # type: ignore[misc]
 
 
 def _grant(codes: dict[str, _Code], provider: Provider) -> type:
-    class Grant(grants.AuthorizationCodeGrant):  # type: ignore[misc]
+    class Grant(grants.AuthorizationCodeGrant):
         TOKEN_ENDPOINT_AUTH_METHODS = ["client_secret_basic", "client_secret_post", "none"]
 
         def save_authorization_code(self, code: str, request: Any) -> None:
@@ -192,7 +199,7 @@ def _grant(codes: dict[str, _Code], provider: Provider) -> type:
 
 
 def _code_extension(provider: Provider) -> Any:
-    class Extension(OpenIDCode):  # type: ignore[misc]
+    class Extension(OpenIDCode):
         def exists_nonce(self, nonce: str, request: Any) -> bool:
             return False
 

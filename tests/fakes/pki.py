@@ -94,7 +94,8 @@ class Ca:
 
     `parent` makes it an intermediate. Times are offsets in seconds from now. Deviations: `uris` other SANs (none at
     all where empty), `usage` other key usages (no extension where None), `is_ca` a CA that is none, `path_length`,
-    `constraints` name constraints, `key` a given key (the same CA renewed).
+    `constraints` name constraints, `key` a given key (the same CA renewed), `unknown_critical` an extension that must
+    be understood and is not.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Ca:
         constraints: x509.NameConstraints | None = None,
         key: PrivateKey | None = None,
         name: str = "SPIFFE",
+        unknown_critical: bool = False,
     ) -> None:
         self.trust_domain = trust_domain
         self.parent = parent
@@ -129,6 +131,8 @@ class Ca:
             builder = builder.add_extension(issuer, critical=False)
         if constraints:
             builder = builder.add_extension(constraints, critical=True)
+        if unknown_critical:
+            builder = builder.add_extension(_UNKNOWN_EXTENSION, critical=True)
         self.certificate = builder.sign((parent or self).key, hashes.SHA256())
 
     @property
@@ -262,7 +266,7 @@ def jwks(*keys: JwtKey, use: str | None = "jwt-svid") -> bytes:
     return json.dumps({"keys": [key.jwk(use) for key in keys]}).encode()
 
 
-def mint_jwt(key: JwtKey, claims: Mapping[str, Any], *, ttl: float = 300, **headers: Any) -> str:
+def mint_jwt(key: JwtKey, claims: Mapping[str, Any], *, ttl: float = 3600, **headers: Any) -> str:
     """Sign `claims`; `exp` and `iat` are added where they are not given, and a claim of None is left out.
 
     `headers` add to and replace those of the key; one of None is left out.

@@ -37,4 +37,4 @@ def test_a_jwt_is_good_by_the_key_of_the_document(algorithm):
     (found,) = jwt.PyJWKSet.from_json(pki.jwks(key, use="sig").decode()).keys
     token = pki.mint_jwt(key, {"sub": ID, "aud": "tools"})
     claims = jwt.decode(token, found.key, algorithms=[algorithm], audience="tools")
-    assert (found.key_id, claims["sub"], claims["exp"] - claims["iat"]) == ("k7", ID, 300)
+    assert (found.key_id, claims["sub"], claims["exp"] - claims["iat"]) == ("k7", ID, 3600)

@@ -207,6 +207,20 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     assert [ask(it, one) for one in tokens] == [CALLER] * 5
 
 
+def test_what_is_remembered_of_large_tokens_is_bounded(monkeypatch):
+    """A token with all groups of a caller takes three times its size once it is taken apart."""
+    bundles, size = Bundles(BUNDLES), len(svid(jti="0"))
+    it = JwtSvids(bundles, AUDIENCE, BOTH, clock=lambda: NOW)
+    monkeypatch.setattr("openmcp.identity.bearer.MAX_BYTES", 2 * size + size // 2)
+    tokens = [bearer(svid(jti=str(number))) for number in range(4)]
+    assert [ask(it, one) for one in tokens] == [CALLER] * 4
+    assert [it.until(one, UNKNOWN) > 0 for one in tokens] == [False, False, True, True]
+    for _ in range(3):  # verified again, what is there is not counted twice
+        bundles.update(BUNDLES)
+        assert [ask(it, one) for one in tokens[2:]] == [CALLER] * 2
+        assert [it.until(one, UNKNOWN) > 0 for one in tokens] == [False, False, True, True]
+
+
 def test_what_policy_may_ask_of_a_caller():
     token = svid(
         groups=["b", "a", "b", 7, None, {"x": 1}], admin=True, level=3, rate=0.5, text="x", nothing=None, deep={"a": 1},

@@ -46,6 +46,36 @@ def test_an_svid_with_an_intermediate_and_the_bundles_of_two_domains():
     assert found.bad_bundles == {}
 
 
+def misnamed(ca: pki.Ca) -> bytes:
+    """A CA whose subject is no text: found out only by whoever reads it."""
+    return ca.der.replace(b"SPIFFE", b"\xff" * 6)
+
+
+UNUSABLE = {
+    "an unknown critical extension": pki.Ca("other.example", unknown_critical=True).der,
+    "it cannot be read": misnamed(pki.Ca("other.example")),
+}
+
+
+@pytest.mark.parametrize("why", UNUSABLE)
+def test_a_ca_of_a_partner_that_no_context_can_be_made_with_costs_its_bundle(why):
+    """It would cost us all connections: all CAs are in one context."""
+    good = pki.Ca("other.example").der
+    found = read(raw(), federated={"spiffe://other.example": good + UNUSABLE[why]})
+    assert found.bad_bundles == {
+        "spiffe://other.example": f"the bundle of other.example holds a CA that cannot be used: {why}"
+    }
+    assert set(found.material.bundles) == {"example.org"}
+    with pytest.raises(Malformed, match=f"^the bundle of example.org holds a CA that cannot be used: {why}$"):
+        read(raw(bundle=CA.der + UNUSABLE[why]))
+
+
+def test_an_intermediate_of_ours_that_no_context_can_be_made_with_is_refused():
+    leaf = pki.Ca("example.org", CA, unknown_critical=True).leaf(ID)
+    with pytest.raises(Malformed, match="holds a CA that cannot be used: an unknown critical extension"):
+        read(raw(leaf))
+
+
 def test_svids_of_two_trust_domains_bring_a_bundle_each():
     other = pki.Ca("other.example")
     leaf = other.leaf("spiffe://other.example/gateway")
@@ -94,7 +124,7 @@ MALFORMED = {
     "keyCertSign": (leaf(usage=("digital_signature", "key_cert_sign")), "a key usage of CAs"),
     "cRLSign": (leaf(usage=("digital_signature", "crl_sign")), "a key usage of CAs"),
     "an expired one": (leaf(begins=-60, ttl=-1), "has expired already; compare the clocks"),
-    "one of next year": (leaf(begins=400, ttl=800), "begins in the future; compare the clocks"),
+    "one of next year": (leaf(begins=86400 * 365, ttl=86400 * 366), "begins in the future; compare the clocks"),
     "no key": (raw(key=b""), "the key of the SVID spiffe://example.org/gateway cannot be read"),
     "a key in PEM": (raw(key=LEAF.key_pem()), "cannot be read"),
     "the key of another": (raw(key=pki.key_der(pki.ec_key())), "is not that of its certificate"),

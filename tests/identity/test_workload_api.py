@@ -234,7 +234,8 @@ print(os.environ["GRPC_VERBOSITY"], logging.getLogger("grpc._cython.cygrpc").isE
 def test_it_works_beside_child_processes_and_leaves_nothing(address, loop):
     done = run(f"{FOLLOW}\nimport {loop}\n{loop}.run(main())", address)
     lines = done.stderr.splitlines()
-    assert [line for line in lines if "cannot be reached" not in line] == [], "of gRPC or of what was not ended"
+    expected = ("cannot be reached", "Executing <")  # the end of the agent; how slow this machine is
+    assert [line for line in lines if not any(text in line for text in expected)] == [], "of gRPC, or not ended"
 
 
 def test_what_grpc_does_when_processes_are_forked_is_off(address):

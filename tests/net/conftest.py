@@ -1,7 +1,7 @@
 """A scripted server and a sidecar in front of it, with a fast clock and without health checks in between."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,20 +19,27 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     return {"uvloop": uvloop.new_event_loop, "asyncio": asyncio.new_event_loop}
 
 
+# Both patch modules that are not compiled, so not by the fixture for which the compiled wheel's tests are skipped.
+
+
 @pytest.fixture(autouse=True)
-def fast_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_clock() -> Iterator[None]:
     """Enforce time limits to a hundredth of a second, so that tests can use short ones."""
-    monkeypatch.setattr(sweep, "INTERVAL", 0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "INTERVAL", 0.01)
+        yield
 
 
 @pytest.fixture(autouse=True)
-def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_checks() -> Iterator[None]:
     """Let no health check mix with the requests that a test counts."""
 
     async def never(upstream: Upstream) -> None:
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(health, "watch", never)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(health, "watch", never)
+        yield
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 
 from openmcp.config.model import Server
 from openmcp.identity.material import NoIdentity
+from openmcp.identity.spiffe_id import SpiffeId, parse
 from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.net.values import Outgoing, Patience
@@ -28,13 +29,14 @@ class Clock:
 class Svids:
     """A source of JWT-SVIDs: each one that is fetched is another, and kept until it is forgotten.
 
-    `claims` are added; with `problem` there is none.
+    `claims` are added; with `problem` there is none. `identity` is who we are.
     """
 
     def __init__(self, key: pki.JwtKey, **claims: Any) -> None:
         self.key = key
         self.claims = claims
         self.problem = ""
+        self.identity: SpiffeId | None = parse(SPIFFE_ID)
         self.fetched: list[str] = []
         self.forgotten: list[str] = []
         self.kept: dict[str, str] = {}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from openmcp.identity import contexts
 from openmcp.identity.contexts import Refusals
@@ -220,13 +222,15 @@ async def test_no_session_is_resumed():
         (b"SSH-2.0-OpenSSH_9.2\r\n", "no TLS"),
     ],
 )
-async def test_what_is_no_tls_is_refused(sent: bytes, why: str):
+async def test_what_is_no_tls_is_refused(sent: bytes, why: str, caplog: pytest.LogCaptureFixture):
     told = Told()
     async with echoing(SpiffeTls(ours(World.make())).server_context(told)) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(sent)
         assert await told.one() == why
         writer.close()
+    (line,) = [entry.getMessage() for entry in caplog.records if entry.name == "openmcp.identity"]
+    assert re.fullmatch(rf"TLS: the handshake of a client is refused: {why} \([a-z ]+\)", line)
 
 
 async def test_an_old_client_is_refused():
@@ -292,6 +296,30 @@ async def test_without_an_svid_there_are_no_handshakes():
         assert await told.one() == "no SVID of our own"
     with pytest.raises(NoIdentity, match="no registration entry"):
         tls.client_context((ID,))
+
+
+@pytest.mark.parametrize("broken", ["a bundle", "another bundle", "the key", "the key of another", "the certificate"])
+async def test_what_cannot_be_used_makes_no_connections(broken: str):
+    world, told = World.make(), Told()
+    own = svid(world.ours, US)
+    bundles = dict(world.bundles)
+    if broken == "a bundle":
+        bundles["example.org"] = frozenset((b"x",))
+    elif broken == "another bundle":
+        bundles["partner.example"] = frozenset((b"\x30\x03\x02\x01\x00",))
+    elif broken == "the key":
+        own = structs.replace(own, key=b"x")
+    elif broken == "the key of another":
+        own = structs.replace(own, key=svid(world.ours, US).key)
+    else:
+        own = structs.replace(own, certificates=(b"x",))
+    tls = SpiffeTls(Moved(own, bundles))
+    with pytest.raises(NoIdentity, match="our SVID or a bundle cannot be used: "):
+        tls.client_context((ID,))
+    async with echoing(tls.server_context(told)) as server:
+        with pytest.raises(CUT):
+            await talk(server.port, careless_client())
+        assert await told.one() == "no SVID of our own"
 
 
 async def test_an_svid_that_ended_makes_no_more_connections():
@@ -520,3 +548,54 @@ def test_the_key_of_an_svid_may_be_of_any_kind():
         leaf = ca.leaf(US, key=key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         contexts.load_key_pair(context, contexts.pem_of(leaf.chain_der, leaf.key_der))
+
+
+async def test_a_client_ca_may_be_an_intermediate():
+    server_ca, root = Ca("example.org"), Ca("clients.example")
+    between = Ca("clients.example", root)
+    leaf = between.leaf(ID)
+    async with echoing(FileTls(*files(web_leaf(server_ca)), between.pem).server_context(Told())) as server:
+        await talk(server.port, web_client(server_ca, Leaf(leaf.certificate, (), leaf.key)))
+        assert certificate_of((await server.made.get()).tls) is not None
+
+
+async def test_no_tickets_in_tls_1_2():
+    ca = Ca("example.org")
+    async with echoing(FileTls(*files(web_leaf(ca))).server_context(Told())) as server:
+        client = web_client(ca)
+        client.maximum_version = ssl.TLSVersion.TLSv1_2
+        found = await talk(server.port, client)
+        assert found.session is not None
+        assert not found.session.has_ticket
+
+
+class Resumed(ssl.SSLObject):
+    """A connection that was verified at another time, as of a session that is resumed."""
+
+    peer: bytes | None
+
+    def __new__(cls) -> Resumed:
+        return object.__new__(cls)
+
+    def __init__(self) -> None:
+        self._sslobj = self
+
+    def get_verified_chain(self) -> list[bytes]:
+        """Nothing was verified."""
+        return []
+
+    def getpeercert(self, binary_form: bool = False) -> bytes | None:  # type: ignore[override]  # DER alone is asked for
+        """What is known all the same."""
+        return self.peer
+
+
+@pytest.mark.parametrize(
+    ("mode", "peer"), [(ssl.CERT_REQUIRED, None), (ssl.CERT_REQUIRED, b"x"), (ssl.CERT_OPTIONAL, b"x")]
+)
+def test_what_was_not_verified_now_does_not_count(mode: ssl.VerifyMode, peer: bytes | None):
+    context = contexts.Checked(ssl.PROTOCOL_TLS_SERVER)
+    context.verify_mode = mode
+    connection = Resumed()
+    connection.peer = peer
+    with pytest.raises(PeerRefused, match="^no verified chain$"):
+        context.peer(connection)

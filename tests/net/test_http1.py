@@ -36,6 +36,19 @@ async def test_connections_are_kept_on_both_sides(agent: Connection, server: Hos
     assert (server.connections, len(server.requests)) == (1, 5)
 
 
+async def test_one_task_serves_a_connection_and_ends_with_it(agent: Connection, sidecar: Gate) -> None:
+    assert (await agent.ask(call())).status == 200
+    (connection,) = sidecar.app._listener._connections
+    task = connection._task
+    assert task is not None
+    assert (await agent.ask(call(identifier=2))).status == 200
+    assert connection._task is task
+    await agent.close()
+    await asyncio.wait((task,), timeout=5)
+    assert task.done()
+    assert sidecar.app._listener.connections == 0
+
+
 async def test_a_client_that_wants_to_close_is_closed(agent: Connection) -> None:
     answer = await agent.ask(call(), connection="close")
     assert (answer.status, answer.header("connection")) == (200, "close")

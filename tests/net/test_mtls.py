@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from openmcp.config.model import Server, ServerTls, SpiffeAuth, Timeouts
-from openmcp.identity.peer import certificate_of
+from openmcp.identity.peer import PeerCertificate, certificate_of
 from openmcp.identity.tls import SpiffeTls
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net import dialing, health, lifetimes
@@ -309,10 +309,10 @@ async def test_connections_to_servers_of_a_ca_that_is_gone_are_closed(ca: Ca):
         stream = await ask(to, b"GET", ENDLESS)
         assert (await ask(to)).status == 200
         assert await stream.chunk() == b": here\n\n"
-        to.review(tls.still_trusted)
+        to.review()
         assert (to.endpoints[0].idle, to.endpoints[0].active) == (1, 1)
         source.rotate(bundles=bundles_of(other))
-        to.review(tls.still_trusted)
+        to.review()
         assert to.endpoints[0].idle == 0
         assert await stream.chunk() == b""
         stream.close()
@@ -433,7 +433,7 @@ async def test_rotation_is_never_noticed(monkeypatch: pytest.MonkeyPatch):
                 await calls.go_on(lambda newest=newest: anchors(listener, to) == {newest})  # type: ignore[misc]  # a bound default
                 world.retire()
                 listener.review(tls.still_trusted)
-                to.review(tls.still_trusted)
+                to.review()
             await calls.end()
     assert calls.calls >= 240
     assert server.connections > 6
@@ -448,4 +448,27 @@ async def test_pooled_connections_survive_a_new_svid(ca: Ca):
             source.rotate(svid(ca, US))
             its.rotate(svid(ca, ID))
         assert server.connections == 1
+        to.close()
+
+
+async def test_a_connection_under_way_while_identities_change_is_not_used(ca: Ca, monkeypatch: pytest.MonkeyPatch):
+    """The update comes between the end of the handshake and the first request: nobody has reviewed this connection."""
+    source = Moved.of(ca, US)
+    tls = SpiffeTls(source)
+    verify = tls._verified
+
+    def moved(chain: list[bytes]) -> PeerCertificate:
+        found = verify(chain)
+        source.rotate(svid(ca, "spiffe://example.org/other"))
+        return found
+
+    async with demanding(ca) as (server, _):
+        to = upstream(server.url, tls)
+        with monkeypatch.context() as patch:
+            patch.setattr(tls, "_verified", moved)
+            failure = await refused(to)
+        assert (failure.kind, to.endpoints[0].active) == ("connect", 0)
+        assert failure.detail == "who we are, or whom we trust, changed during the handshake"
+        assert (await ask(to)).status == 200
+        assert len(server.requests) == 1
         to.close()

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from openmcp.config.model import OAuthAuth, OAuthClient, Secret
 from openmcp.config.secrets import SecretError
+from openmcp.identity.spiffe_id import parse
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net import oauth
 from openmcp.sidecar.net.oauth import OAuthToken
@@ -109,6 +110,21 @@ async def test_by_a_jwt_svid(server: Issuer, token: Make, kind: Any, named: str)
         }
     ]
     assert [(seen["sub"], seen["aud"]) for seen in server.assertions] == [(SPIFFE_ID, [server.url])]
+
+
+async def test_a_token_is_not_used_by_somebody_else(server: Issuer, token: Make) -> None:
+    """It was given to who we were. Whom the server takes as the same client is its own business."""
+    source = Svids(KEY)
+    credential = token(source=source)
+    lines = await credential.fetch()
+    source.identity = parse("spiffe://prod.acme.example/other")
+    assert credential.lines() is None
+    anew = await credential.fetch()
+    assert anew != lines
+    assert credential.lines() == anew
+    source.identity, source.problem = None, "no registration entry"
+    source.kept.clear()
+    assert await failure(credential) == "no registration entry"
 
 
 async def test_an_audience_of_its_own(server: Issuer, token: Make) -> None:

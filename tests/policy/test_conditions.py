@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from openmcp.config.model import Condition
 from openmcp.config.patterns import check_pattern
+from openmcp.sidecar.policy import conditions
 from openmcp.sidecar.policy.conditions import FALSE, TRUE, UNSURE, Conditions, seen
 from tests.policy.rules import when
 
@@ -140,6 +141,24 @@ def test_all_conditions_must_hold(states: list[int], together: int) -> None:
 def test_arguments_that_are_no_object_cannot_be_judged(document: Any, condition: Condition) -> None:
     assert Conditions([condition]).judge(document) == UNSURE
     assert "not an object" in Conditions([condition]).why(document)
+
+
+def test_keys_that_hide_nothing_of_one_name_may_hide_another() -> None:
+    document = {"City": "x", "limit": 1}
+    for _ in range(2):
+        assert Conditions([when("$.limit", "eq", 1)]).judge(document) == TRUE
+        assert Conditions([when("$.city", "exists")]).judge(document) == UNSURE
+        assert Conditions([when("$.city", "exists")]).judge({**document, "city": "x"}) == UNSURE
+        assert Conditions([when("$.limit", "eq", 1)]).judge({"limit": 1, "limit\0": 1}) == UNSURE
+
+
+def test_what_is_remembered_of_keys_is_bounded() -> None:
+    condition = Conditions([when("$.limit", "eq", 1)])
+    for number in range(3000):
+        assert condition.judge({"limit": 1, f"k{number}": 0}) == TRUE
+    assert 0 < len(conditions._clear) <= 1024
+    assert condition.judge({"limit": 1, "k" * 300: 0}) == TRUE
+    assert ("limit", ("limit", "k" * 300)) not in conditions._clear
 
 
 def test_whatever_goes_wrong_is_unsure() -> None:

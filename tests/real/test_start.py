@@ -75,4 +75,4 @@ def without_entry(config: dict[str, Any]) -> bool:
     status, body = readiness(config)
     (endpoint,) = body.get("servers", {}).get("tickets", {"endpoints": [{}]})["endpoints"]
     known = body.get("identity", {}).get("state") == "no registration entry"
-    return known and status == 503 and endpoint["healthy"] is False
+    return known and status == 503 and endpoint.get("problem") is not None and endpoint["healthy"] is True

@@ -12,8 +12,9 @@ import pytest
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 
-from openmcp.config.model import Health, Server
+from openmcp.config.model import Health, Server, SpiffeAuth
 from openmcp.sidecar.net import health
+from openmcp.sidecar.net.health import watch
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from tests.support import hostile as scripted
 from tests.support.gate import configuration, gate, initialize
@@ -29,11 +30,11 @@ def upstream(*urls: str, after: int = 3) -> Upstream:
 
 
 class Rounds:
-    """Runs `health.watch` round by round."""
+    """Runs `health.watch`, which the folder's fixture puts out of action for the sidecar, round by round."""
 
     def __init__(self, checked: Upstream) -> None:
         self._go, self._done = asyncio.Semaphore(0), asyncio.Semaphore(0)
-        self._task = asyncio.ensure_future(health.watch(checked, self._sleep))  # type: ignore[arg-type]  # awaited only
+        self._task = asyncio.ensure_future(watch(checked, self._sleep))  # type: ignore[arg-type]  # awaited only
 
     async def _sleep(self, interval: float) -> None:
         assert interval == 1.0
@@ -49,12 +50,6 @@ class Rounds:
         """End the watching after the round that is under way."""
         await self._done.acquire()
         self._task.cancel()
-
-
-def watching(monkeypatch: pytest.MonkeyPatch, checked: Upstream) -> Rounds:
-    """Watch with the real `watch`, which the folder's fixture puts out of action for the sidecar."""
-    monkeypatch.undo()
-    return Rounds(checked)
 
 
 async def status_500(request: Request, reply: Reply) -> None:
@@ -73,6 +68,20 @@ async def garbage(request: Request, reply: Reply) -> None:
     reply.close()
 
 
+async def test_our_own_lack_of_an_svid_says_nothing_of_the_endpoint():
+    """As at each start, before the Workload API has answered: the problem is shown, and nothing is counted."""
+    auth = SpiffeAuth(server_ids=("spiffe://example.org/server",))
+    server = Server(name="s", path="/s", endpoints=("https://127.0.0.1:1",), auth=auth, health=Health(interval=1.0))
+    checked = Upstream(server, lambda server, endpoint, result: None)
+    rounds = Rounds(checked)
+    for _ in range(server.health.unhealthy_after + 1):
+        await rounds.next()
+    await rounds.end()
+    endpoint = checked.endpoints[0]
+    assert (endpoint.healthy, endpoint.failures) == (True, 0)
+    assert endpoint.problem == "no Workload API is configured"
+
+
 @pytest.mark.parametrize(
     ("bad", "why"),
     [(status_500, "HTTP 500"), (hang, "no answer in 0.1 s"), (garbage, "not valid HTTP/1.1")],
@@ -83,7 +92,7 @@ async def test_down_after_three_failures_up_after_one_success(
     caplog.set_level(logging.INFO, "openmcp.net")
     async with hostile(friendly) as server:
         checked = upstream(server.url)
-        rounds = watching(monkeypatch, checked)
+        rounds = Rounds(checked)
         monkeypatch.setattr(scripted.Request, "is_health_check", property(lambda self: False))  # show them
         (endpoint,) = checked.endpoints
         found = []

@@ -127,3 +127,9 @@ async def test_what_a_tool_embeds_is_judged_where_rules_name_resources(
     async with scene(allow(tools=["good"]), *rules) as it:
         answering(it, content=[EMBEDDED, LINK])
         assert (await it.agent.call("good")).result["content"] == expected
+        # Also where a block that says it is a text holds them, or a member beside the content.
+        for member in ("content", "messages", "result"):
+            answering(it, content=[{"type": "text", "text": "x", member: [EMBEDDED, LINK]}])
+            assert (await it.agent.call("good")).result["content"][0][member] == expected
+            answering(it, **{"content": [], member: [EMBEDDED, LINK]})
+            assert (await it.agent.call("good")).result[member] == expected

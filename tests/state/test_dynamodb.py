@@ -1,8 +1,8 @@
 """The store in DynamoDB: the contract on moto and on DynamoDB Local, regions, and its own ways to fail."""
 
 import secrets
+import threading
 
-import boto3
 import botocore.session
 import msgspec
 import pytest
@@ -22,7 +22,8 @@ from tests.support.stores import dynamodb_local
 REGION = "eu-west-1"
 
 
-SESSION = boto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing")
+SESSION = botocore.session.Session()
+SESSION.set_credentials("testing", "testing")
 """One for all, since it remembers what it has read of how AWS works; that takes most of the time of a connection."""
 
 
@@ -36,7 +37,7 @@ def moto_url():
 
 
 def store_of(endpoint, table, **options):
-    options = {"endpoint": endpoint, "session": lambda: SESSION, **options}
+    options = {"endpoint": endpoint, "session": SESSION, **options}
     return DynamoStore(table, options.pop("region", REGION), **options)
 
 
@@ -91,7 +92,7 @@ async def store(local):
 
 
 def raw(endpoint, region=REGION):
-    return SESSION.client("dynamodb", region_name=region, endpoint_url=endpoint)
+    return SESSION.create_client("dynamodb", region_name=region, endpoint_url=endpoint)
 
 
 async def grant(store, **changes):
@@ -140,7 +141,7 @@ async def test_without_credentials_it_is_an_outage(local, monkeypatch):
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     nobody = botocore.session.Session()
     nobody.set_config_variable("credentials_file", "/nonexistent")
-    store = store_of(local, "t", session=lambda: boto3.Session(botocore_session=nobody))
+    store = store_of(local, "t", session=nobody)
     with pytest.raises(StoreUnavailable, match="Unable to locate credentials"):
         await store.get("0" * 64, NOW)
     await store.close()
@@ -236,13 +237,13 @@ async def test_a_record_of_another_home_is_decided_at_its_own(local):
 
 
 class Answers:
-    """In the place of boto3's session and client, for what no local DynamoDB answers."""
+    """In the place of botocore's session and client, for what no local DynamoDB answers."""
 
     def __init__(self, **answers):
         self.answers = answers
         self.asked = []
 
-    def client(self, name, **options):
+    def create_client(self, name, **options):
         return self
 
     def close(self):
@@ -275,7 +276,7 @@ def failure(code):
 )
 async def test_replicas_that_decide_by_themselves_are_refused(table, home, fine):
     answers = Answers(describe_table=[{"Table": table}] * 2, get_item=[{}] * 2)
-    store = store_of(None, "t", session=lambda: answers, home_region=home)
+    store = store_of(None, "t", session=answers, home_region=home)
     if fine:
         assert await store.get("0" * 64, NOW) is None
         assert await store.get("0" * 64, NOW) is None
@@ -298,7 +299,7 @@ async def test_what_was_not_read_for_load_is_read_again():
             *[{"Responses": {}, "UnprocessedKeys": left}] * 4,
         ],
     )
-    store = store_of(None, "t", session=lambda: answers)
+    store = store_of(None, "t", session=answers)
     assert await store.get_many([record.key], NOW) == {record.key: record}
     with pytest.raises(StoreUnavailable, match="throttled"):
         await store.get_many([record.key], NOW)
@@ -311,14 +312,26 @@ async def test_a_write_that_met_another_region_s_is_tried_again():
         describe_table=[{"Table": {}}],
         update_item=[failure("ReplicatedWriteConflictException"), {"Attributes": items.item_of(record)}],
     )
-    store = store_of(None, "t", session=lambda: answers)
+    store = store_of(None, "t", session=answers)
     assert await store.consume(record.key, record.rid, NOW) == record
     await store.close()
 
 
 async def test_what_is_forbidden_is_told():
     answers = Answers(describe_table=[failure("AccessDeniedException")])
-    store = store_of(None, "t", session=lambda: answers)
+    store = store_of(None, "t", session=answers)
     with pytest.raises(StoreUnavailable, match="AccessDeniedException: m"):
         await store.get("0" * 64, NOW)
+    await store.close()
+
+
+async def test_what_takes_too_long_is_an_outage(monkeypatch):
+    monkeypatch.setattr("openmcp.sidecar.state.dynamoclient._PATIENCE", 0.01)
+    released = threading.Event()
+    answers = Answers(describe_table=[{"Table": {}}])
+    answers.get_item = lambda **asked: released.wait(10) and {}
+    store = store_of(None, "t", session=answers)
+    with pytest.raises(StoreUnavailable, match="no answer within 0.01 s"):
+        await store.get("0" * 64, NOW)
+    released.set()
     await store.close()

@@ -70,7 +70,7 @@ def test_the_role_may_do_what_is_done_and_nothing_else():
 
 async def test_the_stack_has_nothing_left_to_create(moto_url):
     name = f"t{secrets.token_hex(6)}"
-    stacks = SESSION.client("cloudformation", region_name=REGION, endpoint_url=moto_url)
+    stacks = SESSION.create_client("cloudformation", region_name=REGION, endpoint_url=moto_url)
     stacks.create_stack(
         StackName=name,
         TemplateBody=TEMPLATE,

@@ -60,7 +60,8 @@ async def test_what_was_pending_and_granted_survives_a_kill(tmp_path):
 
 async def test_a_server_that_does_not_answer_is_an_outage_and_nothing_hangs(monkeypatch):
     monkeypatch.setattr("openmcp.sidecar.state.redis._SECONDS", 0.1)
-    silent = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    kept = []  # a connection that nobody holds is closed
+    silent = await asyncio.start_server(lambda *streams: kept.append(streams), "127.0.0.1", 0)
     store = RedisStore(f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}")
     with pytest.raises(StoreUnavailable, match="[Tt]imeout"):
         await store.get("0" * 64, NOW)

@@ -17,16 +17,18 @@ class ChannelFailed(Exception):
 
 
 class Channel(Protocol):
-    """A way to approvers. Both methods raise `ChannelFailed`; times are Unix milliseconds."""
+    """A way to approvers. `send` and `update` raise `ChannelFailed`; times are Unix milliseconds."""
 
     name: str
+    updates: bool
+    """Whether messages can be changed after they were sent."""
 
     async def send(self, record: ApprovalRecord, now: int) -> str:
         """Tell of a request; what the message is called there, not empty."""
         ...
 
     async def update(self, record: ApprovalRecord, reference: str, now: int) -> None:
-        """Make the message say how the record stands now; nothing where messages cannot be changed."""
+        """Make the message say how the record stands now; called where `updates`."""
         ...
 
     async def close(self) -> None:

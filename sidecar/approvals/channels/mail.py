@@ -7,7 +7,7 @@ import asyncio
 import logging
 import smtplib
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from email.message import EmailMessage
@@ -21,15 +21,25 @@ import msgspec
 from openmcp.config.secrets import SecretError
 from openmcp.sidecar.approvals.card import Card, card_of
 from openmcp.sidecar.approvals.channels.channel import ChannelFailed
+from openmcp.sidecar.approvals.mailtickets import Proof, Ticket, Tickets
 from openmcp.sidecar.state.records import ApprovalRecord
+from openmcp.sidecar.state.store import StoreUnavailable
 
 _log = logging.getLogger("openmcp.approvals")
 
 _PATIENCE: Final = 10.0
 """Seconds for each step of the talk with the mail server."""
 
+_BY_MAIL: Final = "email:"
 IMPLICIT_TLS: Final = 465
 """Where TLS begins at once (RFC 8314, 7.3)."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """Where a mail leads, and the code to type in there; empty where somebody logs in otherwise."""
+
+    link: str
+    code: str = ""
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,21 +53,34 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mail:
-    """Mails from `sender` to some addresses. `page` gives a request's link."""
+    """Mails from `sender` to some addresses. `link` makes a URL of a path of the console.
 
-    def __init__(self, name: str, sender: str, to: tuple[str, ...], server: Server, page: Callable[[str], str]) -> None:
+    With `tickets` each approver `email:ADDRESS` gets a mail of their own, by which they log in.
+    """
+
+    updates = False
+
+    def __init__(
+        self,
+        name: str,
+        addresses: tuple[str, tuple[str, ...]],
+        server: Server,
+        link: Callable[[str], str],
+        tickets: Callable[[], Awaitable[Tickets]] | None = None,
+    ) -> None:
+        """`addresses` are the sender, and whom it writes to."""
         self.name = name
-        self._sender = sender
-        self._to = to
+        self._sender, self._to = addresses
         self._server = server
-        self._page = page
+        self._link = link
+        self._tickets = tickets
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="approvals-mail")
 
     async def send(self, record: ApprovalRecord, now: int) -> str:
-        """See `Channel`; the reference is the Message-ID."""
-        message = self.message(record, now)
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._deliver, message)
-        return str(message["Message-ID"])
+        """See `Channel`; the reference is the first Message-ID."""
+        messages = await self.messages(record, now)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._deliver, messages)
+        return str(messages[0]["Message-ID"])
 
     async def update(self, record: ApprovalRecord, reference: str, now: int) -> None:
         """A mail stays as it was sent; its page tells how the request stands."""
@@ -66,25 +89,48 @@ class Mail:
         """See `Channel`. A mail that is being sent has its time."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def message(self, record: ApprovalRecord, now: int) -> EmailMessage:
-        """The mail for a request. Nothing that an agent writes gets into a header."""
-        card, link = card_of(record, now), self._page(record.rid)
+    async def messages(self, record: ApprovalRecord, now: int) -> list[EmailMessage]:
+        """The mails for a request. May raise `ChannelFailed`."""
+        card = card_of(record, now)
+        own = await self._own(record) if self._tickets is not None else {}
+        made = [self._message(card, (address,), now, ticket) for address, ticket in own.items()]
+        others = tuple(address for address in self._to if address not in own)
+        return ([self._message(card, others, now)] if others else []) + made
+
+    async def _own(self, record: ApprovalRecord) -> dict[str, Ticket]:
+        """The tickets of approvers who are known by their addresses."""
+        named = (name for need in record.needs for name in need.approvers if name.startswith(_BY_MAIL))
+        addresses = dict.fromkeys(name.removeprefix(_BY_MAIL) for name in named)
+        if not addresses or self._tickets is None:
+            return {}
+        try:
+            tickets = await self._tickets()
+        except StoreUnavailable as error:
+            raise ChannelFailed(f"no links can be made: {error}") from None
+        return {one: tickets.issue(Proof(one, record.rid, record.pending_until)) for one in addresses}
+
+    def _message(self, card: Card, to: tuple[str, ...], now: int, ticket: Ticket | None = None) -> EmailMessage:
+        """One mail. Nothing that an agent writes gets into a header."""
+        path = f"/requests/{card.rid}" if ticket is None else f"/login/mail?ticket={ticket.token}"
+        call = Call(self._link(path), ticket.code if ticket is not None else "")
         message = EmailMessage(SMTP.clone(max_line_length=78))
         message["Subject"] = f"Approval wanted: {card.rid}"
         message["From"] = self._sender
-        message["To"] = ", ".join(self._to)
+        message["To"] = ", ".join(to)
         message["Date"] = formatdate(now / 1000, usegmt=True)
         message["Message-ID"] = make_msgid(domain=self._sender.rpartition("@")[2])
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834, 5
-        message.set_content(text_of(card, link), cte="quoted-printable")
-        message.add_alternative(html_of(card, link), subtype="html", cte="quoted-printable")
+        message.set_content(text_of(card, call), cte="quoted-printable")
+        message.add_alternative(html_of(card, call), subtype="html", cte="quoted-printable")
         return message
 
-    def _deliver(self, message: EmailMessage) -> None:
+    def _deliver(self, messages: list[EmailMessage]) -> None:
+        refused: set[str] = set()
         with _faults(self._server.host):
             server = self._connect()
             try:
-                refused = server.send_message(message)
+                for message in messages:
+                    refused |= set(server.send_message(message))
             finally:
                 _part(server)
         if refused:  # the others have it: not sent again
@@ -156,29 +202,32 @@ def _fault(error: Exception) -> str:
     return type(error).__name__ if not isinstance(error, TimeoutError) else f"no answer in {_PATIENCE:g} s"
 
 
-def text_of(card: Card, link: str) -> str:
+def text_of(card: Card, call: Call) -> str:
     """The mail as plain text."""
-    lines = [f"{card.agent} wants to use {card.subject} of {card.server}.", "", f"Decide here: {link}", ""]
+    code = (f"Your code: {call.code}", _OWN, "") if call.code else ()
+    lines = [f"{card.agent} wants to use {card.subject} of {card.server}.", "", f"Decide here: {call.link}", "", *code]
     lines += [f"{label}: {text}" for label, text in _rows(card)]
     return "\n".join((*lines, "", _FOOT, ""))
 
 
-def html_of(card: Card, link: str) -> str:
+def html_of(card: Card, call: Call) -> str:
     """The mail as HTML: no images, nothing from elsewhere, one link."""
     rows = "".join(
         f'<tr><td style="padding:2px 12px 2px 0;vertical-align:top">{escape(label)}</td>'
         f"<td><bdi>{escape(text)}</bdi></td></tr>"
         for label, text in _rows(card)
     )
+    code = f"<p>Your code: <b>{escape(call.code)}</b>. {escape(_OWN)}</p>" if call.code else ""
     return (
         '<!doctype html><html lang="en"><body style="font-family:sans-serif">'
         f"<p><b><bdi>{escape(card.agent)}</bdi></b> wants to use <b><bdi>{escape(card.subject)}</bdi></b> of "
         f"<b><bdi>{escape(card.server)}</bdi></b>.</p>"
-        f'<p><a href="{escape(link)}">Look at it and decide</a></p><table>{rows}</table>'
+        f'<p><a href="{escape(call.link)}">Look at it and decide</a></p>{code}<table>{rows}</table>'
         f"<p>{escape(_FOOT)}</p></body></html>\n"
     )
 
 
+_OWN: Final = "It is for you alone: whoever has this mail can decide in your name."
 _FOOT: Final = "Nothing happens by opening the link: the decision is made on the page, by who is logged in there."
 
 

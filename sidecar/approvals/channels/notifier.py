@@ -124,7 +124,7 @@ class Notifier:
         if event.kind is Kind.OPENED:
             if event.notify and self._may_tell(event.record):
                 self._put(event.record)
-        elif event.kind in _CHANGES and event.record.notified:
+        elif event.kind in _CHANGES and event.record.notified and _is_news(event):
             self._put(event.record)
 
     def report(self) -> tuple[Health, ...]:
@@ -172,7 +172,7 @@ class Notifier:
             for record in page.records:
                 seen.add(record.key)
                 self._watch(record)
-                if self._is_untold(record) and self._may_tell(record):
+                if self._is_untold(record) and (record.notified or self._may_tell(record)):  # counted at the first try
                     self._put(record)
             cursor = page.cursor
             if cursor is None:
@@ -222,6 +222,8 @@ class Notifier:
     async def _handle(self, post: _Post, record: ApprovalRecord) -> None:
         notice = next((one for one in record.notified if one.channel == post.channel.name), None)
         if notice is not None and notice.reference:
+            if not post.channel.updates:
+                return
             await self._update(post, record, notice.reference)
         elif record.status is Status.PENDING:
             await self._send(post, record)
@@ -273,3 +275,9 @@ class Notifier:
         since = before.since if before.fault else self._clock()
         post.health = Health(before.channel, fault, since, before.sent, before.failed + 1)
         self._on_result(post.channel.name, "failed")
+
+
+def _is_news(event: Event) -> bool:
+    """Whether a message is worth changing: agents ask again every few seconds, and are counted at 2, 4, 8, 16..."""
+    asked = event.record.asked
+    return event.kind is not Kind.ASKED_AGAIN or asked & (asked - 1) == 0

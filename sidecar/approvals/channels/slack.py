@@ -16,7 +16,7 @@ import msgspec
 from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.channels import slackblocks as blocks
 from openmcp.sidecar.approvals.channels.channel import ChannelFailed
-from openmcp.sidecar.approvals.channels.slackapi import SlackApi
+from openmcp.sidecar.approvals.channels.slackapi import SlackApi, SlackRefused
 from openmcp.sidecar.approvals.console.decisions import BadForm, reason_of, refusal, vote_of
 from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.service import ApprovalService
@@ -28,6 +28,9 @@ _log = logging.getLogger("openmcp.approvals")
 
 _AT_ONCE: Final = 2.0
 """Seconds that a decision may take before Slack is answered without its outcome: Slack waits for three."""
+
+_NOT_THERE: Final = ("message_not_found", "edit_window_closed", "cant_update_message")
+"""Somebody has deleted the message, or it is too old to be changed: nothing is wrong with the channel."""
 
 _USER: Final = re.compile("[UW][A-Z0-9]{2,30}")
 _CHOICES: Final = {blocks.APPROVE: Choice.APPROVE, blocks.DENY: Choice.DENY}
@@ -47,6 +50,8 @@ class _Aim(msgspec.Struct, frozen=True):
 
 class Slack:
     """One channel in Slack. `page` gives a request's link, empty without a console; `clock` tells Unix milliseconds."""
+
+    updates = True
 
     def __init__(
         self,
@@ -75,7 +80,11 @@ class Slack:
         channel, _, ts = reference.partition(":")
         if ts:
             said = self._message(record, now) | {"channel": channel, "ts": ts, "parse": "none", "link_names": False}
-            await self._api.call("chat.update", said)
+            try:
+                await self._api.call("chat.update", said)
+            except SlackRefused as error:
+                if error.word not in _NOT_THERE:
+                    raise
 
     async def close(self) -> None:
         """See `Channel`."""

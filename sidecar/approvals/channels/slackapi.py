@@ -23,6 +23,15 @@ _HINTS: Final = {
 """What somebody has to change, by Slack's word for it."""
 
 
+class SlackRefused(ChannelFailed):
+    """Slack says no; `word` is its reason."""
+
+    def __init__(self, method: str, word: str) -> None:
+        hint = _HINTS.get(word)
+        super().__init__(f"Slack refuses {method}: {word}{f' ({hint})' if hint else ''}", lasting=True)
+        self.word = word
+
+
 class SlackApi:
     """Calls with one token; `token` is asked for each time: it is re-read on change."""
 
@@ -60,5 +69,4 @@ def _answer(method: str, status: int, body: bytes) -> Mapping[str, Any]:
     word = str(found.get("error", "unknown"))[:60]
     if word in ("ratelimited", "internal_error", "fatal_error", "service_unavailable", "request_timeout"):
         raise ChannelFailed(f"Slack cannot take it now: {word}")
-    hint = _HINTS.get(word)
-    raise ChannelFailed(f"Slack refuses {method}: {word}{f' ({hint})' if hint else ''}", lasting=True)
+    raise SlackRefused(method, word)

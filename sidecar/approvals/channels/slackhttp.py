@@ -23,10 +23,11 @@ class SlackEndpoint:
     def __init__(
         self, channels: Sequence[tuple[Slack, Callable[[], str]]], clock: Callable[[], int], refused: Callable[[], None]
     ) -> None:
-        """`refused` is called for each request that is not Slack's."""
+        """`refused` is called for each request that is not Slack's; `fault` says why none can be proved to be."""
         self._channels = channels
         self._clock = clock
         self._refused = refused
+        self.fault = ""
 
     async def __call__(self, request: Incoming) -> Outgoing:
         """Take one request; nothing in it is read before its signature is known to be good."""
@@ -47,8 +48,12 @@ class SlackEndpoint:
     def _is_signed(self, secret: Callable[[], str], request: Incoming) -> bool:
         try:
             check(secret().encode(), request.headers, request.body, self._clock())
-        except (NotSlack, SecretError):
+        except NotSlack:
             return False
+        except SecretError as error:
+            self.fault = f"signingSecret: {error}"
+            return False
+        self.fault = ""
         return True
 
 

@@ -43,6 +43,7 @@ class Place:
         self.headers = HEADERS | (_OVER_TLS if self.secure else {})
         self.session_cookie = "__Host-openmcp" if self.secure else f"openmcp-{parts.port or 80}"
         self.login_cookie = f"{self.session_cookie}-login"
+        self.provider_cookie = f"{self.session_cookie}-oidc"
 
     def is_ours(self, host: str) -> bool:
         """Whether a `Host` is one of ours."""

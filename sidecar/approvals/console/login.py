@@ -4,7 +4,7 @@ import hmac
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -13,6 +13,7 @@ from openmcp.sidecar.approvals.console.guard import Attempts
 from openmcp.sidecar.approvals.console.sessions import by_token
 from openmcp.sidecar.approvals.console.settings import LoginFailed, Person
 from openmcp.sidecar.approvals.console.web import Refusal, Site, fields, see_other
+from openmcp.sidecar.approvals.mailtickets import BadTicket, Tickets
 from openmcp.sidecar.approvals.safetext import safe
 
 if TYPE_CHECKING:
@@ -32,10 +33,17 @@ def target(path: str | None) -> str:
 
 
 class Login:
-    """The login by token and by OpenID Connect; `is_approver` tells whether anything is decided by a person."""
+    """The login by token, OpenID Connect and mail; `is_approver` tells whether a person decides on anything."""
 
-    def __init__(self, site: Site, clock: Callable[[], int], is_approver: Callable[[Person], bool]) -> None:
+    def __init__(
+        self,
+        site: Site,
+        clock: Callable[[], int],
+        is_approver: Callable[[Person], bool],
+        tickets: Callable[[], Awaitable[Tickets]],
+    ) -> None:
         self._site = site
+        self._tickets = tickets
         self._is_approver = is_approver
         self._clock = clock
         self._attempts = Attempts(clock)
@@ -49,6 +57,8 @@ class Login:
             web.post("/login", self.by_token),
             web.get("/login/oidc", self.to_provider),
             web.get(CALLBACK, self.from_provider),
+            web.get("/login/mail", self.ask_code),
+            web.post("/login/mail", self.by_mail),
             web.post("/logout", self.logout),
         ]
 
@@ -75,30 +85,62 @@ class Login:
             return self._page(request, where, 403, "This token is not known here.")
         return self._logged_in(request, person, where)
 
+    async def ask_code(self, request: web.Request) -> web.StreamResponse:
+        """Where the link of a mail leads: following it logs nobody in."""
+        self._check_mail()
+        ticket = request.query.get("ticket", "")
+        if not (await self._tickets()).is_ours(ticket):
+            raise Refusal(404, "Not a link of ours", "Open the link of the mail again, whole.")
+        return self._code_page(request, ticket)
+
+    async def by_mail(self, request: web.Request) -> web.StreamResponse:
+        """Log in by the link and the code of a mail."""
+        self._check_mail()
+        if not self._attempts.allowed(request.remote):
+            raise Refusal(429, "Too many attempts", "Wait for a minute, then try again.")
+        form = await fields(request)
+        ticket = form.get("ticket", "")
+        cookie = request.cookies.get(self._site.place.login_cookie, "")
+        if not cookie or not hmac.compare_digest(form.get("csrf", "").encode("utf-8", "replace"), self._csrf(cookie)):
+            return self._code_page(request, ticket, 403, "This page was open for too long. Try again.")
+        try:
+            proof = (await self._tickets()).check(ticket, form.get("code", ""), self._clock())
+        except BadTicket as error:
+            self._attempts.failed(request.remote)
+            _log.warning("console: a login by mail from %s failed: %s", request.remote, error)
+            return self._code_page(request, ticket, 403, str(error))
+        person = Person(f"email:{proof.address}", proof="mail")
+        return self._logged_in(request, person, target(f"/requests/{proof.rid}"))
+
+    def _check_mail(self) -> None:
+        if not self._site.sessions.settings.mail:
+            raise Refusal(404, "Not found", "There is no login by mail here.")
+
     async def to_provider(self, request: web.Request) -> web.StreamResponse:
         """Send the browser to the identity provider."""
         place = self._site.place
         where = target(request.query.get("next"))
         if request.headers.get("Host", "").lower() != place.host:  # the callback, and so the cookie, is of that name
             return see_other(f"{place.url}/login/oidc?next={where}")
-        browser = secrets.token_urlsafe(32)
         try:
-            url = await self._oidc().begin(browser, where)
+            url, cookie = await self._oidc().begin(where)
         except LoginFailed as error:
             return self._page(request, where, 502, str(error))
         response = see_other(url)
-        self._site.set_cookie(response, place.login_cookie, browser, _LOGIN_AGE)
+        self._site.set_cookie(response, place.provider_cookie, cookie, _LOGIN_AGE)
         return response
 
     async def from_provider(self, request: web.Request) -> web.StreamResponse:
         """Take what the provider says of who has logged in there."""
-        oidc = self._oidc()
+        oidc, cookie = self._oidc(), self._site.place.provider_cookie
         try:
-            person, where = await oidc.finish(request.cookies.get(self._site.place.login_cookie), request.query)
+            person, where = await oidc.finish(request.cookies.get(cookie), request.query)
+            response = self._logged_in(request, person, where)
         except LoginFailed as error:
             _log.warning("console: a login failed: %s", error)
-            return self._page(request, "/", 403, str(error))
-        return self._logged_in(request, person, where)
+            response = self._page(request, "/", 403, str(error))
+        self._site.set_cookie(response, cookie, "", 0)
+        return response
 
     async def logout(self, request: web.Request) -> web.StreamResponse:
         """End the login here, whatever the browser keeps."""
@@ -130,8 +172,21 @@ class Login:
         settings, cookie = self._site.sessions.settings, secrets.token_urlsafe(32)
         values = {"csrf": self._csrf(cookie).decode(), "next": where, "problem": problem}
         response = self._site.page(
-            request, "login.html", status, **values, tokens=bool(settings.tokens), oidc=settings.oidc is not None
+            request,
+            "login.html",
+            status,
+            **values,
+            tokens=bool(settings.tokens),
+            oidc=settings.oidc is not None,
+            mail=settings.mail,
         )
+        self._site.set_cookie(response, self._site.place.login_cookie, cookie, _LOGIN_AGE)
+        return response
+
+    def _code_page(self, request: web.Request, ticket: str, status: int = 200, problem: str = "") -> web.Response:
+        cookie = secrets.token_urlsafe(32)
+        values = {"csrf": self._csrf(cookie).decode(), "ticket": ticket, "problem": problem}
+        response = self._site.page(request, "mail.html", status, **values)
         self._site.set_cookie(response, self._site.place.login_cookie, cookie, _LOGIN_AGE)
         return response
 

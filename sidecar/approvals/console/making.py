@@ -7,6 +7,7 @@ from typing import TypeVar
 from openmcp.config import secrets
 from openmcp.config.model import Approvals, Secret
 from openmcp.sidecar.approvals.console.settings import LoginFailed, Oidc, Settings, Token
+from openmcp.sidecar.approvals.making import known_by_mail
 
 _log = logging.getLogger("openmcp.console")
 T = TypeVar("T", str, bytes)
@@ -29,6 +30,7 @@ def settings(approvals: Approvals) -> Settings:
             scopes=oidc.scopes,
             ca=None if oidc.ca is None else _reader(oidc.ca, bytes),
         ),
+        mail=known_by_mail(approvals),
     )
 
 

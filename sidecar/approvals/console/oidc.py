@@ -1,14 +1,14 @@
 """Login by OpenID Connect: authorization code with PKCE, state and nonce (OpenID Connect Core 1.0, 3.1; RFC 9700).
 
 Authlib makes the challenge and checks the claims, joserfc (which it brings) the signature; what is fetched goes through
-`identity.fetch`, bounded and over TLS. Logins that are under way are kept in memory, each tied to its browser.
+`identity.fetch`, bounded and over TLS. A login that is under way is kept by its browser, in a sealed cookie: it belongs
+to that browser alone, and nobody can fill our memory with logins that never end.
 """
 
 import hmac
 import json
 import secrets
 from base64 import b64encode
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -25,9 +25,10 @@ from joserfc.jwk import KeySet
 from openmcp.identity.fetch import FetchFailed, Form, get, post_form
 from openmcp.sidecar.approvals.console.settings import LoginFailed, Oidc, Person
 from openmcp.sidecar.approvals.safetext import safe
+from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 
 _ALGORITHMS: Final = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-_UNDER_WAY: Final = 1_000
+_PURPOSE: Final = b"console login"
 _PATIENCE: Final = 10 * 60_000
 """Milliseconds that a person may take at the provider."""
 _METADATA_AGE: Final = 60 * 60_000
@@ -51,8 +52,8 @@ class _Tokens(msgspec.Struct, frozen=True):
     access_token: str | None = None
 
 
-class _UnderWay(msgspec.Struct, frozen=True):
-    browser: str
+class _UnderWay(msgspec.Struct, frozen=True, array_like=True):
+    state: str
     nonce: str
     verifier: str
     target: str
@@ -66,34 +67,31 @@ class OidcLogin:
         self.settings = settings
         self._redirect = redirect
         self._clock = clock
-        self._under_way: OrderedDict[str, _UnderWay] = OrderedDict()
+        self._sealer = Sealer(secrets.token_bytes(KEY_BYTES))
         self._metadata: tuple[_Metadata, int] | None = None
 
-    async def begin(self, browser: str, target: str) -> str:
-        """Where to send a browser, known by this cookie, that is to end at `target`. Raises `LoginFailed`."""
+    async def begin(self, target: str) -> tuple[str, str]:
+        """Where to send a browser that is to end at `target`, and the cookie it keeps. Raises `LoginFailed`."""
         metadata = await self._provider()
         state, nonce, verifier = (secrets.token_urlsafe(32) for _ in range(3))
-        self._under_way[state] = _UnderWay(browser, nonce, verifier, target, self._clock() + _PATIENCE)
-        while len(self._under_way) > _UNDER_WAY:
-            self._under_way.popitem(last=False)
-        return str(
-            prepare_grant_uri(
-                metadata.authorization_endpoint,
-                self.settings.client_id,
-                "code",
-                redirect_uri=self._redirect,
-                scope=" ".join(dict.fromkeys(("openid", *self.settings.scopes))),
-                state=state,
-                nonce=nonce,
-                code_challenge=create_s256_code_challenge(verifier),
-                code_challenge_method="S256",
-            )
+        url = prepare_grant_uri(
+            metadata.authorization_endpoint,
+            self.settings.client_id,
+            "code",
+            redirect_uri=self._redirect,
+            scope=" ".join(dict.fromkeys(("openid", *self.settings.scopes))),
+            state=state,
+            nonce=nonce,
+            code_challenge=create_s256_code_challenge(verifier),
+            code_challenge_method="S256",
         )
+        login = _UnderWay(state, nonce, verifier, target, self._clock() + _PATIENCE)
+        return str(url), self._sealer.seal(_PURPOSE, login)
 
-    async def finish(self, browser: str | None, query: Mapping[str, str]) -> tuple[Person, str]:
-        """Who comes back from the provider, and where to. Raises `LoginFailed`."""
-        login = self._under_way.pop(query.get("state", ""), None)
-        if login is None or self._clock() >= login.until or not _same(login.browser, browser):
+    async def finish(self, cookie: str | None, query: Mapping[str, str]) -> tuple[Person, str]:
+        """Who comes back from the provider, and where to. Raises `LoginFailed`. The cookie has to go then."""
+        login = self._sealer.open(_PURPOSE, cookie or "", _UnderWay)
+        if login is None or self._clock() >= login.until or not _same(login.state, query.get("state")):
             raise LoginFailed("This login was not begun in this browser, or too long ago.")
         metadata = await self._provider()
         said = query.get("iss")

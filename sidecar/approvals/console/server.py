@@ -19,6 +19,7 @@ from openmcp.sidecar.approvals.console.pages import STATIC, Entry, entry
 from openmcp.sidecar.approvals.console.sessions import Session, Sessions
 from openmcp.sidecar.approvals.console.settings import CannotServe, Incoming, Outgoing, Person, Settings
 from openmcp.sidecar.approvals.console.web import BODY, Refusal, Site, fields, see_other
+from openmcp.sidecar.approvals.mailtickets import tickets_of
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status
@@ -55,7 +56,7 @@ class Console:
         self._service = service
         self._clock = clock
         self._site = Site(Sessions(settings, clock), notes)
-        self._login = Login(self._site, clock, self._is_approver)
+        self._login = Login(self._site, clock, self._is_approver, tickets_of(service.store.hmac_key))
         self._counted = (0, 0)
         self._mounted: dict[str, Mounted] = {}
         self._runner: web.AppRunner | None = None

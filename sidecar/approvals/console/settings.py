@@ -40,19 +40,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All that the console is told.
 
     `url` is how browsers reach it, an origin such as `https://approvals.acme.example`; empty: at the address that it
-    listens on. `idle` and `lifetime` (milliseconds) end a login.
+    listens on. `mail`: approvers log in by the link and the code of a mail, too. `idle` and `lifetime` (milliseconds)
+    end a login.
     """
 
     url: str = ""
     tokens: tuple[Token, ...] = ()
     oidc: Oidc | None = None
+    mail: bool = False
     idle: int = HOUR
     lifetime: int = 10 * HOUR
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Who has logged in: `approver` is `token:NAME` or `oidc:user:NAME`, `groups` what else they are listed as
-    (`oidc:group:NAME`, `email:ADDRESS`), `proof` what vouched for them: a token's digest, or the issuer."""
+    """Who has logged in: `approver` is `token:NAME`, `oidc:user:NAME` or, by a mail, `email:ADDRESS`; `groups` what
+    else they are listed as (`oidc:group:NAME`, `email:ADDRESS`), `proof` what vouched for them: a token's digest, the
+    issuer, `mail`."""
 
     approver: str
     groups: tuple[str, ...] = ()

@@ -17,6 +17,9 @@ from openmcp.config.secrets import SecretError
 from openmcp.sidecar.approvals.channels import mail as module
 from openmcp.sidecar.approvals.channels.channel import ChannelFailed
 from openmcp.sidecar.approvals.channels.mail import Mail, Server
+from openmcp.sidecar.approvals.mailtickets import Proof, Tickets
+from openmcp.sidecar.state.records import Need
+from openmcp.sidecar.state.store import StoreUnavailable
 from tests.contracts.requests import NOW, request
 from tests.fakes.smtp import AUTHORITY, PASSWORD, USER, Inbox, mail_server
 from tests.support.process import free_ports
@@ -33,7 +36,7 @@ def inbox() -> Iterator[Inbox]:
 
 
 @asynccontextmanager
-async def to(inbox: Inbox, **changes: Any) -> AsyncIterator[Mail]:
+async def to(inbox: Inbox, tickets: Any = None, **changes: Any) -> AsyncIterator[Mail]:
     """The channel that sends to this server."""
     fields: dict[str, Any] = {
         "host": "localhost",
@@ -42,7 +45,8 @@ async def to(inbox: Inbox, **changes: Any) -> AsyncIterator[Mail]:
         "ca": lambda: CA,
     }
     server = Server(**{**fields, **changes})
-    mail = Mail("mail", "openmcp@acme.example", TO, server, lambda rid: f"https://approvals.example/requests/{rid}")
+    addresses = ("openmcp@acme.example", TO)
+    mail = Mail("mail", addresses, server, lambda path: f"https://approvals.example{path}", tickets)
     yield mail
     await mail.close()
 
@@ -114,6 +118,43 @@ async def test_what_an_agent_writes_is_text_and_no_header(inbox: Inbox) -> None:
     assert tags.found == {"html", "lang", "body", "style", "p", "b", "bdi", "a", "href", "table", "tr", "td"}
     assert "<script>alert(1)</script>" in tags.text
     assert "\nBcc" not in text
+
+
+async def test_approvers_known_by_their_address_get_a_mail_of_their_own(inbox: Inbox) -> None:
+    tickets = Tickets(b"k" * 32)
+
+    async def ready() -> Tickets:
+        return tickets
+
+    lead = Need(policy="p", rule="r", workflow="w", approvers=("email:boss@acme.example", "email:eve@acme.example"))
+    record = request(needs=(lead, lead))
+    async with to(inbox, ready) as mail:
+        assert await mail.send(record, NOW) == inbox.mails[0]["Message-ID"]
+    assert inbox.recipients == [["leads@acme.example"], ["boss@acme.example"], ["eve@acme.example"]]
+    shown = [body.get_content() for sent in inbox.mails if (body := sent.get_body(("plain",))) is not None]
+    assert "Your code" not in shown[0]
+    assert f"https://approvals.example/requests/{record.rid}" in shown[0]
+    for text, address in zip(shown[1:], ("boss@acme.example", "eve@acme.example"), strict=True):
+        code, link = re.search("Your code: ([0-9]+)", text), re.search(r"/login/mail\?ticket=(\S+)", text)
+        assert code is not None
+        assert link is not None
+        assert tickets.check(link[1], code[1], NOW) == Proof(address, record.rid, record.pending_until)
+    html = inbox.mails[1].get_body(("html",))
+    assert html is not None
+    assert "/login/mail?ticket=" in html.get_content()
+
+
+async def test_without_the_key_no_link_is_made_and_it_is_tried_again(inbox: Inbox) -> None:
+    async def away() -> Tickets:
+        raise StoreUnavailable("Redis is away")
+
+    lead = Need(policy="p", rule="r", workflow="w", approvers=("email:boss@acme.example",))
+    async with to(inbox, away) as mail:
+        with pytest.raises(ChannelFailed, match="no links can be made: Redis is away") as failed:
+            await mail.send(request(needs=(lead,)), NOW)
+        assert not failed.value.lasting
+        await mail.send(request(), NOW)
+    assert len(inbox.mails) == 1
 
 
 async def test_what_is_cut_says_so(inbox: Inbox) -> None:

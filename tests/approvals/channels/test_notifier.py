@@ -26,6 +26,8 @@ WRONG = ChannelFailed("the token is not accepted", lasting=True)
 class Recording:
     """A channel that keeps what it is told; `faults` are what its next attempts end with."""
 
+    updates = True
+
     def __init__(self, name: str = "chat") -> None:
         self.name = name
         self.sent: list[ApprovalRecord] = []
@@ -138,6 +140,16 @@ async def test_a_request_is_told_of_once(desk: Desk) -> None:
     assert len(desk.chat.sent) == 1
 
 
+async def test_an_agent_that_asks_again_and_again_changes_the_message_less_and_less_often(desk: Desk) -> None:
+    pending = await desk.ask()
+    await desk.until("sent")
+    await desk.noted(pending.record, lambda record: record.notified[0].reference)
+    for _ in range(2, 17):
+        await desk.ask()
+        await desk.nothing_more()
+    assert len(desk.chat.updated) == 4
+
+
 async def test_the_decision_is_shown_in_place(desk: Desk) -> None:
     pending = await desk.ask()
     await desk.until("sent")
@@ -236,6 +248,7 @@ async def test_what_another_process_opened_and_did_not_tell_of_is_told(desk: Des
     other = Scene(desk.store)
     pending = await other.ask()
     await desk.notifier.look()
+    await desk.nothing_more()
     assert desk.chat.attempts == 0, "it has a second to do so itself"
     desk.now += 1000
     await desk.notifier.look()
@@ -263,6 +276,21 @@ async def test_an_agent_that_asks_for_much_is_told_of_for_a_while() -> None:
     assert desk.chat.attempts == 2
     await desk.ask(agent="key:other")
     await desk.until("sent", "sent", "sent")
+    await desk.notifier.stop()
+
+
+async def test_trying_again_is_not_counted_as_another_request() -> None:
+    desk = Desk(per_hour=2)
+    desk.notifier.start()
+    desk.chat.faults = [WRONG, WRONG, WRONG]
+    await desk.ask()
+    await desk.until("failed")
+    for tried in (2, 3):
+        desk.now += RESEND_AFTER
+        await desk.notifier.look()
+        await desk.until(*["failed"] * tried)
+    await desk.ask(arguments={"ticket_id": "T-8"})
+    await desk.until("failed", "failed", "failed", "sent")
     await desk.notifier.stop()
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -373,6 +374,15 @@ async def test_what_slack_refuses_is_told(office: Office, answer: Any, lasting: 
         await office.channel.send(record, office.now)
     assert failed.value.lasting is lasting
     assert TOKEN not in str(failed.value)
+
+
+@pytest.mark.parametrize(("word", "fails"), [("message_not_found", False), ("channel_not_found", True)])
+async def test_a_message_that_somebody_has_deleted_is_no_fault(office: Office, word: str, fails: bool) -> None:
+    record = await office.asked()
+    office.slack.answers["chat.update"].append(web.json_response({"ok": False, "error": word}))
+    with pytest.raises(ChannelFailed) if fails else nullcontext():
+        await office.channel.update(record, f"{CHANNEL}:1.2", office.now)
+    assert len(office.slack.of("chat.update")) == 1
 
 
 async def test_slack_may_be_away() -> None:

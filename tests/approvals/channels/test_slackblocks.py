@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,28 @@ def test_slack_takes_it(record: ApprovalRecord, link: str) -> None:
     for choice in Choice:
         assert view_faults(dialogue(card, choice, need_reason=True, metadata="{}")) == []
     assert made.page_only == (not fits(card))
+
+
+WIDE = "v" * 250
+
+
+@pytest.mark.parametrize(
+    ("shown", "bound", "whole"),
+    [
+        pytest.param(10, 5, True, id="some"),
+        pytest.param(18, 1, False, id="too much to show"),
+        pytest.param(1, 15, False, id="too much to be bound to"),
+        pytest.param(21, 1, False, id="too many"),
+    ],
+)
+def test_what_is_too_much_for_a_message_is_left_to_the_page(shown: int, bound: int, whole: bool) -> None:
+    text = "x" if shown > 20 else WIDE
+    values = tuple((f"$.a{number}", msgspec.json.encode(text).decode()) for number in range(shown))
+    held = tuple((f"$.a{number}", msgspec.json.encode([WIDE]).decode()) for number in range(bound))
+    card = card_of(request(shown=values, bound=held), NOW)
+    assert not card.page_only
+    assert fits(card) is whole
+    assert message(card, "").page_only is not whole
 
 
 @given(record=records())

@@ -6,7 +6,7 @@ import hashlib
 import re
 import ssl
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, Protocol
 
 import aiohttp
 from yarl import URL
@@ -21,6 +21,12 @@ OTHERS = ("token:eve",)
 
 def digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Served(Protocol):
+    """What listens on a port of this machine."""
+
+    port: int
 
 
 class Site:
@@ -88,8 +94,7 @@ class Answer:
 class Browser:
     """Keeps cookies, follows nothing by itself, says the origin with each form."""
 
-    def __init__(self, site: Site, tls: ssl.SSLContext | None = None) -> None:
-        self.site = site
+    def __init__(self, site: Served, tls: ssl.SSLContext | None = None) -> None:
         self.jar = aiohttp.CookieJar(unsafe=True)
         self.base = URL(f"{'https' if tls else 'http'}://{'localhost' if tls else '127.0.0.1'}:{site.port}")
         self._session = aiohttp.ClientSession(cookie_jar=self.jar, connector=aiohttp.TCPConnector(ssl=tls or True))

@@ -10,9 +10,11 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from openmcp.sidecar.approvals.console.settings import Oidc
+from openmcp.sidecar.approvals.mailtickets import Proof, tickets_of
 from openmcp.sidecar.state.records import Status
 from tests.approvals.console.site import Site
 from tests.approvals.scene import LEADS, of, spec
@@ -86,6 +88,9 @@ async def test_every_page_is_good_to_use_on_every_screen(site, chromium):
         **await many(site),
         "refusal": "/requests/apr_gone",
     }
+    site.console.configure(msgspec.structs.replace(site.settings, mail=True))
+    made = (await tickets_of(site.scene.store.hmac_key)()).issue(Proof("ann@acme.example", "apr_0", site.scene.now + 1))
+    paths["mail"] = f"/login/mail?ticket={made.token}"
     problems = await asyncio.to_thread(look_at_all, chromium, site, paths)
     assert problems == []
 
@@ -106,6 +111,7 @@ def look_at_all(browser: Chromium, site: Site, paths: dict[str, str]) -> list[st
         said.extend(f"{name}: {complaint}" for complaint in complaints)
 
     look("login", "/login")
+    look("mail", paths.pop("mail"))
     log_in(browser, site)
     for name, path in paths.items():
         site.notes[:] = ["Channel leads-slack does not work: not_in_channel"] if name == "history" else []
