@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 from openmcp.config.jsonpath import compile_path
+from openmcp.config.model import Approvals
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.approvals.fingerprint import Bound, canonical, digest, fingerprint, values_at
 from openmcp.sidecar.approvals.values import Limits, Question, Spec
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.asked import arguments_of
+from openmcp.sidecar.policy.decision import Decision
+from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.state.records import ApprovalRecord, Need
 
 
@@ -22,6 +25,17 @@ def question_of(caller: Principal, server: str, call: Call, reason: str = "") ->
         arguments=arguments_of(call.method, call.message.params),
         reason=reason,
     )
+
+
+def specs_of(decision: Decision, policies: PolicySet, approvals: Approvals) -> list[Spec]:
+    """The rules that want a call approved, with what each asks of whom."""
+    workflows = {workflow.name: workflow for workflow in approvals.workflows}
+    specs = []
+    for rule in decision.approvals:
+        asked = policies.approval_of(rule)
+        assert asked is not None, "a rule that requires an approval says of whom"
+        specs.append(Spec(rule, asked, workflows[asked.workflow], policies.message_of(rule)))
+    return specs
 
 
 def new_request(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.identity.refusal import KeysNeeded
-from openmcp.sidecar.approvals.asking import question_of
+from openmcp.sidecar.approvals.asking import question_of, specs_of
 from openmcp.sidecar.approvals.service import ApprovalService, Denied, Granted, Pending
 from openmcp.sidecar.approvals.values import Question, Spec
 from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, Unidentified
@@ -264,12 +264,6 @@ class Approvals:
 
 def _asked(flow: Flow, call: Call, decision: Decision) -> tuple[Question, list[Spec]]:
     """What is asked of whom, under the configuration that the flow has now."""
-    policies = flow.snapshot.policies
-    workflows = {workflow.name: workflow for workflow in flow.snapshot.configuration.approvals.workflows}
-    specs = []
-    for rule in decision.approvals:
-        approval = policies.approval_of(rule)
-        assert approval is not None, "a rule that requires an approval says of whom"
-        specs.append(Spec(rule, approval, workflows[approval.workflow], policies.message_of(rule)))
+    specs = specs_of(decision, flow.snapshot.policies, flow.snapshot.configuration.approvals)
     reason = era.meta_of(call.message.params).get(REASON_KEY)
     return question_of(flow.principal, flow.server, call, reason if type(reason) is str else ""), specs

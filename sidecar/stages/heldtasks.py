@@ -10,8 +10,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-import orjson
-
 from openmcp.sidecar.errors import INTERNAL_ERROR, Refused
 from openmcp.sidecar.mcp import answers, era, jsonrpc, sse
 from openmcp.sidecar.mcp.values import Call, Event
@@ -95,7 +93,7 @@ class TaskRun:
         return self._last or answers.error(None, INTERNAL_ERROR, "Internal error")
 
     def _keep(self, body: bytes) -> None:
-        document: Any = orjson.loads(body) if body else None
+        document: Any = jsonrpc.read_lenient(body)[0] if body else None
         if type(document) is dict and ("result" in document or "error" in document):
             self._last = document
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from tests.support.approver import approver, guarded, sqlite
 from tests.support.gate import Gate, ask_modern, call, gate, message
 from tests.support.hostile import Hostile, hostile
+from tests.support.process import OPENMCP
 from tests.support.raw import Answer, Connection
 
 APPROVAL = "dev.openmcp/approval"
@@ -350,6 +353,11 @@ async def test_what_is_kept_in_a_file_is_decided_by_another_process(server: Host
         done = await asyncio.create_subprocess_exec(sys.executable, *command, str(sidecar.file))
         assert await done.wait() == 0
         assert "isError" not in (await waiting).json["result"]
+        words = ("explain", "-c", str(sidecar.file), "--agent", "key:alice", "--server", "server", "--tool", "guarded")
+        for ticket, status in ((7, "approved"), (8, None)):
+            asked = (*words, "--args", f'{{"ticket": {ticket}}}', "--grants", "--json")
+            told = json.loads(await asyncio.to_thread(subprocess.check_output, [OPENMCP, *asked]))
+            assert (told["decision"], (told["grant"] or {}).get("status")) == ("requireApproval", status)
     async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
         assert "isError" not in (await agent.ask(call("guarded", 2, ticket=7))).json["result"]
     assert len(calls(server)) == 2
