@@ -375,6 +375,24 @@ async def test_a_store_that_is_away_denies_and_holds_nobody(server: Hostile, tmp
     assert [one.get("name") for one in calls(server)] == ["allowed"]
 
 
+async def test_the_agents_own_reason_is_shown_to_the_human(agent: Connection, sidecar: Gate) -> None:
+    document = call("guarded", ticket=7)
+    document["params"]["_meta"] = {"dev.openmcp/reason": "the customer asks"}
+    await agent.ask(document)
+    assert (await approver(sidecar).asked()).agent_reason == "the customer asks"
+
+
+async def test_who_listens_to_tasks_listens_to_the_servers(agent: Connection, sidecar: Gate, server: Hostile) -> None:
+    """Those that are held here are polled; another agent's are unknown."""
+    created = (await ask_modern(agent, call("guarded", ticket=7), **TASKS)).json["result"]
+    listen = message("subscriptions/listen", 2, notifications={"taskIds": [created["taskId"]]})
+    await ask_modern(agent, listen, **TASKS)
+    (asked,) = [one.json for one in server.requests if one.method == "POST"]
+    assert asked["params"]["notifications"] == {"taskIds": []}
+    async with sidecar.connect("bob") as bob:
+        assert (await ask_modern(bob, listen, **TASKS)).code == -32602
+
+
 async def test_completions_of_what_is_guarded_ask_nobody(agent: Connection, sidecar: Gate, server: Hostile) -> None:
     asked = message(
         "completion/complete", ref={"type": "ref/prompt", "name": "guarded"}, argument={"name": "a", "value": ""}
