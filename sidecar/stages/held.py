@@ -146,6 +146,7 @@ class Holding:
         self._recorder = recorder
         self._held: set[Held] = set()
         self._per_agent: dict[str, int] = {}
+        self._stopping = False
 
     def __len__(self) -> int:
         return len(self._held)
@@ -167,7 +168,7 @@ class Holding:
 
     def has_room(self, agent: str) -> bool:
         """Whether one more call of this agent may wait."""
-        return len(self._held) < MOST and self._per_agent.get(agent, 0) < MOST_PER_AGENT
+        return not self._stopping and len(self._held) < MOST and self._per_agent.get(agent, 0) < MOST_PER_AGENT
 
     def counts(self) -> dict[str, int]:
         """How many calls are held, by server."""
@@ -188,7 +189,8 @@ class Holding:
         return True
 
     def release(self) -> None:
-        """Let all calls go, because the sidecar stops."""
+        """Let all calls go, and hold no more, because the sidecar stops."""
+        self._stopping = True
         for held in self._held:
             held.end(DRAINING)
 
