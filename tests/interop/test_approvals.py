@@ -69,12 +69,14 @@ def url(gateway: Sidecar) -> str:
 
 @pytest.fixture
 async def human(folder: Path) -> AsyncIterator[Approver]:
-    """Somebody with the same file, to whom nothing is open at first."""
+    """Somebody with the same file, with nothing open, and no grant, at first."""
     service = ApprovalService(
         open_store(SqliteState(path=str(folder / "state.db"))), wall_clock, new_rid, Limits(), lambda event: None
     )
     for record in (await service.pending(100)).records:
         await service.cancel(record)
+    for record in (await service.grants(100)).records:
+        await service.revoke(record, "token:ann", (), "left over")
     yield Approver(service)
     await service.close()
     await service.store.close()
