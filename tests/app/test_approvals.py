@@ -284,6 +284,7 @@ async def test_the_record_tells_the_whole_story(agent: Connection, sidecar: Gate
     ]
     assert [line.get("call") for line in lines] == [end["call"], None, None, end["call"]]
     assert {line["approval"] for line in lines} == {record.rid}
+    assert lines[-1]["approved_by"] == ["token:ann"]
     asked = await sidecar.recorded(event="request")
     assert (asked["decision"], asked["call"], end["outcome"]) == ("requireApproval", end["call"], "ok")
     page = await sidecar.page("/metrics")

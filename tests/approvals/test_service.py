@@ -542,3 +542,18 @@ async def test_who_has_left_one_of_two_lists_does_not_count_for_either():
         await scene.approve(pending.record)
     assert (await scene.approve(pending.record, by="token:bob")).status is Status.PENDING
     assert (await scene.approve(pending.record, by="token:cfo")).status is Status.APPROVED
+
+
+async def test_nothing_is_decided_while_it_could_not_be_recorded():
+    scene = Scene()
+    asked = await scene.ask()
+    scene.service.recording = lambda: False
+    with pytest.raises(StoreUnavailable, match="the record cannot be written"):
+        await scene.approve(asked.record)
+    scene.service.recording = lambda: True
+    await scene.approve(asked.record)
+    granted = await scene.ask()
+    scene.service.recording = lambda: False
+    with pytest.raises(StoreUnavailable):
+        await scene.service.revoke(granted.record, "token:ann", (), "")
+    assert isinstance(await scene.ask(), Granted)
