@@ -118,28 +118,17 @@ class Approving:
             self._side.heed(event)
 
     def _spiffe_session(self, state: DynamodbState) -> Any:
-        """What makes clients of DynamoDB in a role that our SVID may take."""
         source = self._identities.source
         assert source is not None, "`prepare` has made it"
-        return clients(source, state)
+        return role_session(source, state)
 
 
-def clients(source: "SvidSource", state: DynamodbState) -> Any:
-    """What makes clients of DynamoDB in a role that our SVID may take; called in the event loop of `source`."""
+def role_session(source: "SvidSource", state: DynamodbState) -> Any:
+    """A session of botocore in the role that our SVID may take; to be made in the event loop of `source`."""
     from openmcp.identity.aws import session
 
     assert state.role_arn is not None
-    return _Clients(session(source, state.role_arn, state.region))
-
-
-class _Clients:
-    """A botocore session in the place of one of boto3."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def client(self, service: str, **settings: Any) -> Any:
-        return self._session.create_client(service, **settings)
+    return session(source, state.role_arn, state.region)
 
 
 def needed(configuration: Configuration) -> bool:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from openmcp.config.model import Configuration, DynamodbState
-from openmcp.sidecar.build.approvals import clients
+from openmcp.sidecar.build.approvals import role_session
 from openmcp.sidecar.build.identities import address_of
 from openmcp.sidecar.state.opening import open_store
 from openmcp.sidecar.state.store import StateStore
@@ -38,7 +38,7 @@ async def opened_store(configuration: Configuration) -> AsyncIterator[StateStore
     try:
         with suppress(TimeoutError):
             await asyncio.wait_for(arrived.wait(), PATIENCE)
-        store = open_store(state, lambda wanted: clients(source, wanted))
+        store = open_store(state, lambda wanted: role_session(source, wanted))
         try:
             yield store
         finally:
