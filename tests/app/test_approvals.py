@@ -182,6 +182,18 @@ async def test_a_client_of_the_new_revision_comes_back_eight_times(
     assert made["arguments"] == {"ticket": 7}
 
 
+async def test_who_comes_back_puts_the_same_question(agent: Connection, sidecar: Gate, server: Hostile) -> None:
+    document = message("resources/read", uri="file:///guarded/a")
+    answer = await ask_modern(agent, document)
+    document["params"]["requestState"] = answer.json["result"]["requestState"]
+    assert (await ask_modern(agent, {**document, "id": 2})).json["result"]["resultType"] == "input_required"
+    record = await approver(sidecar).asked()
+    assert (record.asked, record.bound) == (2, None)
+    await approver(sidecar).approve(record)
+    assert "error" not in (await ask_modern(agent, {**document, "id": 3})).json
+    assert [one["uri"] for one in calls(server)] == ["file:///guarded/a"]
+
+
 async def test_a_round_is_for_its_agent_and_call_alone(agent: Connection, sidecar: Gate, server: Hostile) -> None:
     answer = await ask_modern(agent, call("guarded", ticket=7))
     state = answer.json["result"]["requestState"]
