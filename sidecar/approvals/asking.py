@@ -46,7 +46,7 @@ def new_request(
     if bound is not None and any(values == _NOTHING for _, values in bound):
         binds, bound = tuple(path for path, values in bound if values != _NOTHING), None
     whole = digest(arguments)
-    rules = [(spec.rule.policy, spec.rule.rule) for spec in specs]
+    rules = [(one.rule.policy, one.rule.rule, one.workflow.name, str(one.workflow.required)) for one in specs]
     shown = _shown((*(path for spec in specs for path in spec.approval.show), *binds), arguments)
     if sum(len(path) + len(text) for path, text in (*shown, *(bound or ()))) > limits.value_bytes:
         return None

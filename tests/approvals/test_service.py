@@ -600,3 +600,18 @@ async def test_who_asks_under_an_address_of_theirs_gets_no_form():
     bob = Person("oidc:user:18", ("oidc:group:leads", "email:bob@acme.example"))
     assert actions(asked.record, ann, {}, scene.now) == []
     assert actions(asked.record, bob, {}, scene.now) == ["approve", "deny"]
+
+
+@pytest.mark.parametrize("changes", [{"name": "money"}, {"required": 2}])
+async def test_a_grant_ends_with_the_workflow_that_gave_it(changes):
+    scene = Scene()
+    await scene.granted()
+    assert isinstance(await scene.ask(spec(workflow=of(LEADS, approvers=("token:ann",)))), Granted), (
+        "who is on the list"
+    )
+    answer = await scene.ask(spec(workflow=of(LEADS, **changes)))
+    assert isinstance(answer, Pending)
+    assert (answer.record.needs[0].workflow, answer.record.needs[0].required) == (
+        changes.get("name", "leads"),
+        changes.get("required", 1),
+    )
