@@ -58,6 +58,7 @@ class App:
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
         self._builder = build.Builder(self.metrics, self._recorder.approval)
+        self._builder.approving.recording = lambda: self.audit.accepting
         self._identities = self._builder.identities
         snapshot = self._builder.snapshot(configuration, {})
         self._tls = self._identities.listening(configuration.listen.tls)

@@ -1,28 +1,35 @@
 """From a call and the rules that want it approved to the request that people see."""
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
-from openmcp.config.jsonpath import compile_path
+from openmcp.config.jsonpath import Lookalike, compile_path
 from openmcp.config.model import Approvals
 from openmcp.identity.principal import Principal
-from openmcp.sidecar.approvals.fingerprint import Bound, canonical, digest, fingerprint, values_at
+from openmcp.sidecar.approvals.fingerprint import Ambiguous, Bound, canonical, digest, fingerprint, values_at
 from openmcp.sidecar.approvals.values import Limits, Question, Spec
+from openmcp.sidecar.mcp.methods import INPUT_REQUIRED
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.asked import arguments_of
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.state.records import ApprovalRecord, Need
 
+_NOTHING: Final = "[]"
+
 
 def question_of(caller: Principal, server: str, call: Call, reason: str = "") -> Question:
-    """What a call asks for; `reason` is why the agent says it wants that."""
+    """What a call asks for; `reason` is why the agent says it wants that. A client that comes back asks the same."""
+    params = call.message.params
+    if call.method in INPUT_REQUIRED:
+        params = {key: value for key, value in params.items() if key != "requestState"}
     return Question(
         agent=caller.name,
         identified_by=caller.method,
         server=server,
         method=call.method,
         name=call.name,
-        arguments=arguments_of(call.method, call.message.params),
+        arguments=arguments_of(call.method, params),
         reason=reason,
     )
 
@@ -44,13 +51,17 @@ def new_request(
     """The request, still without an id; None where what approvers must see is too large. Raises `Ambiguous`.
 
     Several rules are one request: it holds for the values that any of them binds, as long and as often as the
-    strictest of them allows, and each has its own approvers.
+    strictest of them allows, and each has its own approvers. Where a path that is to bind finds nothing the whole
+    arguments are bound: a server may take what else is there for what the path was to find.
     """
     arguments = question.arguments
     bound = _bound(specs, arguments)
+    binds: tuple[str, ...] = ()
+    if bound is not None and any(values == _NOTHING for _, values in bound):
+        binds, bound = tuple(path for path, values in bound if values != _NOTHING), None
     whole = digest(arguments)
-    rules = [(spec.rule.policy, spec.rule.rule) for spec in specs]
-    shown = _shown(specs, arguments)
+    rules = [(one.rule.policy, one.rule.rule, one.workflow.name, str(one.workflow.required)) for one in specs]
+    shown = _shown((*(path for spec in specs for path in spec.approval.show), *binds), arguments)
     if sum(len(path) + len(text) for path, text in (*shown, *(bound or ()))) > limits.value_bytes:
         return None
     return ApprovalRecord(
@@ -87,9 +98,12 @@ def _bound(specs: Sequence[Spec], arguments: object) -> Bound | None:
     return values_at(paths, arguments)
 
 
-def _shown(specs: Sequence[Spec], arguments: object) -> Bound:
-    paths = dict.fromkeys(path for spec in specs for path in spec.approval.show)
-    found = ((path, compile_path(path)(arguments)) for path in paths)
+def _shown(paths: Iterable[str], arguments: object) -> Bound:
+    """In the order of the paths. Raises `Ambiguous` where a server may read another value than would be shown."""
+    try:
+        found = [(path, compile_path(path, exact=True)(arguments)) for path in dict.fromkeys(paths)]
+    except Lookalike as error:
+        raise Ambiguous(str(error)) from None
     return tuple((path, canonical(values[0] if len(values) == 1 else values)) for path, values in found)
 
 

@@ -53,13 +53,14 @@ def values_at(paths: Iterable[str], arguments: object) -> Bound:
 
 def fingerprint(
     key: bytes,
-    rules: Iterable[tuple[str, str]],
+    rules: Iterable[tuple[str, ...]],
     caller: tuple[str, str],
     subject: tuple[str, str],
     bound: Bound | None,
     arguments_digest: str,
 ) -> str:
-    """HMAC-SHA256, in hex, of: rules as (policy, rule), (agent, server), (method, name), and the bound values.
+    """HMAC-SHA256, in hex, of: rules as (policy, rule, workflow, required), (agent, server), (method, name), and the
+    bound values.
 
     Where nothing is bound by path (None) the whole arguments are, by their digest.
     """

@@ -20,7 +20,7 @@ from openmcp.sidecar.approvals.values import Event, Kind, Limits, Question, Spec
 from openmcp.sidecar.approvals.wakeup import Wakeup
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Notice, Status, Vote
-from openmcp.sidecar.state.store import Page, StateStore
+from openmcp.sidecar.state.store import Page, StateStore, StoreUnavailable
 
 _RID: Final = re.compile("apr_[a-z0-9]{1,60}")
 _SWEPT: Final = 100
@@ -69,7 +69,8 @@ class ApprovalService:
 
     `on_event` is called in the event loop for everything that this process brings about. `workflows` are the present
     lists of approvers by name: who is not on the list any more does not decide on older requests either. `need_reason`
-    are the names of those whose decisions need a reason.
+    are the names of those whose decisions need a reason. While `recording` is False nothing is decided, since that
+    could not be written into the record.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class ApprovalService:
         self.store = store
         self.workflows: Mapping[str, Collection[str]] = {}
         self.need_reason: Collection[str] = ()
+        self.recording: Callable[[], bool] = lambda: True
         self.wakeup = Wakeup(store, clock)
         self._clock = clock
         self._ids = ids
@@ -155,6 +157,7 @@ class ApprovalService:
     async def vote(self, record: ApprovalRecord, vote: Vote) -> ApprovalRecord:
         """Count what a person said of a request that they have seen; `at` is filled in. Raises `Conflict`."""
         now = self._clock()
+        self._check_recording()
         self._check_listed(record, vote.approver, vote.groups)
         if self.needs_reason(record) and not vote.reason.strip():
             raise Conflict("reason", "a reason is wanted", record)
@@ -169,6 +172,7 @@ class ApprovalService:
     async def revoke(self, record: ApprovalRecord, by: str, groups: tuple[str, ...], reason: str) -> ApprovalRecord:
         """Take a grant back; whoever could have approved it may. Raises `Conflict`."""
         now = self._clock()
+        self._check_recording()
         self._check_listed(record, by, groups)
         if not any(who in need.approvers for need in record.needs for who in (by, *groups)):
             raise Conflict("not_listed", f"{by} is not on the list of approvers", record)
@@ -227,6 +231,10 @@ class ApprovalService:
     def needs_reason(self, record: ApprovalRecord) -> bool:
         """Whether who decides on this has to say why."""
         return any(need.workflow in self.need_reason for need in record.needs)
+
+    def _check_recording(self) -> None:
+        if not self.recording():
+            raise StoreUnavailable("the record cannot be written")
 
     def _check_listed(self, record: ApprovalRecord, who: str, groups: tuple[str, ...]) -> None:
         """Raises `Conflict` for who is gone from a list that the request has them on: their vote would count there."""

@@ -13,6 +13,7 @@ from openmcp.sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from openmcp.config.model import Approvals
+    from openmcp.identity.source import SvidSource
     from openmcp.sidecar.approvals.side import ApproverSide
     from openmcp.sidecar.approvals.sweeping import Sweeping
     from openmcp.sidecar.approvals.values import Event
@@ -22,10 +23,11 @@ _log = logging.getLogger("openmcp.app")
 
 class Approving:
     """The approvals of one process: nothing before a configuration asks for them. `on_event` hears of all that this
-    process brings about."""
+    process brings about; while `recording` is False nothing is decided here."""
 
     def __init__(self, identities: Identities, metrics: Metrics, on_event: "Callable[[Event], None]") -> None:
         self.desk = Desk()
+        self.recording: Callable[[], bool] = lambda: True
         self._identities = identities
         self._metrics = metrics
         self._on_event = on_event
@@ -49,6 +51,7 @@ class Approving:
             raise BuildError(str(error)) from error
         self.desk.kind = str(configuration.state.__struct_config__.tag)
         self.desk.service = service = make_service(configuration.approvals, store, self._heard)
+        service.recording = lambda: self.recording()
         self._sweeping = Sweeping(service)
 
     def follow(self, configuration: Configuration) -> None:
@@ -115,23 +118,17 @@ class Approving:
             self._side.heed(event)
 
     def _spiffe_session(self, state: DynamodbState) -> Any:
-        """What makes clients of DynamoDB in a role that our SVID may take."""
-        from openmcp.identity.aws import session
-
         source = self._identities.source
         assert source is not None, "`prepare` has made it"
-        assert state.role_arn is not None
-        return _Clients(session(source, state.role_arn, state.region))
+        return role_session(source, state)
 
 
-class _Clients:
-    """A botocore session in the place of one of boto3."""
+def role_session(source: "SvidSource", state: DynamodbState) -> Any:
+    """A session of botocore in the role that our SVID may take; to be made in the event loop of `source`."""
+    from openmcp.identity.aws import session
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
-
-    def client(self, service: str, **settings: Any) -> Any:
-        return self._session.create_client(service, **settings)
+    assert state.role_arn is not None
+    return session(source, state.role_arn, state.region)
 
 
 def needed(configuration: Configuration) -> bool:

@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, NoReturn, TypeVar
 
@@ -17,11 +18,15 @@ from openmcp.sidecar.approvals.console.decisions import BadForm, reason_of, refu
 from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.making import make_service, wall_clock
 from openmcp.sidecar.approvals.service import ApprovalService
+from openmcp.sidecar.approvals.values import Event
 from openmcp.sidecar.approvals.words import moment, span
+from openmcp.sidecar.build import BuildError
+from openmcp.sidecar.commands.approvalrecord import NotRecorded, recorded
+from openmcp.sidecar.commands.approvalstore import opened_store
 from openmcp.sidecar.commands.approvaltexts import as_json, as_text
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option, printable
 from openmcp.sidecar.state.lifecycle import APPROVER_FORMS, Conflict
-from openmcp.sidecar.state.opening import CannotOpen, open_store
+from openmcp.sidecar.state.opening import CannotOpen
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, UnknownSchema, Vote
 from openmcp.sidecar.state.store import Page, StoreUnavailable
 
@@ -86,7 +91,7 @@ def serve(path: Path) -> None:
         approvalserve.run(path, source, loaded)
     except (ConfigurationError, CannotServe, _Wrong) as error:
         _end(str(error), WRONG_INPUT)
-    except CannotOpen as error:
+    except (CannotOpen, BuildError) as error:
         _end(str(error), OUTSIDE)
     except OSError as error:
         _end(f"cannot listen: {error}", OUTSIDE)
@@ -98,7 +103,7 @@ def serve(path: Path) -> None:
 @click.option("--json", "json_wanted", is_flag=True, help="Tell the result as one JSON array.")
 def list_(path: Path, ended: bool, json_wanted: bool) -> None:
     """List requests that wait for a decision, and grants that hold."""
-    found = _run(path, lambda service: _all(service, ended))
+    found = _run(path, lambda service: _all(service, ended), changes=False)
     if json_wanted:
         click.echo(json.dumps([as_json(record) for record in found], indent=2))
         return
@@ -154,13 +159,18 @@ def revoke(path: Path, who: str | None, reason: str, rid: str) -> None:
     click.echo(f"revoked {record.rid}")
 
 
-def _run(path: Path, work: Callable[[ApprovalService], Awaitable[T]]) -> T:
-    """Do something with the service of a configuration, or end with the exit code that says why not."""
+def _run(path: Path, work: Callable[[ApprovalService], Awaitable[T]], *, changes: bool = True) -> T:
+    """Do something with the service of a configuration, and write down what that `changes`; or end with the exit code
+    that says why not."""
     try:
-        return asyncio.run(_with_service(path, load(path).configuration, work))
+        configuration = load(path).configuration
+        _check_shared(path, configuration)
+        audit = configuration.telemetry.audit
+        with recorded(audit) if changes else nullcontext(_unheard) as heard:
+            return asyncio.run(_with_service(configuration, work, heard))
     except (ConfigurationError, _Wrong, Conflict) as error:
         _end(printable(str(error)) if not isinstance(error, ConfigurationError) else str(error), WRONG_INPUT)
-    except (CannotOpen, StoreUnavailable, UnknownSchema) as error:
+    except (CannotOpen, BuildError, NotRecorded, StoreUnavailable, UnknownSchema) as error:
         _end(str(error), OUTSIDE)
 
 
@@ -177,19 +187,24 @@ def _check_shared(path: Path, configuration: Configuration) -> None:
         )
 
 
-async def _with_service(path: Path, configuration: Configuration, work: Callable[[ApprovalService], Awaitable[T]]) -> T:
-    _check_shared(path, configuration)
-    store = open_store(configuration.state)
-    try:
-        service = make_service(configuration.approvals, store, lambda event: None)
-        return await work(service)
-    finally:
-        await store.close()
+async def _with_service(
+    configuration: Configuration, work: Callable[[ApprovalService], Awaitable[T]], heard: Callable[[Event], None]
+) -> T:
+    async with opened_store(configuration) as store:
+        return await work(make_service(configuration.approvals, store, heard))
+
+
+def _unheard(event: Event) -> None:
+    raise AssertionError(f"what only looks has changed something: {event.kind}")
 
 
 async def _all(service: ApprovalService, ended: bool) -> list[ApprovalRecord]:
     found = await _pages(service.pending) + await _pages(service.grants)
-    return found + (await _pages(service.history) if ended else [])
+    if not ended:
+        return found
+    # What has ended by time is written down by who also records it; here it is only shown.
+    due = list(await service.store.list_due(wall_clock(), _PAGE))
+    return found + due + await _pages(lambda limit, cursor: service.store.history(wall_clock(), limit, cursor))
 
 
 async def _pages(read: Callable[[int, str | None], Awaitable[Page]]) -> list[ApprovalRecord]:

@@ -13,13 +13,16 @@ from openmcp.config import ConfigurationError, Loaded
 from openmcp.config.filesource import FileSource
 from openmcp.config.model import Approvals, Console
 from openmcp.sidecar.approvals.making import configure, make_service, wall_clock
+from openmcp.sidecar.approvals.recording import line_of
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.approvals.side import ApproverSide
 from openmcp.sidecar.approvals.values import Event
-from openmcp.sidecar.state.opening import open_store
+from openmcp.sidecar.commands.approvalrecord import PATIENCE, log_of
+from openmcp.sidecar.commands.approvalstore import opened_store
 from openmcp.sidecar.state.records import UnknownSchema
-from openmcp.sidecar.state.store import StoreUnavailable
+from openmcp.sidecar.state.store import StateStore, StoreUnavailable
 from openmcp.sidecar.telemetry import log
+from openmcp.sidecar.telemetry.audit import AuditLog
 
 _log = logging.getLogger("openmcp.approvals")
 _LOOK: Final = 5.0
@@ -27,23 +30,37 @@ _LOOK: Final = 5.0
 
 
 def run(path: Path, source: FileSource, loaded: Loaded) -> None:
-    """Serve until SIGTERM. Raises `CannotOpen`, `CannotServe` and `OSError`."""
+    """Serve until SIGTERM. Raises `BuildError`, `CannotOpen`, `CannotServe` and `OSError`."""
     log.configure(loaded.configuration.telemetry.log_level)
     asyncio.run(_main(path, source, loaded))
 
 
 async def _main(path: Path, source: FileSource, loaded: Loaded) -> None:
-    approvals = _with_console(loaded.configuration.approvals)
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    store = open_store(loaded.configuration.state)
-    service = make_service(approvals, store, lambda event: _tell(event, side))
+    audit = log_of(loaded.configuration.telemetry.audit, "approvals", _log_audit)
+    try:
+        async with opened_store(loaded.configuration) as store:
+            await _serve(path, source, loaded, store, audit, ended)
+    finally:
+        if await asyncio.to_thread(audit.close, PATIENCE):
+            _log.info("the record ends with seq %d, chain %s", audit.head.seq, audit.head.value.hex())
+        else:
+            _log.error("the last lines of the record could not be written")
+
+
+async def _serve(
+    path: Path, source: FileSource, loaded: Loaded, store: StateStore, audit: AuditLog, ended: asyncio.Event
+) -> None:
+    approvals, loop = _with_console(loaded.configuration.approvals), asyncio.get_running_loop()
+    service = make_service(approvals, store, lambda event: _tell(event, side, audit))
+    service.recording = lambda: audit.accepting
     side = ApproverSide(approvals, service, wall_clock)
     tasks: list[asyncio.Task[None]] = []
     try:
         await side.start()
-        loop.add_signal_handler(signal.SIGHUP, source.poke)
+        loop.add_signal_handler(signal.SIGHUP, _poke, source, audit)
         for warning in loaded.warnings:
             _log.warning("%s", warning)
         _log.info("approvers decide at %s", side.url)
@@ -54,7 +71,18 @@ async def _main(path: Path, source: FileSource, loaded: Loaded) -> None:
             task.cancel()
         await side.stop()
         await service.close()
-        await store.close()
+
+
+def _poke(source: FileSource, audit: AuditLog) -> None:
+    audit.reopen()
+    source.poke()
+
+
+def _log_audit(error: OSError | None) -> None:
+    if error is None:
+        _log.warning("the record is written again")
+    else:
+        _log.error("the record cannot be written: %s", error)
 
 
 def _with_console(approvals: Approvals) -> Approvals:
@@ -81,7 +109,8 @@ async def _sweep(service: ApprovalService) -> None:
         await asyncio.sleep(_LOOK)
 
 
-def _tell(event: Event, side: ApproverSide) -> None:
+def _tell(event: Event, side: ApproverSide, audit: AuditLog) -> None:
+    audit.write(line_of(event))
     record = event.record
     subject = f"{record.method} {record.name}"
     about = {"id": record.rid, "agent": record.agent, "server": record.server, "subject": subject, "by": event.by}

@@ -6,7 +6,8 @@ from typing import Final
 
 from msgspec import structs
 
-from openmcp.sidecar.approvals.values import Event, Kind
+from openmcp.sidecar.approvals.recording import fields_of
+from openmcp.sidecar.approvals.values import Event
 from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.policy.decision import Decision, RuleRef
@@ -14,7 +15,6 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.desk import CALL
 from openmcp.sidecar.stages.payloads import Payloads
 from openmcp.sidecar.stages.spans import ended as ended_exchange
-from openmcp.sidecar.state.records import Status
 from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.records import clip, encode, timestamp
@@ -185,7 +185,7 @@ class Recorder:
         """Something that happened to a request for approval, or to the grant that it has become."""
         call = CALL.get()
         fields: dict[str, object] = {"call": call} if call else {}
-        self._write("approval", "", [_members(fields | _approval(event))])
+        self._write("approval", "", [_members(fields | fields_of(event))])
         self.metrics.approval(event.record.server, event.kind.value)
 
     def _write(self, event: str, direction: str, members: list[bytes]) -> None:
@@ -197,26 +197,6 @@ class Recorder:
 def _members(fields: dict[str, object]) -> bytes:
     """Some fields as they stand inside a line."""
     return encode(fields)[1:-1]
-
-
-def _approval(event: Event) -> dict[str, object]:
-    """The fields of a line about an approval; of what it is for, the digest of the arguments alone."""
-    record, kind = event.record, event.kind
-    fields: dict[str, object] = {"approval": record.rid, "outcome": kind.value, "approval_status": record.status.value}
-    fields |= _named(record.agent, record.server, record.method, "", record.name)
-    fields["rules"] = [{"policy": need.policy, "rule": need.rule} for need in record.needs]
-    fields["arguments_sha256"] = record.arguments_digest
-    if event.by:
-        fields["by"] = clip(event.by)
-    reason = record.end_reason or (record.votes[-1].reason if kind is Kind.VOTED and record.votes else "")
-    if reason:
-        fields["reason"] = clip(reason)
-    fields["until"] = timestamp(record.until * 1_000_000)
-    if record.status is Status.APPROVED:
-        fields["uses_left"] = record.uses_left
-    if record.used:
-        fields["used"] = record.used
-    return fields
 
 
 def _said(document: JsonObject) -> tuple[str, JsonObject]:

@@ -159,7 +159,8 @@ def _generation(record: ApprovalRecord, rid: str, now: int) -> ApprovalRecord:
 def _check_voter(record: ApprovalRecord, vote: Vote) -> None:
     if not vote.approver.startswith(APPROVER_FORMS):
         raise Conflict("not_listed", "this is not a person who can approve", record)
-    if _same_person(record.agent, vote.approver):
+    addresses = (name for name in vote.groups if name.startswith("email:"))
+    if any(is_same_person(record.agent, name) for name in (vote.approver, *addresses)):
         raise Conflict("self", "nobody approves their own request", record)
     if not any(_counts(vote, need) for need in record.needs):
         raise Conflict("not_listed", f"{vote.approver} is not on the list of approvers", record)
@@ -167,7 +168,7 @@ def _check_voter(record: ApprovalRecord, vote: Vote) -> None:
         raise Conflict("invalid", "the grant's duration and number of uses must be more than 0", record)
 
 
-def _same_person(agent: str, approver: str) -> bool:
+def is_same_person(agent: str, approver: str) -> bool:
     """A person may be known as an agent by a token of the same identity provider: `jwt:<issuer>#ann`."""
     subject, person = agent.partition("#")[2].casefold(), approver.split(":", 2)[-1].casefold()
     return agent == approver or (agent.startswith("jwt:") and subject == person)

@@ -185,6 +185,18 @@ async def test_a_client_of_the_new_revision_comes_back_eight_times(
     assert made["arguments"] == {"ticket": 7}
 
 
+async def test_who_comes_back_puts_the_same_question(agent: Connection, sidecar: Gate, server: Hostile) -> None:
+    document = message("resources/read", uri="file:///guarded/a")
+    answer = await ask_modern(agent, document)
+    document["params"]["requestState"] = answer.json["result"]["requestState"]
+    assert (await ask_modern(agent, {**document, "id": 2})).json["result"]["resultType"] == "input_required"
+    record = await approver(sidecar).asked()
+    assert (record.asked, record.bound) == (2, None)
+    await approver(sidecar).approve(record)
+    assert "error" not in (await ask_modern(agent, {**document, "id": 3})).json
+    assert [one["uri"] for one in calls(server)] == ["file:///guarded/a"]
+
+
 async def test_a_round_is_for_its_agent_and_call_alone(agent: Connection, sidecar: Gate, server: Hostile) -> None:
     answer = await ask_modern(agent, call("guarded", ticket=7))
     state = answer.json["result"]["requestState"]
@@ -287,6 +299,7 @@ async def test_the_record_tells_the_whole_story(agent: Connection, sidecar: Gate
     ]
     assert [line.get("call") for line in lines] == [end["call"], None, None, end["call"]]
     assert {line["approval"] for line in lines} == {record.rid}
+    assert lines[-1]["approved_by"] == ["token:ann"]
     asked = await sidecar.recorded(event="request")
     assert (asked["decision"], asked["call"], end["outcome"]) == ("requireApproval", end["call"], "ok")
     page = await sidecar.page("/metrics")

@@ -6,6 +6,8 @@ import pytest
 
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.approvals.asking import question_of
+from openmcp.sidecar.approvals.console.decisions import actions
+from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.service import Denied, Granted, Pending, Refused
 from openmcp.sidecar.approvals.values import Kind
 from openmcp.sidecar.mcp.values import Call
@@ -542,3 +544,74 @@ async def test_who_has_left_one_of_two_lists_does_not_count_for_either():
         await scene.approve(pending.record)
     assert (await scene.approve(pending.record, by="token:bob")).status is Status.PENDING
     assert (await scene.approve(pending.record, by="token:cfo")).status is Status.APPROVED
+
+
+async def test_nothing_is_decided_while_it_could_not_be_recorded():
+    scene = Scene()
+    asked = await scene.ask()
+    scene.service.recording = lambda: False
+    with pytest.raises(StoreUnavailable, match="the record cannot be written"):
+        await scene.approve(asked.record)
+    scene.service.recording = lambda: True
+    await scene.approve(asked.record)
+    granted = await scene.ask()
+    scene.service.recording = lambda: False
+    with pytest.raises(StoreUnavailable):
+        await scene.service.revoke(granted.record, "token:ann", (), "")
+    assert isinstance(await scene.ask(), Granted)
+
+
+async def test_a_value_is_not_shown_that_the_server_may_read_elsewhere():
+    scene = Scene()
+    exact = spec(bind=None, show=("$.amount",))
+    assert isinstance(await scene.ask(exact), Pending)
+    answer = await scene.ask(exact, arguments={"amount": 12, "Amount": 9999})
+    assert isinstance(answer, Refused)
+    assert answer.reason == "ambiguous"
+
+
+@pytest.mark.parametrize("approved", [{}, {"to": []}, {"to": "ops@acme.example"}])
+@pytest.mark.parametrize("used", [{"to": "eve@evil.example"}, {"to": {"x": "eve@evil.example"}}, {"cc": "eve"}])
+async def test_a_grant_for_a_path_that_found_nothing_is_for_exactly_those_arguments(approved, used):
+    scene = Scene()
+    listed = spec(bind=("$.to[*].address",), show=())
+    await scene.granted(listed, arguments=approved)
+    assert isinstance(await scene.ask(listed, arguments=approved), Granted)
+    assert isinstance(await scene.ask(listed, arguments=used), Pending)
+
+
+async def test_nobody_approves_their_own_request_by_their_address_either():
+    scene = Scene()
+    asked = await scene.ask(
+        spec(workflow=of(LEADS, approvers=("email:ann@acme.example", "oidc:user:17"))),
+        agent="jwt:https://idp.acme.example#Ann@acme.example",
+    )
+    with pytest.raises(Conflict) as refused:
+        await scene.approve(asked.record, by="oidc:user:17", groups=("email:ann@acme.example",))
+    assert refused.value.reason == "self"
+    assert (await scene.approve(asked.record, by="oidc:user:17")).status is Status.APPROVED
+
+
+async def test_who_asks_under_an_address_of_theirs_gets_no_form():
+    scene = Scene()
+    listed = of(LEADS, approvers=("oidc:user:17", "oidc:group:leads"))
+    asked = await scene.ask(spec(workflow=listed), agent="jwt:https://idp.acme.example#ann@acme.example")
+    ann = Person("oidc:user:17", ("oidc:group:leads", "email:ann@acme.example"))
+    bob = Person("oidc:user:18", ("oidc:group:leads", "email:bob@acme.example"))
+    assert actions(asked.record, ann, {}, scene.now) == []
+    assert actions(asked.record, bob, {}, scene.now) == ["approve", "deny"]
+
+
+@pytest.mark.parametrize("changes", [{"name": "money"}, {"required": 2}])
+async def test_a_grant_ends_with_the_workflow_that_gave_it(changes):
+    scene = Scene()
+    await scene.granted()
+    assert isinstance(await scene.ask(spec(workflow=of(LEADS, approvers=("token:ann",)))), Granted), (
+        "who is on the list"
+    )
+    answer = await scene.ask(spec(workflow=of(LEADS, **changes)))
+    assert isinstance(answer, Pending)
+    assert (answer.record.needs[0].workflow, answer.record.needs[0].required) == (
+        changes.get("name", "leads"),
+        changes.get("required", 1),
+    )

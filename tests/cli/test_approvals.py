@@ -94,7 +94,7 @@ async def test_another_process_approves_and_revokes(gateway: Path, agent: Asking
     done = elsewhere(
         gateway, "approve", record.rid, "--duration", "10m", "--uses", "2", "--reason", "the customer asked"
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
     assert done.stdout.startswith(f"approved {record.rid} until ")
     assert done.stdout.endswith(" UTC, 2 calls\n")
     granted = await agent.ask()

@@ -211,22 +211,31 @@ def text_of(card: Card, call: Call) -> str:
 
 
 def html_of(card: Card, call: Call) -> str:
-    """The mail as HTML: no images, nothing from elsewhere, one link."""
+    """The mail as HTML: no images, nothing from elsewhere, one link. One column, so that it fits a phone; styles are at
+    the elements, since mail programs drop others."""
     rows = "".join(
-        f'<tr><td style="padding:2px 12px 2px 0;vertical-align:top">{escape(label)}</td>'
-        f"<td><bdi>{escape(text)}</bdi></td></tr>"
+        f'<p style="margin:0 0 10px"><span style="color:#57606a;font-size:13px">{escape(label)}</span><br>'
+        f"<bdi>{escape(text)}</bdi></p>"
         for label, text in _rows(card)
     )
-    code = f"<p>Your code: <b>{escape(call.code)}</b>. {escape(_OWN)}</p>" if call.code else ""
+    code = f'<p>Your code: <b style="font-size:20px">{escape(call.code)}</b><br>{escape(_OWN)}</p>' if call.code else ""
     return (
-        '<!doctype html><html lang="en"><body style="font-family:sans-serif">'
-        f"<p><b><bdi>{escape(card.agent)}</bdi></b> wants to use <b><bdi>{escape(card.subject)}</bdi></b> of "
-        f"<b><bdi>{escape(card.server)}</bdi></b>.</p>"
-        f'<p><a href="{escape(call.link)}">Look at it and decide</a></p>{code}<table>{rows}</table>'
-        f"<p>{escape(_FOOT)}</p></body></html>\n"
+        '<!doctype html><html lang="en"><head><meta name="viewport" content="width=device-width">'
+        f"<title>Approval wanted</title></head><body style={_BODY}><main>"
+        f'<h1 style="font-size:17px;line-height:1.4;margin:0 0 16px"><bdi>{escape(card.agent)}</bdi> wants to use '
+        f"<bdi>{escape(card.subject)}</bdi> of <bdi>{escape(card.server)}</bdi>.</h1>"
+        f'<p><a style={_BUTTON} href="{escape(call.link)}">Look at it and decide</a></p>{code}{rows}'
+        f'<p style="color:#57606a">{escape(_FOOT)}</p></main></body></html>\n'
     )
 
 
+_BODY: Final = (
+    '"margin:0 auto;padding:16px;max-width:600px;font:15px/1.5 sans-serif;color:#1b1f24;background:#ffffff;'
+    'overflow-wrap:anywhere"'
+)
+_BUTTON: Final = (
+    '"display:inline-block;padding:10px 18px;border-radius:8px;background:#0b5bd3;color:#ffffff;text-decoration:none"'
+)
 _OWN: Final = "It is for you alone: whoever has this mail can decide in your name."
 _FOOT: Final = "Nothing happens by opening the link: the decision is made on the page, by who is logged in there."
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.console.settings import Person
-from openmcp.sidecar.state.lifecycle import Conflict, voted
+from openmcp.sidecar.state.lifecycle import Conflict, is_same_person, voted
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, Vote
 
 REASON: Final = 500
@@ -26,6 +26,8 @@ def refusal(
 ) -> str:
     """Why this person cannot decide on this request; empty where they can."""
     vote = Vote(approver=person.approver, choice=choice, at=now, groups=groups_of(record, person))
+    if any(is_same_person(record.agent, name) for name in person.names if not name.startswith("oidc:group:")):
+        return "nobody approves their own request"
     try:
         after = voted(record, record.rid, vote, now)
     except Conflict as conflict:
