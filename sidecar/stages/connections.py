@@ -3,6 +3,7 @@
 Source: basic/transports "Session Management" and "Listening for Messages from the Server" of the legacy revisions.
 """
 
+import asyncio
 import time
 from typing import Final
 
@@ -21,6 +22,11 @@ from openmcp.sidecar.stages.sessions import Sessions, checked_upstream_id, decla
 from openmcp.sidecar.types import LEGACY, METHOD, MODERN, Request, Response, Session, Subject
 
 _CONNECTING: Final = (Subject(METHOD, "initialize"),)
+_CROWDED: Final = 409
+"""A server that keeps one stream for each session (the official Python SDK) answers this as long as it has not noticed
+the end of the one before, which a client that comes back at once is faster than."""
+_CROWDED_AGAIN: Final = (0.1, 0.3, 0.6)
+"""Seconds to wait before each further attempt."""
 
 
 class Connections:
@@ -111,6 +117,12 @@ class Connections:
         try:
             patience = flow.upstream.stream_patience
             response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+            for pause in _CROWDED_AGAIN:
+                if response.status != _CROWDED:
+                    break
+                response.close()
+                await asyncio.sleep(pause)
+                response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
             if response.streaming:
                 await self._relays.carry(flow, response)
             else:
