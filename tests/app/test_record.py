@@ -66,12 +66,20 @@ def recorded(folder: Path) -> int:
     return found
 
 
+def moved(file: Path, to: Path) -> str | None:
+    """Move a file, which is not there for a moment whenever the sidecar sets it aside itself."""
+    with suppress(FileNotFoundError):
+        file.rename(to)
+        return "moved"
+    return None
+
+
 def test_rotated_by_size_moved_by_hand_killed_and_whole(tmp_path: Path) -> None:
     config = settings(tmp_path)
     config["telemetry"]["audit"]["output"]["rotate"] = {"size": "8KiB"}
     with sidecar(tmp_path, config) as process:
         ask(config, 30)
-        (tmp_path / "audit.jsonl").rename(tmp_path / "audit.jsonl.by-hand")
+        process.wait_for(lambda: moved(tmp_path / "audit.jsonl", tmp_path / "audit.jsonl.by-hand"))
         process.process.send_signal(signal.SIGHUP)
         process.wait_for(lambda: "there" if (tmp_path / "audit.jsonl").exists() else None)
         ask(config, 5)
