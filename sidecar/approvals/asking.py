@@ -8,21 +8,32 @@ from openmcp.config.model import Approvals
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.approvals.fingerprint import Ambiguous, Bound, canonical, digest, fingerprint, values_at
 from openmcp.sidecar.approvals.values import Limits, Question, Spec
+from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.mcp.methods import INPUT_REQUIRED
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.asked import arguments_of
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.policy.engine import PolicySet
-from openmcp.sidecar.state.records import ApprovalRecord, Need
+from openmcp.sidecar.state.records import ANSWERS, WHOLE, ApprovalRecord, Need
 
 _NOTHING: Final = "[]"
+_READ: Final = frozenset(("arguments", ANSWERS))
+_IS_READ: Final = frozenset(name.casefold() for name in _READ)
 
 
 def question_of(caller: Principal, server: str, call: Call, reason: str = "") -> Question:
-    """What a call asks for; `reason` is why the agent says it wants that. A client that comes back asks the same."""
+    """What a call asks for; `reason` is why the agent says it wants that.
+
+    A client that comes back asks the same, unless it brings answers. Raises `Refused` where a server may read what
+    nobody would be shown.
+    """
     params = call.message.params
+    if any(key not in _READ and key.casefold() in _IS_READ for key in params):
+        raise Refused(400, INVALID_PARAMS, "a key of params differs in letter case from what it is", reason="malformed")
+    answers = None
     if call.method in INPUT_REQUIRED:
-        params = {key: value for key, value in params.items() if key != "requestState"}
+        answers = params.get(ANSWERS)
+        params = {key: value for key, value in params.items() if key not in ("requestState", ANSWERS)}
     return Question(
         agent=caller.name,
         identified_by=caller.method,
@@ -30,6 +41,7 @@ def question_of(caller: Principal, server: str, call: Call, reason: str = "") ->
         method=call.method,
         name=call.name,
         arguments=arguments_of(call.method, params),
+        answers=None if answers == {} else answers,
         reason=reason,
     )
 
@@ -52,16 +64,20 @@ def new_request(
 
     Several rules are one request: it holds for the values that any of them binds, as long and as often as the
     strictest of them allows, and each has its own approvers. Where a path that is to bind finds nothing the whole
-    arguments are bound: a server may take what else is there for what the path was to find.
+    arguments are bound: a server may take what else is there for what the path was to find. Answers to a server's
+    questions (`inputResponses`) are bound with the whole arguments, and then always shown.
     """
     arguments = question.arguments
     bound = _bound(specs, arguments)
     binds: tuple[str, ...] = ()
     if bound is not None and any(values == _NOTHING for _, values in bound):
         binds, bound = tuple(path for path, values in bound if values != _NOTHING), None
-    whole = digest(arguments)
+    whole = [digest(arguments)]
     rules = [(one.rule.policy, one.rule.rule, one.workflow.name, str(one.workflow.required)) for one in specs]
-    shown = _shown((*(path for spec in specs for path in spec.approval.show), *binds), arguments)
+    shown = _shown(specs, binds, arguments)
+    if bound is None and question.answers is not None:
+        whole.append(digest(question.answers))
+        shown = (*shown, (ANSWERS, canonical(question.answers)))
     if sum(len(path) + len(text) for path, text in (*shown, *(bound or ()))) > limits.value_bytes:
         return None
     return ApprovalRecord(
@@ -76,7 +92,7 @@ def new_request(
         why=tuple(dict.fromkeys(spec.why for spec in specs if spec.why)),
         shown=shown,
         bound=bound,
-        arguments_digest=whole,
+        arguments_digest=whole[0],
         agent_reason=question.reason[: limits.reason_characters],
         opened=now,
         pending_until=now + min(_milliseconds(spec.workflow.pending_for) for spec in specs),
@@ -98,8 +114,14 @@ def _bound(specs: Sequence[Spec], arguments: object) -> Bound | None:
     return values_at(paths, arguments)
 
 
-def _shown(paths: Iterable[str], arguments: object) -> Bound:
-    """In the order of the paths. Raises `Ambiguous` where a server may read another value than would be shown."""
+def _shown(specs: Sequence[Spec], binds: Iterable[str], arguments: object) -> Bound:
+    """In the order of the paths; all arguments where a rule names none, since nobody can decide on a digest.
+
+    Raises `Ambiguous` where a server may read another value than would be shown.
+    """
+    if not all(spec.approval.show for spec in specs):
+        return ((WHOLE, canonical(arguments)),)
+    paths = (*(path for spec in specs for path in spec.approval.show), *binds)
     try:
         found = [(path, compile_path(path, exact=True)(arguments)) for path in dict.fromkeys(paths)]
     except Lookalike as error:

@@ -10,16 +10,21 @@ from typing import Final
 
 import msgspec
 
-from openmcp.sidecar.approvals.safetext import readable, safe
+from openmcp.sidecar.approvals.safetext import laid_out, readable, safe
 from openmcp.sidecar.approvals.words import METHODS, PROOFS, STATUS, moment, span, times
 from openmcp.sidecar.state.lifecycle import said_yes
-from openmcp.sidecar.state.records import ApprovalRecord, Choice, Need, Status, Vote
+from openmcp.sidecar.state.records import ANSWERS, WHOLE, ApprovalRecord, Choice, Need, Status, Vote
 
 CHANNEL: Final = 300
 """Characters of one text in a message."""
 
+_CHANNEL_WHOLE: Final = 2048
+"""The same where that text is all arguments."""
+
 PAGE: Final = 1_000_000
 """The same on the page: more than a request can hold (see `values.Limits.value_bytes`)."""
+
+_WHOLES: Final = {WHOLE: "arguments", ANSWERS: "the agent's answers (inputResponses, not verified)"}
 
 _MINUTE: Final = 60_000
 _HOUR: Final = 60 * _MINUTE
@@ -27,12 +32,16 @@ _LADDER: Final = tuple(n * _MINUTE for n in (5, 15, 30)) + tuple(n * _HOUR for n
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value of the arguments. `text` is JSON, or `(absent)`; `exact` its ASCII form where that looks different."""
+    """A value of the arguments. `text` is JSON, or `(absent)`; `exact` its ASCII form where that looks different.
+
+    `whole`: all arguments, or answers, whose `text` has a line for each member.
+    """
 
     label: str
     text: str
     cut: bool = False
     exact: str = ""
+    whole: bool = False
 
 
 class Duration(msgspec.Struct, frozen=True):
@@ -143,6 +152,18 @@ class _Cutter:
         self.cut |= cut or label_cut
         return Value(name, text, cut, "" if text.isascii() or cut else document)
 
+    def shown(self, label: str, document: str) -> Value:
+        """What is shown: one value, or all of them."""
+        name = _WHOLES.get(label)
+        if name is None:
+            return self.value(label, document)
+        most = max(self.most, _CHANNEL_WHOLE)
+        text, cut = laid_out(document, most)
+        exact = "" if text.isascii() or cut else document
+        cut |= len(exact) > most
+        self.cut |= cut
+        return Value(name, text, cut, "" if cut else exact, whole=True)
+
     def bound(self, label: str, document: str) -> Value:
         """A bound value is kept as the list of all that its path finds."""
         try:
@@ -160,7 +181,7 @@ def card_of(record: ApprovalRecord, now: int, most: int = CHANNEL) -> Card:
     """The card of a record as it stands at `now` (see `lifecycle.current`), each text in at most `most` characters."""
     cutter = _Cutter(most)
     granted = _grant(record, cutter)
-    shown = tuple(cutter.value(label, document) for label, document in record.shown)
+    shown = tuple(cutter.shown(label, document) for label, document in record.shown)
     reason, reason_cut = safe(record.agent_reason, most)
     wanted = tuple(_wanted(need, record.votes, most) for need in record.needs)
     return Card(
@@ -201,7 +222,8 @@ def _kind(method: str) -> str:
 
 def _grant(record: ApprovalRecord, cutter: _Cutter) -> Grant:
     if record.bound is None:
-        values, arguments = None, f"exactly these arguments (SHA-256 {record.arguments_digest})"
+        answers = " and these answers" if any(label == ANSWERS for label, _ in record.shown) else ""
+        values, arguments = None, f"exactly these arguments (SHA-256 {record.arguments_digest}){answers}"
     else:
         values = tuple(cutter.bound(path, document) for path, document in record.bound)
         arguments = "any arguments that have these values" if values else "any arguments"

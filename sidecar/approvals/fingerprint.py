@@ -57,15 +57,16 @@ def fingerprint(
     caller: tuple[str, str],
     subject: tuple[str, str],
     bound: Bound | None,
-    arguments_digest: str,
+    whole: Sequence[str],
 ) -> str:
     """HMAC-SHA256, in hex, of: rules as (policy, rule, workflow, required), (agent, server), (method, name), and the
     bound values.
 
-    Where nothing is bound by path (None) the whole arguments are, by their digest.
+    Where nothing is bound by path (None) the whole arguments are, and answers that come with them: by the digests in
+    `whole`.
     """
     agent, server = caller
     method, name = subject
-    values: Sequence[object] = ["paths", bound] if bound is not None else ["all", arguments_digest]
+    values: Sequence[object] = ["paths", bound] if bound is not None else ["all", *whole]
     said = canonical([_VERSION, sorted(set(rules)), agent, server, method, name, *values])
     return hmac.new(key, said.encode(), hashlib.sha256).hexdigest()

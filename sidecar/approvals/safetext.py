@@ -39,6 +39,27 @@ def readable(document: str, most: int) -> tuple[str, bool]:
         return safe(document, most)
 
 
+def laid_out(document: str, most: int) -> tuple[str, bool]:
+    """The same, with a line for each member of an object: every line between the braces begins with two blanks.
+
+    Deeper than that it stays in one line, so that nesting cannot make much of little.
+    """
+    try:
+        members = json.loads(document)
+        if type(members) is not dict or not members:
+            return readable(document, most)
+        lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in members.items()]
+    except (ValueError, RecursionError):
+        return safe(document, most)
+    text, cut = "{", False
+    for number, line in enumerate(lines, 1):
+        shown, cut = safe(line + ("," if number < len(lines) else ""), max(most - len(text) - 5, 0))
+        text += f"\n  {shown}"
+        if cut:
+            break
+    return (text if cut else text + "\n}"), cut
+
+
 def _shortened(text: str, most: int) -> str:
     return text[: most - 1] + "…" if len(text) >= most else text + "…"
 

@@ -19,7 +19,10 @@ class Spec(msgspec.Struct, frozen=True):
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """A call that needs an approval. `arguments` are those that conditions see; `reason` is the agent's own word."""
+    """A call that needs an approval. `arguments` are those that conditions see; `reason` is the agent's own word.
+
+    `answers` are the `inputResponses` of a call that the server has asked for input (MRTR); None where there are none.
+    """
 
     agent: str
     identified_by: str
@@ -27,6 +30,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     name: str
     arguments: object
+    answers: object = None
     reason: str = ""
 
 

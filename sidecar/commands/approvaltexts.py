@@ -70,7 +70,8 @@ def as_text(card: Card) -> Iterator[str]:
     yield f"{card.rid}  {card.status_text}"
     yield f"  {card.agent} ({card.proof}) asks for {card.subject} of {card.server}"
     for value in card.shown:
-        yield f"  {value.label} = {value.text}{f'  (exactly {value.exact})' if value.exact else ''}"
+        text = value.text.replace("\n", "\n  ")  # lines of ours: a text has none
+        yield f"  {value.label} = {text}{f'  (exactly {value.exact})' if value.exact else ''}"
     yield f"  arguments SHA-256 {card.digest}"
     for one in card.wanted:
         yield f"  rule {one.rule}: {one.required} of {', '.join(one.approvers)} ({one.given} so far)"

@@ -10,7 +10,7 @@ import msgspec
 
 from openmcp.sidecar.errors import APPROVAL_PENDING, DENIED
 from openmcp.sidecar.mcp import answers
-from openmcp.sidecar.state.records import ApprovalRecord, Status
+from openmcp.sidecar.state.records import WHOLE, ApprovalRecord, Status
 from openmcp.sidecar.types import JsonObject
 
 RETRY_AFTER: Final = 60_000
@@ -90,7 +90,7 @@ def _data(record: ApprovalRecord, status: str, after: int, expires: int | None) 
 def _call(record: ApprovalRecord) -> str:
     """`get_ticket(ticket_id=123)`: as far as the rules show the arguments."""
     name = record.name or record.method
-    shown = ", ".join(f"{path.removeprefix(_ROOT)}={text}" for path, text in record.shown)
+    shown = ", ".join(text if label == WHOLE else f"{label.removeprefix(_ROOT)}={text}" for label, text in record.shown)
     called = f"{name}({shown})" if shown and record.method != "resources/read" else name
     return called if len(called) <= _SHOWN else f"{called[:_SHOWN]}…"
 

@@ -7,6 +7,10 @@ import msgspec
 
 SCHEMA: Final = 1
 """Of the record below: a store refuses a record of another one, since it cannot know what that means."""
+WHOLE: Final = "$"
+"""The label of the arguments as a whole among what is shown."""
+ANSWERS: Final = "inputResponses"
+"""The label of what the agent answers to a server's questions (MRTR); labels of paths begin with `$`."""
 
 
 class Status(StrEnum):
@@ -64,9 +68,10 @@ class ApprovalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A request and the grant that it may become. There is one record for each `key`; `rid` names its generation.
 
     `key` is the fingerprint of what is asked: the same question has the same key in every process. `shown` are the
-    values that the rules let approvers see, as (path, JSON text); `bound` those that the grant holds for, None where it
-    holds for the whole arguments, whose canonical form has the digest `arguments_digest` (SHA-256, hex).
-    `uses_left` None is any number of uses. `version` counts the writes.
+    values that the rules let approvers see, as (label, JSON text), a label being a path or one of those above; `bound`
+    those that the grant holds for, None where it holds for the whole arguments, whose canonical form has the digest
+    `arguments_digest` (SHA-256, hex), and for the answers among `shown`. `uses_left` None is any number of uses.
+    `version` counts the writes.
     """
 
     key: str

@@ -128,6 +128,52 @@ def test_what_is_cut_is_approved_on_the_page_alone(changes: dict[str, Any]) -> N
     assert not card_of(record(**changes), T0, PAGE).page_only
 
 
+WHOLE = {"to": "ann@acme.example", "note": "1\n}\nstatus: safe\u202e", "items": [{"a": 1}, {"b": [1.0, None]}]}
+
+
+@pytest.mark.parametrize("most", [CHANNEL, PAGE])
+def test_all_arguments_are_laid_out_a_line_for_each(most: int) -> None:
+    answers = canonical({"sure": {"action": "accept"}})
+    asked = record(shown=(("$", canonical(WHOLE)), ("inputResponses", answers)), bound=None)
+    card = card_of(asked, T0, most)
+    assert [value.label for value in card.shown] == [
+        "arguments",
+        "the agent's answers (inputResponses, not verified)",
+    ]
+    assert card.shown[0].text.split("\n") == [
+        "{",
+        '  "items": [{"a": 1}, {"b": [1.0, null]}],',
+        '  "note": "1\\n}\\nstatus: safe\\u202e",',
+        '  "to": "ann@acme.example"',
+        "}",
+    ]
+    assert not card.page_only
+    assert card.granted.arguments == f"exactly these arguments (SHA-256 {asked.arguments_digest}) and these answers"
+
+
+@pytest.mark.parametrize(
+    ("whole", "cut"),
+    [
+        ({"a": "x" * 1900}, False),
+        ({"a": "x" * 2100}, True),
+        ({f"a{number}": 1 for number in range(150)}, False),
+        ({f"a{number}": 1 for number in range(250)}, True),
+        ({"a": "\U0001f600" * 160}, False),
+        ({"a": "\U0001f600" * 180}, True),
+        ([1] * 500, False),
+        ([1] * 800, True),
+    ],
+)
+def test_all_arguments_are_shown_in_2_kib_or_on_the_page(whole: Any, cut: bool) -> None:
+    asked = record(shown=(("$", canonical(whole)),), bound=None)
+    card = card_of(asked, T0)
+    assert (card.page_only, card.shown[0].cut) == (cut, cut)
+    assert len(card.shown[0].text) <= 2048
+    page = card_of(asked, T0, PAGE)
+    assert not page.page_only
+    assert json.loads(page.shown[0].exact or page.shown[0].text) == whole
+
+
 def test_a_long_reason_is_cut_without_further_ado() -> None:
     card = card_of(record(agent_reason="because " * 60), T0)
     assert card.reason_cut

@@ -101,10 +101,10 @@ def test_a_key_that_can_be_read_as_a_bound_one_cannot_be_approved(key):
 
 
 def test_the_same_question_has_the_same_fingerprint_everywhere():
-    found = fingerprint(KEY, RULES, ("a", "s"), ("tools/call", "refund"), (("$.t", '["T-7"]'),), "0" * 64)
+    found = fingerprint(KEY, RULES, ("a", "s"), ("tools/call", "refund"), (("$.t", '["T-7"]'),), ("0" * 64,))
     said = b'[1,[["tickets","refunds"]],"a","s","tools/call","refund","paths",[["$.t","[\\"T-7\\"]"]]]'
     assert found == hmac.new(KEY, said, "sha256").hexdigest()
-    other_way = fingerprint(KEY, RULES * 2, ("a", "s"), ("tools/call", "refund"), (("$.t", '["T-7"]'),), "1" * 64)
+    other_way = fingerprint(KEY, RULES * 2, ("a", "s"), ("tools/call", "refund"), (("$.t", '["T-7"]'),), ("1" * 64,))
     assert other_way == found
 
 
@@ -114,7 +114,7 @@ BASE = {
     "caller": ("agent", "server"),
     "subject": ("tools/call", "refund"),
     "bound": (("$.a", "[1]"),),
-    "arguments_digest": "0" * 64,
+    "whole": ("0" * 64,),
 }
 
 
@@ -144,4 +144,5 @@ def test_everything_counts(changes):
 
 def test_whole_arguments_count_where_no_path_does():
     whole = {**BASE, "bound": None}
-    assert fingerprint(**whole) != fingerprint(**{**whole, "arguments_digest": "1" * 64})
+    other = ("1" * 64,), ("0" * 64, "1" * 64), ("1" * 64, "0" * 64)
+    assert len({fingerprint(**{**whole, "whole": digests}) for digests in (("0" * 64,), *other)}) == 4

@@ -5,9 +5,11 @@ import asyncio
 import pytest
 
 from openmcp.identity.principal import Principal
+from openmcp.sidecar import errors
 from openmcp.sidecar.approvals.asking import question_of
 from openmcp.sidecar.approvals.console.decisions import actions
 from openmcp.sidecar.approvals.console.settings import Person
+from openmcp.sidecar.approvals.fingerprint import canonical
 from openmcp.sidecar.approvals.service import Denied, Granted, Pending, Refused
 from openmcp.sidecar.approvals.values import Kind
 from openmcp.sidecar.mcp.values import Call
@@ -95,6 +97,40 @@ async def test_without_bind_the_whole_arguments_are_granted():
     await scene.granted(spec(bind=None))
     assert isinstance(await scene.ask(spec(bind=None)), Granted)
     assert isinstance(await scene.ask(spec(bind=None), arguments={"ticket_id": "T-7", "amount": 13}), Pending)
+
+
+ANSWER = {"sure": {"action": "accept", "content": {"amount": 900}}}
+
+
+async def test_answers_that_nobody_has_seen_need_an_approval_of_their_own():
+    scene, whole = Scene(), spec(bind=None)
+    granted = await scene.granted(whole)
+    again = await scene.ask(whole, answers=ANSWER)
+    assert isinstance(again, Pending)
+    assert again.record.key != granted.record.key
+    assert again.record.shown[-1] == ("inputResponses", canonical(ANSWER))
+    await scene.approve(again.record)
+    assert isinstance(await scene.ask(whole, answers=ANSWER), Granted)
+    assert isinstance(await scene.ask(whole, answers={"sure": {"action": "accept"}}), Pending)
+    assert isinstance(await scene.ask(whole), Granted)
+    posing = {"ticket_id": "T-7", "amount": 12, "inputResponses": ANSWER}
+    assert isinstance(await scene.ask(whole, arguments=posing), Pending)
+
+
+async def test_with_bind_answers_are_as_free_as_other_arguments():
+    scene = Scene()
+    await scene.granted()
+    granted = await scene.ask(answers=ANSWER)
+    assert isinstance(granted, Granted)
+    assert "inputResponses" not in dict(granted.record.shown)
+
+
+@pytest.mark.parametrize("rule", [{"show": ()}, {"show": (), "bind": None}, {"show": (), "bind": ()}])
+async def test_without_show_the_whole_arguments_are_seen(rule):
+    record = (await Scene().ask(spec(**rule))).record
+    assert record.shown == (("$", '{"amount":12,"ticket_id":"T-7"}'),)
+    both = (await Scene().ask(spec(**rule), spec("money", MONEY))).record
+    assert both.shown == record.shown
 
 
 async def test_several_rules_are_one_request_as_strict_as_all_of_them():
@@ -424,10 +460,13 @@ async def test_channels_are_told_so_often_within_an_hour():
     assert [event.notify for event in scene.events[3:]] == [True, True]
 
 
-@pytest.mark.parametrize("rule", [{"show": ()}, {"bind": ()}, {"bind": None}])
-async def test_what_is_too_large_to_be_read_is_not_asked(rule):
+@pytest.mark.parametrize("rule", [{"show": ()}, {"bind": ()}, {"bind": None}, {"show": (), "bind": None}])
+@pytest.mark.parametrize("large", [{"arguments": {"ticket_id": "x" * 100}}, {"answers": {"q": "x" * 100}}])
+async def test_what_is_too_large_to_be_read_is_not_asked(rule, large):
     scene = Scene(value_bytes=100)
-    answer = await scene.ask(spec(**rule), arguments={"ticket_id": "x" * 100})
+    if "answers" in large:
+        rule = {**rule, "bind": None}
+    answer = await scene.ask(spec(**rule), **large)
     assert isinstance(answer, Refused)
     assert answer.reason == "too_large"
 
@@ -522,6 +561,26 @@ def test_a_call_as_a_question():
     assert (asked.method, asked.name, asked.arguments) == ("tools/call", "refund", {"a": 1})
     read = Call(Request(1, "resources/read", {"uri": "a://b", "_meta": {}}), MODERN, "2026-07-28", "a://b", ())
     assert question_of(Principal("key:a", "apiKey"), "t", read).arguments == {"uri": "a://b"}
+
+
+@pytest.mark.parametrize("method", ["tools/call", "prompts/get", "resources/read"])
+@pytest.mark.parametrize(
+    ("given", "answers"),
+    [({}, None), ({"inputResponses": {}}, None)] + [({"inputResponses": one}, one) for one in (ANSWER, [], 0, "")],
+)
+def test_a_question_has_the_answers_that_come_with_it(method, given, answers):
+    params = {"name": "n", "uri": "a://b", "requestState": "s", **given}
+    asked = question_of(Principal("key:a", "apiKey"), "t", Call(Request(1, method, params), MODERN, "", "n", ()))
+    assert asked.answers == answers
+    assert type(asked.answers) is type(answers)
+    assert "inputResponses" not in asked.arguments
+
+
+@pytest.mark.parametrize("key", ["InputResponses", "inputresponses", "Arguments"])
+def test_what_a_server_may_take_for_answers_or_arguments_is_refused(key):
+    call = Call(Request(1, "tools/call", {"name": "n", key: {"a": 1}}), MODERN, "2026-07-28", "n", ())
+    with pytest.raises(errors.Refused, match="letter case"):
+        question_of(Principal("key:a", "apiKey"), "t", call)
 
 
 async def test_a_reason_is_given_where_the_workflow_wants_one():

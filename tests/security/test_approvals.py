@@ -15,7 +15,7 @@ from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import Choice, Vote
 from tests.support.approver import Approver, approver, guarded
 from tests.support.gate import Gate, ask_modern, call, gate, initialize, message
-from tests.support.hostile import Hostile
+from tests.support.hostile import Hostile, Reply, Request, friendly
 from tests.support.raw import Connection
 
 TASKS = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
@@ -68,6 +68,50 @@ async def test_an_agent_answers_its_own_approval(
         with pytest.raises(Conflict):
             await human.service.vote(record, Vote(approver=name, choice=Choice.APPROVE, at=0))
     assert made(server) == []
+
+
+ASKING = {
+    "resultType": "input_required",
+    "inputRequests": {
+        "sure": {"method": "elicitation/create", "params": {"message": "how much?", "requestedSchema": {}}}
+    },
+    "requestState": "upstream",
+}
+
+
+async def asking(request: Request, reply: Reply) -> None:
+    """Asks for input before it does anything."""
+    await reply.result(ASKING)
+
+
+@pytest.mark.parametrize("own", [call("guarded", 2, ticket=7), message("prompts/get", 2, name="guarded")])
+async def test_an_agent_answers_a_server_what_no_human_has_seen(server: Hostile, tmp_path: Path, own: Any) -> None:
+    """A grant for the whole arguments is for the answers that come with them too; one for a path leaves them free."""
+    config = guarded(server.url)
+    for rule in config["policies"][0]["requests"]:
+        rule.get("approval", {}).pop("bind", None)
+    server.handler = asking
+    async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
+        human = approver(sidecar)
+        waiting = asyncio.create_task(ask_modern(agent, own, elicitation={}))
+        first = await human.approve()
+        state = (await waiting).json["result"]["requestState"]
+        server.handler = friendly
+        server.requests.clear()
+        answers = {"sure": {"action": "accept", "content": {"amount": 900}}}
+        retry = {**own, "params": {**own["params"], "requestState": state, "inputResponses": answers}}
+        waiting = asyncio.create_task(ask_modern(agent, retry, elicitation={}))
+        record = await human.asked()
+        assert record.rid != first.rid
+        assert json.loads(dict(record.shown)["inputResponses"]) == answers
+        assert server.requests == []
+        await human.approve(record)
+        assert "error" not in (await waiting).json
+        (sent,) = [one.json["params"] for one in server.requests]
+        assert (sent["requestState"], sent["inputResponses"]) == ("upstream", answers)
+        other = {**retry, "params": {**retry["params"], "inputResponses": {"sure": {"action": "decline"}}}}
+        assert "APPROVAL PENDING" in (await ask_modern(agent, other, elicitation={})).body.decode()
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ def text_of(card: Card, call: Call) -> str:
     """The mail as plain text."""
     code = (f"Your code: {call.code}", _OWN, "") if call.code else ()
     lines = [f"{card.agent} wants to use {card.subject} of {card.server}.", "", f"Decide here: {call.link}", "", *code]
-    lines += [f"{label}: {text}" for label, text in _rows(card)]
+    lines += [f"{label}:\n{text}" if "\n" in text else f"{label}: {text}" for label, text in _rows(card)]
     return "\n".join((*lines, "", _FOOT, ""))
 
 
@@ -215,7 +215,7 @@ def html_of(card: Card, call: Call) -> str:
     the elements, since mail programs drop others."""
     rows = "".join(
         f'<p style="margin:0 0 10px"><span style="color:#57606a;font-size:13px">{escape(label)}</span><br>'
-        f"<bdi>{escape(text)}</bdi></p>"
+        f'<bdi style="white-space:pre-wrap">{escape(text)}</bdi></p>'
         for label, text in _rows(card)
     )
     code = f'<p>Your code: <b style="font-size:20px">{escape(call.code)}</b><br>{escape(_OWN)}</p>' if call.code else ""

@@ -101,9 +101,9 @@ def fits(card: Card) -> bool:
 
 
 def _fits(card: Card) -> bool:
-    texts = [text for value in card.shown for text in _value(value)]
-    whole = len(card.shown) <= _SHOWN and all(len(text) <= _FIELD for text in texts)
-    return whole and sum(map(len, texts)) <= _BUDGET and len(card.granted.sentence) <= _SECTION
+    texts = [(text, value.whole) for value in card.shown for text in _value(value)]
+    whole = len(card.shown) <= _SHOWN and all(len(text) <= (_SECTION if wide else _FIELD) for text, wide in texts)
+    return whole and sum(len(text) for text, _ in texts) <= _BUDGET and len(card.granted.sentence) <= _SECTION
 
 
 def _plain(text: str, most: int) -> Block:
@@ -121,13 +121,18 @@ def _value(value: Value) -> tuple[str, ...]:
 
 
 def _values(shown: tuple[Value, ...]) -> list[Block]:
-    texts: list[str] = []
-    for text in (text for value in shown[:_SHOWN] for text in _value(value)):
-        if sum(map(len, texts)) + len(text) > _BUDGET:
+    """Side by side; the whole arguments have a place of their own."""
+    fields: list[str] = []
+    wide: list[str] = []
+    left = _BUDGET
+    for text, is_whole in ((text, value.whole) for value in shown[:_SHOWN] for text in _value(value)):
+        left -= len(text)
+        if left < 0:
             break
-        texts.append(text)
-    parts = [texts[at : at + _FIELDS] for at in range(0, len(texts), _FIELDS)]
-    return [{"type": "section", "fields": [_plain(text, _FIELD) for text in part]} for part in parts]
+        (wide if is_whole else fields).append(text)
+    parts = [fields[at : at + _FIELDS] for at in range(0, len(fields), _FIELDS)]
+    blocks: list[Block] = [{"type": "section", "fields": [_plain(text, _FIELD) for text in part]} for part in parts]
+    return blocks + [{"type": "section", "text": _plain(text, _SECTION)} for text in wide]
 
 
 def _why(card: Card) -> list[Block]:

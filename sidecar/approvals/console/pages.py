@@ -47,9 +47,9 @@ class Entry(msgspec.Struct, frozen=True):
     forms: Mapping[str, str]
 
 
-def entry(record: ApprovalRecord, now: int, forms: Mapping[str, str] | None = None) -> Entry:
-    """The whole of a request: nothing is cut on a page."""
-    return Entry(card_of(record, now, PAGE), forms or {})
+def entry(record: ApprovalRecord, now: int, forms: Mapping[str, str], most: int = PAGE) -> Entry:
+    """A request: nothing is cut on its page, and texts are kept short on lists of many."""
+    return Entry(card_of(record, now, most), forms)
 
 
 def render(template: str, **values: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 
 from aiohttp import web
 
+from openmcp.sidecar.approvals.card import CHANNEL, PAGE
 from openmcp.sidecar.approvals.console import decisions
 from openmcp.sidecar.approvals.console.guard import Place
 from openmcp.sidecar.approvals.console.login import Login
@@ -129,7 +130,7 @@ class Console:
         if session is None:
             return see_other(f"/login?next={request.path}")
         page = await read(_PAGE, request.query.get("cursor"))
-        entries = [self._entry(record, session, ("revoke",)) for record in page.records]
+        entries = [self._entry(record, session, ("revoke",), CHANNEL) for record in page.records]
         return self._site.page(
             request, template, entries=entries, cursor=page.cursor, first="cursor" not in request.query
         )
@@ -207,10 +208,10 @@ class Console:
             notice=session.take_notice(),
         )
 
-    def _entry(self, record: ApprovalRecord, session: Session, wanted: Sequence[str]) -> Entry:
+    def _entry(self, record: ApprovalRecord, session: Session, wanted: Sequence[str], most: int = PAGE) -> Entry:
         now = self._clock()
         offered = decisions.actions(record, session.person, self._service.workflows, now)
-        return entry(record, now, {one: session.form(record.rid, one) for one in offered if one in wanted})
+        return entry(record, now, {one: session.form(record.rid, one) for one in offered if one in wanted}, most)
 
     def _is_approver(self, person: Person) -> bool:
         lists = self._service.workflows.values()

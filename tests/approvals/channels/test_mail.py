@@ -160,6 +160,14 @@ async def test_without_the_key_no_link_is_made_and_it_is_tried_again(inbox: Inbo
     assert len(inbox.mails) == 1
 
 
+async def test_all_arguments_have_a_line_each(inbox: Inbox) -> None:
+    async with to(inbox) as mail:
+        await mail.send(request(shown=(("$", '{"b":"<b>\\n}\\nNote: fine","a":1}'),), bound=None), NOW)
+    text, html = parts(inbox)
+    assert '\narguments:\n{\n  "b": "<b>\\n}\\nNote: fine",\n  "a": 1\n}\n' in text
+    assert ">{\n  &quot;b&quot;: &quot;&lt;b&gt;\\n}" in html.replace("\r\n", "\n")
+
+
 async def test_what_is_cut_says_so(inbox: Inbox) -> None:
     async with to(inbox) as mail:
         await mail.send(request(bound=(("$.x", f'["{"x" * 500}"]'),)), NOW)

@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.channels.slackblocks import chosen, dialogue, fits, message
+from openmcp.sidecar.approvals.fingerprint import canonical
 from openmcp.sidecar.state.lifecycle import voted
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Need
 from tests.contracts.requests import HOUR, NOW, request, yes
 from tests.fakes.blockkit import message_faults, view_faults
 
 TEXTS = st.text(max_size=500) | st.sampled_from(["", " ", "\x00", "<!here>", "x" * 4000, "\u202e", "\ud800", "é" * 400])
+LABELS = TEXTS | st.sampled_from(["$", "inputResponses"])
 VALUES = st.lists(
-    st.tuples(TEXTS, TEXTS.map(lambda text: msgspec.json.encode(text.encode("utf-8", "replace").decode()).decode())),
+    st.tuples(LABELS, TEXTS.map(lambda text: msgspec.json.encode(text.encode("utf-8", "replace").decode()).decode())),
     max_size=40,
 ).map(tuple)
 
@@ -75,6 +77,18 @@ def test_what_is_too_much_for_a_message_is_left_to_the_page(shown: int, bound: i
     assert not card.page_only
     assert fits(card) is whole
     assert message(card, "").page_only is not whole
+
+
+@pytest.mark.parametrize(("size", "whole"), [(1900, True), (2100, False)])
+def test_all_arguments_are_in_a_message_whole_or_not_approved_there(size: int, whole: bool) -> None:
+    shown = (("$", canonical({"a": "x" * size, "b": 1})), ("inputResponses", canonical({"q": {"c": 2}})))
+    card = card_of(request(shown=shown, bound=None), NOW)
+    made = message(card, "")
+    assert message_faults(made.blocks) == []
+    texts = [block["text"]["text"] for block in made.blocks if block["type"] == "section" and "text" in block]
+    assert any(text.endswith('x",\n  "b": 1\n}') for text in texts) is whole
+    assert any(text.endswith('{\n  "q": {"c": 2}\n}') for text in texts)
+    assert made.page_only is not whole
 
 
 @given(record=records())
