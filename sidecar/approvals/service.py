@@ -16,6 +16,7 @@ from openmcp.sidecar.approvals.asking import new_request
 from openmcp.sidecar.approvals.caps import Caps
 from openmcp.sidecar.approvals.fingerprint import Ambiguous
 from openmcp.sidecar.approvals.grants import Grants
+from openmcp.sidecar.approvals.lists import unlisted
 from openmcp.sidecar.approvals.values import Event, Kind, Limits, Question, Spec
 from openmcp.sidecar.approvals.wakeup import Wakeup
 from openmcp.sidecar.state.lifecycle import Conflict
@@ -174,8 +175,6 @@ class ApprovalService:
         now = self._clock()
         self._check_recording()
         self._check_listed(record, by, groups)
-        if not any(who in need.approvers for need in record.needs for who in (by, *groups)):
-            raise Conflict("not_listed", f"{by} is not on the list of approvers", record)
         found = await self.store.revoke(record.key, record.rid, by, reason, now)
         if found.ended_by == by and found.ended_at == now:
             self._tell(Kind.REVOKED, found, by)
@@ -237,12 +236,10 @@ class ApprovalService:
             raise StoreUnavailable("the record cannot be written")
 
     def _check_listed(self, record: ApprovalRecord, who: str, groups: tuple[str, ...]) -> None:
-        """Raises `Conflict` for who is gone from a list that the request has them on: their vote would count there."""
-        names = {who, *groups}
-        known = [need for need in record.needs if need.workflow in self.workflows]
-        named = [need for need in known if names.intersection(need.approvers)]
-        if known and not (named and all(names.intersection(self.workflows[need.workflow]) for need in named)):
-            raise Conflict("not_listed", f"{who} is not on the list of approvers any more", record)
+        """Raises `Conflict` for who does not decide on this, or not any more."""
+        why = unlisted(record, (who, *groups), self.workflows)
+        if why:
+            raise Conflict("not_listed", f"{who} is {why}", record)
 
     def _tell(self, kind: Kind, record: ApprovalRecord, by: str = "", *, notify: bool = True) -> None:
         self._on_event(Event(kind=kind, record=record, at=self._clock(), by=by, notify=notify))

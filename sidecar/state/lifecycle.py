@@ -24,12 +24,15 @@ APPROVER_FORMS: Final = ("oidc:user:", "slack:", "email:", "token:")
 RESEND_AFTER: Final = 120_000
 """Milliseconds after which a message that nobody has confirmed may be sent by another process."""
 
+_BY_MAIL: Final = "email:"
+"""Who has proved to read a mailbox. A mail stays there, so what decided once must not be turned round by it."""
+
 
 class Conflict(Exception):
     """The record does not allow this. `reason` is a fixed word, the text is for people; `record` is how it stands.
 
     Words: `unknown`, `stale` (an older generation), `ended`, `pending`, `uses`, `not_listed`, `self`, `reason`,
-    `invalid` and `told`.
+    `invalid`, `used` and `told`.
     """
 
     def __init__(self, reason: str, text: str, record: ApprovalRecord | None = None) -> None:
@@ -82,6 +85,8 @@ def voted(record: ApprovalRecord, rid: str, vote: Vote, now: int) -> ApprovalRec
         return known
     if known.status is not Status.PENDING:
         raise Conflict("ended", f"the request has ended already: it is {known.status}", known)
+    if vote.approver.startswith(_BY_MAIL) and any(one.approver == vote.approver for one in known.votes):
+        raise Conflict("used", f"{vote.approver} has decided by mail already: a mail decides once", known)
     kept = tuple(one for one in known.votes if one.approver != vote.approver)
     counted = msgspec.structs.replace(known, votes=(*kept, vote), version=known.version + 1)
     if vote.choice is Choice.DENY:

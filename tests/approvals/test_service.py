@@ -1,6 +1,7 @@
 """Asking, deciding, using: what an agent gets, what people may do, and what is told of it."""
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 
@@ -674,3 +675,30 @@ async def test_a_grant_ends_with_the_workflow_that_gave_it(changes):
         changes.get("name", "leads"),
         changes.get("required", 1),
     )
+
+
+@pytest.mark.parametrize("names", [("token:ann",), ("oidc:user:17", "oidc:group:leads")])
+@pytest.mark.parametrize(
+    ("workflows", "decides"),
+    [
+        ({}, True),
+        ({"leads": ("token:ann", "oidc:group:leads")}, True),
+        ({"leads": ("token:bob",)}, False),
+        ({"other": ("token:bob",)}, True),
+        ({"leads": ("token:ann", "oidc:group:leads"), "money": ("token:cfo",)}, False),
+        ({"money": ("token:ann", "oidc:group:leads")}, True),
+    ],
+)
+async def test_forms_are_offered_to_whom_the_service_heeds(names, workflows, decides):
+    listed = of(LEADS, approvers=("token:ann", "oidc:group:leads", "token:bob"))
+    money = of(listed, name="money")
+    scene = Scene()
+    record = (await scene.ask(spec(workflow=listed), spec("money", money))).record
+    scene.service.workflows = workflows
+    person = Person(names[0], (*names[1:], "oidc:group:others"))
+    assert actions(record, person, workflows, scene.now) == (["approve", "deny"] if decides else [])
+    vote = Vote(approver=names[0], choice=Choice.APPROVE, at=0, groups=names[1:])
+    for act in (scene.service.vote(record, vote), scene.service.revoke(record, names[0], names[1:], "")):
+        with nullcontext() if decides else pytest.raises(Conflict, match="any more"):
+            found = await act
+            assert found.version > record.version

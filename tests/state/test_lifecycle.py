@@ -208,3 +208,13 @@ def test_a_record_is_written_and_read():
 def test_a_record_of_another_version_is_refused(document):
     with pytest.raises(UnknownSchema):
         records.decode(document)
+
+
+def test_a_mail_decides_once():
+    need = msgspec.structs.replace(TWO, approvers=("email:ann@acme.example", "token:bob"))
+    by, asked = "email:ann@acme.example", request(needs=(need,))
+    half = vote(asked, yes(by))
+    assert vote(half, yes(by)) == half
+    assert refusal(vote, half, no(by)) == "used"
+    turned = vote(vote(asked, yes("token:bob")), no("token:bob"))
+    assert turned.status is Status.DENIED

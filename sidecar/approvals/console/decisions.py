@@ -5,6 +5,7 @@ from typing import Final
 
 from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.console.settings import Person
+from openmcp.sidecar.approvals.lists import unlisted
 from openmcp.sidecar.state.lifecycle import Conflict, is_same_person, voted
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, Vote
 
@@ -34,20 +35,27 @@ def refusal(
         return str(conflict)
     if after is record:
         return "you have approved this already" if choice is Choice.APPROVE else "you have denied this already"
-    return "" if is_listed(record, person, workflows) else "you are not on the list of approvers any more"
+    why = _unlisted(record, person, workflows)
+    return f"you are {why}" if why else ""
 
 
-def is_listed(record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]]) -> bool:
-    """Whether the request names this person, and a list as it is now still does."""
-    lists = [workflows[need.workflow] for need in record.needs if need.workflow in workflows]
-    named = any(name in need.approvers for need in record.needs for name in person.names)
-    return named and (not lists or any(name in one for one in lists for name in person.names))
+def _unlisted(record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]]) -> str:
+    """Why this person does not decide on this request; a mail is for the request that it was sent for."""
+    if person.request not in ("", record.rid):
+        return "here by the mail for another request: open the one for this"
+    return unlisted(record, (person.approver, *groups_of(record, person)), workflows)
+
+
+def check_mail(record: ApprovalRecord, person: Person) -> None:
+    """Raises `Conflict` for who has come by the mail for another request."""
+    if person.request not in ("", record.rid):
+        raise Conflict("not_listed", f"you are {_unlisted(record, person, {})}", record)
 
 
 def actions(record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]], now: int) -> list[str]:
     """The forms that a person gets to see."""
     if record.status is Status.APPROVED:
-        return ["revoke"] if is_listed(record, person, workflows) else []
+        return [] if _unlisted(record, person, workflows) else ["revoke"]
     if record.status is not Status.PENDING:
         return []
     return [choice.value for choice in Choice if not refusal(record, person, workflows, choice, now)]

@@ -109,7 +109,7 @@ class Login:
             self._attempts.failed(request.remote)
             _log.warning("console: a login by mail from %s failed: %s", request.remote, error)
             return self._code_page(request, ticket, 403, str(error))
-        person = Person(f"email:{proof.address}", proof="mail")
+        person = Person(f"email:{proof.address}", proof="mail", request=proof.rid)
         return self._logged_in(request, person, target(f"/requests/{proof.rid}"))
 
     def _check_mail(self) -> None:

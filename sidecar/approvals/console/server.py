@@ -171,6 +171,7 @@ class Console:
         return see_other(f"/requests/{rid}")
 
     async def _act(self, record: ApprovalRecord, person: Person, action: str, form: Mapping[str, str]) -> None:
+        decisions.check_mail(record, person)
         required = action != "revoke" and self._service.needs_reason(record)
         reason = decisions.reason_of(form, required=required)
         if action == "revoke":

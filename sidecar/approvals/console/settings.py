@@ -55,11 +55,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 class Person(msgspec.Struct, frozen=True):
     """Who has logged in: `approver` is `token:NAME`, `oidc:user:NAME` or, by a mail, `email:ADDRESS`; `groups` what
     else they are listed as (`oidc:group:NAME`, `email:ADDRESS`), `proof` what vouched for them: a token's digest, the
-    issuer, `mail`."""
+    issuer, `mail`. `request` is the id of the only request that they decide on, empty: all that name them."""
 
     approver: str
     groups: tuple[str, ...] = ()
     proof: str = ""
+    request: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from openmcp.config.model import Workflow
+from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.mailtickets import Proof, Ticket, tickets_of
-from openmcp.sidecar.state.records import ApprovalRecord, Status
+from openmcp.sidecar.state.lifecycle import Conflict
+from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status
 from tests.approvals.console.site import Browser, Site
 from tests.approvals.scene import spec
 
@@ -55,6 +57,38 @@ async def test_who_has_the_mail_decides(site: Site, browser: Browser) -> None:
     found = await site.scene.service.find(record.rid)
     assert found is not None
     assert (found.status, found.votes[0].approver) == (Status.APPROVED, f"email:{ADDRESS}")
+
+
+async def test_a_mail_decides_once_and_on_its_own_request(site: Site, browser: Browser) -> None:
+    two = Workflow(name="leads", approvers=LEADS.approvers, required=2)
+    record, other = await site.pending(spec(workflow=two)), await site.pending(spec("other", workflow=two))
+    made = await ticket(site, record)
+    assert (await log_in(browser, made)).status == 303
+    assert set((await browser.get(f"/requests/{record.rid}")).forms) > {
+        f"/requests/{record.rid}/approve",
+        f"/requests/{record.rid}/deny",
+    }
+    page = await browser.get(f"/requests/{other.rid}")
+    assert "by the mail for another request" in page.words
+    assert not any(other.rid in form for form in page.forms)
+    assert (await browser.decide(record.rid, "approve")).status == 303
+    thief = Browser(site)
+    assert (await log_in(thief, made)).status == 303
+    page = await thief.get(f"/requests/{record.rid}")
+    assert not any(record.rid in form for form in page.forms)
+    await thief.close()
+    found = await site.scene.service.find(record.rid)
+    assert found is not None
+    assert [vote.choice for vote in found.votes] == [Choice.APPROVE]
+
+
+@pytest.mark.parametrize("action", ["approve", "deny", "revoke"])
+async def test_a_form_for_another_request_than_the_mails_is_refused(site: Site, action: str) -> None:
+    record = await site.pending(spec(workflow=LEADS))
+    person = Person(f"email:{ADDRESS}", proof="mail", request="apr_other")
+    form = {"reason": "x"}
+    with pytest.raises(Conflict, match="another request"):
+        await site.console._act(record, person, action, form)
 
 
 async def test_following_the_link_logs_nobody_in(site: Site, browser: Browser) -> None:
