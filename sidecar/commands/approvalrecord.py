@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import click
 import msgspec
 
 from openmcp.config.model import Audit
@@ -41,11 +40,14 @@ def log_of(audit: Audit, part: str, on_change: Callable[[OSError | None], None])
 
 @contextmanager
 def recorded(audit: Audit) -> Iterator[Callable[[Event], None]]:
-    """What a command brings about goes into the record before it ends; on standard error where the sidecar's is on
-    standard output, which here is for people. Raises `NotRecorded` before anything is done, or after it, and
-    `BuildError`."""
+    """What a command brings about goes into the record before it ends. Raises `NotRecorded` before anything is done, or
+    after it, and `BuildError`.
+
+    Where the sidecar's record is on standard output, which here is for people, there is none of commands: votes are in
+    the state's history, and in the line of each call that the sidecar makes under their grant.
+    """
     if audit.file is None:
-        yield lambda event: click.echo(line_of(event).decode(), err=True)
+        yield lambda event: None
         return
     where, faults = beside(audit.file, "approvals-cli"), list[OSError]()
     log = log_of(audit, "approvals-cli", lambda error: faults.append(error) if error is not None else None)

@@ -104,11 +104,15 @@ async def test_two_commands_at_once_take_turns(gateway: Path, agent: Asking) -> 
     assert openmcp("audit", "verify", file)[0] == 0
 
 
-async def test_on_standard_output_a_command_tells_it_on_standard_error(gateway: Path, agent: Asking) -> None:
+async def test_where_the_record_is_standard_output_a_command_leaves_it_to_the_state(
+    gateway: Path, agent: Asking
+) -> None:
     rewrite(gateway, "telemetry:", "# telemetry:")
     done = await asyncio.to_thread(invoke, gateway, "deny", (await agent.pending()).rid)
     assert done.stdout.startswith("denied apr_")
-    assert [json.loads(line)["outcome"] for line in done.stderr.splitlines()] == ["voted", "denied"]
+    assert done.stderr == ""
+    (told,) = json.loads(elsewhere(gateway, "list", "--json", "--history").stdout)
+    assert [(vote["approver"], vote["choice"]) for vote in told["votes"]] == [("token:ann", "deny")]
 
 
 async def test_who_only_looks_sees_what_has_ended_and_leaves_it_to_be_recorded(gateway: Path, agent: Asking) -> None:
