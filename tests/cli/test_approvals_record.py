@@ -104,9 +104,7 @@ async def test_two_commands_at_once_take_turns(gateway: Path, agent: Asking) -> 
     assert openmcp("audit", "verify", file)[0] == 0
 
 
-async def test_where_the_record_is_standard_output_a_command_leaves_it_to_the_state(
-    gateway: Path, agent: Asking
-) -> None:
+async def test_beside_a_record_on_standard_output_a_command_writes_none(gateway: Path, agent: Asking) -> None:
     rewrite(gateway, "telemetry:", "# telemetry:")
     done = await asyncio.to_thread(invoke, gateway, "deny", (await agent.pending()).rid)
     assert done.stdout.startswith("denied apr_")
