@@ -8,6 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 
 from openmcp.sidecar.cli import main
@@ -176,3 +177,10 @@ def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")
     check_golden(f"cli/help{'-' if command else ''}{command}.txt", out)
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    names = main.list_commands(Context(main))
+    assert "run" in names
+    assert [name for name in names if f"| `openmcp {name}" not in readme] == []
