@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,7 +23,7 @@ from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
-from openmcp.sidecar.stages.approvals import Approvals
+from openmcp.sidecar.stages.guarded import Guarded
 from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
@@ -36,6 +36,9 @@ from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 from openmcp.sidecar.types import JsonObject
 from openmcp.sidecar.version import VERSION
 from openmcp.sidecar.worker.process import Worker
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.stages.approvals import Approvals
 
 DRAIN: Final = 20.0
 """Seconds for calls under way to finish after SIGTERM; Kubernetes allows 30 in all by default."""
@@ -66,11 +69,11 @@ class App:
         self._pins = Pins(self._recorder.tool_changed)
         self._worker = Worker()
         results = Results(tokens, tasks, self._pins, worker=self._worker)
-        self._approvals = Approvals(tokens, results, self._recorder, self._builder.approving.desk)
+        self._approvals = Guarded(self._recorder, lambda: self._guarding(tokens, results))
         self._pipeline = Pipeline(
             snapshot,
             self._sessions,
-            Requests(tokens, tasks, held=self._approvals.tasks.owns),
+            Requests(tokens, tasks, held=self._approvals.owns),
             results,
             self._approvals,
             functools.partial(random.Random(os.urandom(16)).getrandbits, 64),  # noqa: S311  # ids, not secrets
@@ -86,6 +89,19 @@ class App:
         self._draining = False
         self.metrics.on_scrape(self._scrape)
 
+    def _guarding(self, tokens: Tokens, results: Results) -> "Approvals":
+        from openmcp.sidecar.stages.approvals import Approvals  # here: see `Guarded`
+
+        approvals = Approvals(tokens, results, self._recorder, self._builder.approving.desk)
+        approvals.snapshot = lambda: self.snapshot
+        approvals.tasks.handle = self._pipeline
+        return approvals
+
+    def _follow_approvals(self, configuration: Configuration) -> None:
+        if self._builder.approving.desk.service is not None:
+            self._approvals.load()
+        self._builder.approving.follow(configuration)
+
     @property
     def snapshot(self) -> Snapshot:
         """The configuration in force, compiled."""
@@ -98,13 +114,13 @@ class App:
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
-        self._sweeper.add(self._approvals.holding.sweep)
+        self._sweeper.add(self._approvals.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
         self._identities.start(self.snapshot.configuration, self._review_peers)
         self._builder.callers.follow(self.snapshot.configuration.identity)
-        self._builder.approving.follow(self.snapshot.configuration)
+        self._follow_approvals(self.snapshot.configuration)
         await self._builder.approving.open(self.snapshot.configuration)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
@@ -128,7 +144,7 @@ class App:
             self._sessions.forget()
         self._identities.start(configuration, self._review_peers)
         self._builder.callers.follow(configuration.identity)
-        self._builder.approving.follow(configuration)
+        self._follow_approvals(configuration)
         self._pipeline.snapshot = after
         if renewed:
             self._review_peers()
@@ -156,13 +172,13 @@ class App:
         if self._draining:
             return
         self._draining = self._pipeline.relays.draining = True
-        self._approvals.holding.release()
+        self._approvals.release()
         await self._listener.drain(patience, self._end_streams)
         for watcher in self._watchers.values():
             watcher.cancel()
         for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
-        await self._approvals.tasks.close(patience)
+        await self._approvals.close(patience)
         await self._builder.approving.stop()
         await self._admin.drain(0.2, lambda: None)
         self._builder.callers.close()
@@ -262,10 +278,11 @@ class App:
             for endpoint in upstream.endpoints:
                 scrape.endpoint(name, endpoint.url, healthy=endpoint.healthy)
                 scrape.pool(name, endpoint.url, idle=endpoint.idle, active=endpoint.active)
-        for name, count in self._approvals.holding.counts().items():
+        for name, count in self._approvals.held().items():
             scrape.held(name, count)
-        if self._approvals.desk.service is not None:
-            scrape.state_failing(failing=bool(self._approvals.desk.problem))
+        desk = self._builder.approving.desk
+        if desk.service is not None:
+            scrape.state_failing(failing=bool(desk.problem))
         scrape.connections("mcp", self._listener.connections)
         scrape.connections("admin", self._admin.connections)
         scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)

@@ -23,9 +23,9 @@ from openmcp.sidecar.policy.decision import DENY, REQUIRE_APPROVAL, Decision
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages import admit, answering, batch, forward, pins, reply
-from openmcp.sidecar.stages.approvals import Approvals
 from openmcp.sidecar.stages.connections import Connections
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.guarded import Guarded
 from openmcp.sidecar.stages.relays import Relays
 from openmcp.sidecar.stages.requests import Requests
 from openmcp.sidecar.stages.results import Results
@@ -50,7 +50,7 @@ class Pipeline:
         sessions: Sessions,
         requests: Requests,
         results: Results,
-        approvals: Approvals,
+        approvals: Guarded,
         random64: Callable[[], int],
     ) -> None:
         recorder = approvals.recorder
@@ -60,8 +60,6 @@ class Pipeline:
         self._requests = requests
         self._results = results
         self._approvals = approvals
-        approvals.snapshot = self._current
-        approvals.tasks.handle = self
         self._recorder = recorder
         self._random64 = random64
         self._exports = recorder.spans is not None
@@ -165,9 +163,6 @@ class Pipeline:
         permit = await self._approvals.settle(flow, call, decision)
         if permit is not None:
             await self._forward(flow, permit, params)
-
-    def _current(self) -> Snapshot:
-        return self.snapshot
 
     def _adopt_trace(self, flow: Flow, call: Call) -> None:
         """Where no header named a parent, the trace context in `_meta` does (basic/index, "OpenTelemetry")."""

@@ -3,11 +3,10 @@
 import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from openmcp.sidecar.approvals.service import ApprovalService
-from openmcp.sidecar.state.records import UnknownSchema
-from openmcp.sidecar.state.store import StoreUnavailable
+if TYPE_CHECKING:
+    from openmcp.sidecar.approvals.service import ApprovalService
 
 PATIENCE: Final = 10.0
 """Seconds in which the store has to answer."""
@@ -29,6 +28,9 @@ class Desk:
 
     async def reach(self, asked: Awaitable[T]) -> T:
         """What the store says. Raises `UnknownSchema`, and `StoreUnavailable`, also where it says nothing in time."""
+        from openmcp.sidecar.state.records import UnknownSchema  # here: who asks has loaded them
+        from openmcp.sidecar.state.store import StoreUnavailable
+
         try:
             async with asyncio.timeout(PATIENCE) as scope:
                 found = await asked

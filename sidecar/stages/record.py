@@ -2,12 +2,10 @@
 
 import functools
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
-from openmcp.sidecar.approvals.recording import fields_of
-from openmcp.sidecar.approvals.values import Event
 from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.policy.decision import Decision, RuleRef
@@ -20,6 +18,9 @@ from openmcp.sidecar.telemetry.metrics import Metrics
 from openmcp.sidecar.telemetry.records import clip, encode, timestamp
 from openmcp.sidecar.telemetry.spans import Sink
 from openmcp.sidecar.types import Era, JsonObject, Message, Notification, Request, Response
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.approvals.values import Event
 
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
@@ -181,8 +182,10 @@ class Recorder:
         line = _members({"server": server, "name": clip(tool), "reason": clip(what)})
         self._write("tool-changed", TO_AGENT, [line])
 
-    def approval(self, event: Event) -> None:
+    def approval(self, event: "Event") -> None:
         """Something that happened to a request for approval, or to the grant that it has become."""
+        from openmcp.sidecar.approvals.recording import fields_of  # here: who has none, has not loaded them
+
         call = CALL.get()
         fields: dict[str, object] = {"call": call} if call else {}
         self._write("approval", "", [_members(fields | fields_of(event))])

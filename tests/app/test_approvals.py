@@ -412,3 +412,53 @@ async def test_completions_of_what_is_guarded_ask_nobody(agent: Connection, side
     )
     assert (await agent.ask(asked)).code == 40300
     assert (await approver(sidecar).service.pending(5)).records == ()
+
+
+PLAIN = """
+import asyncio, sys
+from pathlib import Path
+from openmcp.config import load
+from openmcp.sidecar.app import App
+
+async def main():
+    app = App(load(Path(sys.argv[1])).configuration)
+    await app.start()
+    app._readiness()
+    app.metrics.exposition()
+    app.reload(app.snapshot.configuration)
+    await app.stop(1.0)
+
+asyncio.run(main())
+parts = ("openmcp.sidecar.approvals", "openmcp.sidecar.state", "openmcp.sidecar.stages.held")
+print(sorted(name for name in sys.modules if name.startswith(parts)))
+"""
+
+
+def test_who_asks_nobody_has_nothing_of_it_in_memory(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.yaml"
+    config = guarded("http://127.0.0.1:9/mcp")
+    rules = config["policies"][0]["requests"]
+    loaded = []
+    for requests in ([rule for rule in rules if rule["action"] != "requireApproval"], rules):
+        config["policies"][0]["requests"] = requests
+        file.write_text(json.dumps(config))
+        said = subprocess.check_output([sys.executable, "-c", PLAIN, str(file)], text=True)
+        loaded.append(said.splitlines()[-1])
+    assert loaded[0] == "[]"
+    assert "openmcp.sidecar.stages.heldtasks" in loaded[1]
+
+
+async def test_a_rule_that_comes_later_is_asked_for(server: Hostile, tmp_path: Path) -> None:
+    config = guarded(server.url)
+    rules = config["policies"][0]["requests"]
+    config["policies"][0]["requests"] = [rule for rule in rules if rule["action"] != "requireApproval"]
+    async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
+        assert '"state": "none"' in await sidecar.page("/readyz")
+        cancelled = message("notifications/cancelled", None, requestId=1)
+        assert (await agent.ask(cancelled)).status == 202
+        config["policies"][0]["requests"] = rules
+        sidecar.reload(config)
+        waiting = asyncio.create_task(agent.ask(call("guarded", ticket=7)))
+        await approver(sidecar).approve()
+        assert "isError" not in (await waiting).json["result"]
+    assert len(calls(server)) == 1

@@ -211,7 +211,7 @@ async def test_a_decision_and_a_cancellation_at_once_make_no_call_after_it(
     await initialize(agent)
     waiting = asyncio.create_task(agent.ask(call("guarded", "a", ticket=7)))
     record = await human.asked()
-    (held,) = sidecar.app._approvals.holding._held
+    (held,) = sidecar.app._approvals.load().holding._held
     held.end("cancelled")  # in the very turn of the loop in which the human decides
     await human.approve(record)
     assert (await waiting).json["error"]["message"] == "the request was cancelled"
