@@ -92,8 +92,8 @@ class Console:
         return done.stdout
 
     def listed(self) -> list[dict[str, Any]]:
-        """Return what waits and what holds."""
-        found: list[dict[str, Any]] = json.loads(self.run("list", "--json"))
+        """Return what waits, what holds, and what has ended."""
+        found: list[dict[str, Any]] = json.loads(self.run("list", "--history", "--json"))
         return found
 
 
