@@ -28,8 +28,9 @@ PASSWORD = "correct horse"
 class Store:
     """A server that listens on one port, the same after each start."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], port: int, url: str) -> None:
+    def __init__(self, name: str, command: Sequence[str | Path], port: int, url: str, warm_up: bytes = b"") -> None:
         self.name = name
+        self._warm_up = warm_up
         self.port = port
         self.url = url
         self._command = command
@@ -37,7 +38,7 @@ class Store:
         self._stack = ExitStack()
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start it, and wait until it takes connections, and has answered to `warm_up`."""
         self._running = self._stack.enter_context(running(self.name, self._command))
         self._running.wait_for(self._connects)
 
@@ -52,8 +53,10 @@ class Store:
         self._stack.close()
 
     def _connects(self) -> str | None:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return "ready"
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.settimeout(30)
+            connection.sendall(self._warm_up)
+            return "ready" if not self._warm_up or connection.recv(1) else None
         return None
 
 
@@ -82,8 +85,17 @@ def dynamodb_local(folder: Path | None = None) -> Iterator[Store]:
     command = [java, "-Xmx512m", f"-Djava.library.path={libraries}", "-cp", f"{libraries}/*"]
     command += ["com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-disableTelemetry", "-port", str(port)]
     command += ["-inMemory"] if folder is None else ["-dbPath", str(folder)]
-    with _kept(Store("DynamoDB Local", command, port, f"http://127.0.0.1:{port}")) as store:
+    with _kept(Store("DynamoDB Local", command, port, f"http://127.0.0.1:{port}", _LIST_TABLES)) as store:
         yield store
+
+
+_LIST_TABLES = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.ListTables\r\n"
+    b"Content-Type: application/x-amz-json-1.0\r\n"
+    b"Authorization: AWS4-HMAC-SHA256 Credential=none/20260101/eu-west-1/dynamodb/aws4_request, "
+    b"SignedHeaders=host, Signature=none\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+)
+"""The first call takes Java seconds on a busy machine, longer than a sidecar waits for its store."""
 
 
 def _port() -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -236,6 +237,7 @@ async def chromium_oidc(tmp_path: Path) -> AsyncIterator[tuple[Chromium, Site, P
     provider = Provider()
     oidc = Oidc(issuer=provider.issuer, client_id=CLIENT, client_secret=lambda: SECRET, ca=lambda: provider.ca)
     site = Site(oidc=oidc)
+    site.scene.now = int(time.time() * 1000)  # as the provider has it
     site.scene.service.workflows = {"leads": ("oidc:group:leads",)}
     await site.start()
     provider.client_redirect = f"{site.console.url}/login/oidc/callback"
