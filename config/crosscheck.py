@@ -10,6 +10,7 @@ from openmcp.config.identitycheck import check_identity
 from openmcp.config.model import Action, Address, Configuration, Policy
 from openmcp.config.policycheck import check_policies
 from openmcp.config.problems import Mark, Report, did_you_mean
+from openmcp.config.resilience import check_resilience
 from openmcp.config.values import is_loopback, shown
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
@@ -35,6 +36,7 @@ def cross_check(
     for server in made.servers:
         at = servers[server.name]
         _users(made, server.name, at)
+        check_resilience(made, server, at)
         if server.health.timeout > server.health.interval:
             (at.key("health") or at).warn("the timeout is longer than the interval")
 

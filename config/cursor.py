@@ -274,14 +274,6 @@ def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> "Read
     return read
 
 
-def empty_list(at: At) -> object:
-    """For lists that this version does not have: only `[]` is accepted."""
-    if isinstance(at.node, Sequence) and not at.node.items:
-        return ()
-    absent(at)
-    return None
-
-
 def some(read_list: "Reading[tuple[T, ...]]", why: str) -> "Reading[tuple[T, ...]]":
     """A list that must not be empty; `why` is told where it is."""
 

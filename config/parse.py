@@ -17,7 +17,6 @@ from openmcp.config.cursor import (
     absent,
     boolean,
     distinct,
-    empty_list,
     fixed,
     integer,
     list_of,
@@ -26,6 +25,7 @@ from openmcp.config.cursor import (
     string,
     tagged,
 )
+from openmcp.config.resilience import outliers, rate_limit, retries, timeouts
 from openmcp.config.serverauth import NoAuth, auth, check_endpoints
 from openmcp.config.values import duration, file_name, name, secret, size, tool_digest, url, url_path
 from openmcp.config.yamlsource import Mapping, Scalar
@@ -91,18 +91,17 @@ _server_shape: Shape[model.Server] = Shape(
         "auth": auth,
         "tls": Shape(model.ServerTls, {"ca": secret, "serverName": string}),
         "health": Shape(model.Health, {"interval": duration, "timeout": duration, "unhealthyAfter": integer(1, 1000)}),
-        "timeouts": Shape(
-            model.Timeouts, {"connect": duration, "request": duration, "idle": duration, "stream": duration}
-        ),
+        "timeouts": timeouts,
         "limits": Shape(model.Limits, {"requestBytes": size, "responseBytes": size, "inFlight": integer(1, 1_000_000)}),
         "requireAuth": boolean,
         "pinTools": _pin_tools,
+        "retries": retries,
+        "outliers": outliers,
+        "rateLimit": rate_limit,
     },
     required=("name", "endpoints"),
     later={
         "translate": fixed(False),
-        "retries": absent,
-        "rateLimit": empty_list,
         "stdio": absent,
         "transport": absent,
     },

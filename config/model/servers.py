@@ -16,12 +16,14 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
-    """Per server, seconds: to connect; to the head of the answer; between events; of a whole stream."""
+    """Per server, seconds: to connect; to the head of the answer; between events; of a whole stream. `tools` are globs
+    with how long a call of such a tool may take in all, whichever way it is answered; the first that matches counts."""
 
     connect: float = 5.0
     request: float = 60.0
     idle: float = 300.0
     stream: float = 3600.0
+    tools: tuple[tuple[str, float], ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +32,42 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     request_bytes: int = 4 * 1024 * 1024
     response_bytes: int = 16 * 1024 * 1024
     in_flight: int = 256
+
+
+class Retries(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a call is tried again, and which: `attempts` after the first one; after the request was sent only
+    methods without effect, and tools that one of the globs `tools` names.
+
+    `backoff` is the most that is waited before the first of them (seconds, doubled each time), `budget` the share of
+    all calls that may be repeated.
+    """
+
+    attempts: int = 2
+    tools: tuple[str, ...] = ()
+    backoff: float = 0.025
+    budget: float = 0.2
+
+
+class Outliers(msgspec.Struct, frozen=True, kw_only=True):
+    """Endpoints that fail calls are left out for a while: after `failures` in a row for `eject_for` seconds, longer
+    each time it happens again; never more than the share `max_ejected` of them at once."""
+
+    failures: int = 5
+    eject_for: float = 30.0
+    max_ejected: float = 0.5
+
+
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """`requests` in `per` seconds, `burst` (absent: `requests`) of them at once, for each agent, each tool, or each
+    pair of them: `by`. With `tools` (globs), or by tool, it is about calls of tools alone. `shared`: counted in Redis,
+    for all gateways together."""
+
+    requests: int
+    per: float
+    by: tuple[Literal["agent", "tool"], ...] = ()
+    burst: int | None = None
+    tools: tuple[str, ...] = ()
+    shared: bool = False
 
 
 class ServerTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,3 +153,6 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits = Limits()
     require_auth: bool = True
     pin_tools: PinTools | None = None
+    retries: Retries | None = None
+    outliers: Outliers | None = None
+    rate_limit: tuple[RateLimit, ...] = ()

@@ -12,8 +12,6 @@ LATER = "is not available in this version of openmcp"
             server("translate: true"),
             f"4: servers[0].translate: `translate: true` {LATER} (only translate: false is)",
         ),
-        "retries": (server("retries: {attempts: 2}"), f"4: servers[0].retries: `retries` {LATER}"),
-        "rateLimit": (server("rateLimit: [{requests: 1}]"), f"4: servers[0].rateLimit: `rateLimit` {LATER}"),
         "transport": (server("transport: sse"), f"4: servers[0].transport: `transport` {LATER}"),
         "stdio": (server("stdio: {command: npx}"), f"4: servers[0].stdio: `stdio` {LATER}"),
     }
@@ -34,7 +32,6 @@ def test_values_that_say_without_it_are_accepted():
             endpoints: ["http://h/mcp"]
             auth: {type: none}
             translate: false
-            rateLimit: []
         policies:
           - name: p
             servers: [s]

@@ -28,7 +28,10 @@ servers:
     endpoints: ["https://z-0.svc:8443/mcp", "https://z-1.svc:8443/mcp"]
     tls: {{ca: {{file: pki/ca.pem}}, serverName: zendesk.example}}
     health: {{interval: 20s, timeout: 500ms, unhealthyAfter: 5}}
-    timeouts: {{connect: 1s, request: 2m, idle: 1h, stream: 4h}}
+    timeouts: {{connect: 1s, request: 2m, idle: 1h, stream: 4h, tools: {{report_*: 5m}}}}
+    retries: {{attempts: 3, tools: ["get_*"], backoff: 50ms, budget: 0.5}}
+    outliers: {{failures: 3, ejectFor: 1m, maxEjected: 1}}
+    rateLimit: [{{by: [agent, tool], requests: 100, per: 1m, burst: 20, tools: ["get_*"]}}, {{requests: 5, per: 1s}}]
     limits: {{requestBytes: 64KiB, responseBytes: 1GiB, inFlight: 7}}
     requireAuth: false
     pinTools: {{tools: {{get_ticket: {DIGEST}}}, file: pins.json}}
@@ -72,7 +75,7 @@ telemetry:
 
 def test_everything_that_this_version_has():
     found = good(EVERYTHING)
-    assert [(problem.line, problem.path) for problem in found.warnings] == [(33, "policies[0].requests[2]")]
+    assert [(problem.line, problem.path) for problem in found.warnings] == [(36, "policies[0].requests[2]")]
     assert found.configuration == model.Configuration(
         listen=model.Listen(
             mcp=model.Address(host="::1", port=0),
@@ -93,7 +96,15 @@ def test_everything_that_this_version_has():
                 endpoints=("https://z-0.svc:8443/mcp", "https://z-1.svc:8443/mcp"),
                 tls=model.ServerTls(ca=model.Secret(file="pki/ca.pem"), server_name="zendesk.example"),
                 health=model.Health(interval=20.0, timeout=0.5, unhealthy_after=5),
-                timeouts=model.Timeouts(connect=1.0, request=120.0, idle=3600.0, stream=14400.0),
+                timeouts=model.Timeouts(
+                    connect=1.0, request=120.0, idle=3600.0, stream=14400.0, tools=(("report_*", 300.0),)
+                ),
+                retries=model.Retries(attempts=3, tools=("get_*",), backoff=0.05, budget=0.5),
+                outliers=model.Outliers(failures=3, eject_for=60.0, max_ejected=1.0),
+                rate_limit=(
+                    model.RateLimit(requests=100, per=60.0, by=("agent", "tool"), burst=20, tools=("get_*",)),
+                    model.RateLimit(requests=5, per=1.0),
+                ),
                 limits=model.Limits(request_bytes=65536, response_bytes=1024**3, in_flight=7),
                 require_auth=False,
                 pin_tools=model.PinTools(tools=(("get_ticket", DIGEST),), file="pins.json"),
