@@ -134,7 +134,7 @@ class SpiffeTls:
         context.verify_mode = ssl.CERT_REQUIRED
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # what a bundle has need not be self-signed
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2", "http/1.1"] if protocol == ssl.PROTOCOL_TLS_SERVER else ["http/1.1"])
         try:
             anchors = certificates.anchors(self._source.bundles, own)
             if anchors:

@@ -58,7 +58,7 @@ class FileTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
         context.num_tickets = 0
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols(["h2", "http/1.1"])
         try:
             load_key_pair(context, certificate + b"\n" + key)
         except (ssl.SSLError, ValueError) as error:

@@ -81,7 +81,7 @@ class App:
         self._sweeper = Sweeper()
         self._listener = Listener(self._pipeline, self._body_limit, self._recorder.unreadable, self._sweeper)
         admin = Admin(self._readiness, self.metrics.exposition)
-        self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper)
+        self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper, http2=False)
         self._watchers: dict[Upstream, asyncio.Task[None]] = {}
         self._retired: set[Upstream] = set()
         self._loaded_at = time.time()

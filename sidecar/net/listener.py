@@ -8,9 +8,11 @@ from email.utils import formatdate
 from typing import Final
 
 from openmcp.identity.peer import PeerCertificate
-from openmcp.sidecar.net.exchange import HttpExchange
 from openmcp.sidecar.net.http1 import Connection
+from openmcp.sidecar.net.opening import Opening
 from openmcp.sidecar.net.sweep import Sweeper
+from openmcp.sidecar.net.values import Client
+from openmcp.sidecar.ports import Exchange
 
 MAX_CONNECTIONS: Final = 10_000
 BACKLOG: Final = 1024
@@ -23,7 +25,7 @@ _log = logging.getLogger("openmcp.net")
 
 
 class Listener:
-    """Accepts HTTP/1.1 connections and hands each request to `handler`.
+    """Accepts connections of HTTP/1.1, and of HTTP/2 where that is wanted, and hands each request to `handler`.
 
     `body_limit` gives the bytes allowed for a request's body by path; `on_refused` is told the HTTP status of each
     request that could not be read.
@@ -31,17 +33,20 @@ class Listener:
 
     def __init__(
         self,
-        handler: Callable[[HttpExchange], Awaitable[None]],
+        handler: Callable[[Exchange], Awaitable[None]],
         body_limit: Callable[[str], int],
         on_refused: Callable[[int], None],
         sweeper: Sweeper,
+        *,
+        http2: bool = True,
     ) -> None:
         self.handler = handler
         self.body_limit = body_limit
         self.refused = on_refused
         self.accepting = True
+        self._http2 = http2
         self.loop = asyncio.get_running_loop()
-        self._connections: set[Connection] = set()
+        self._connections: set[Client] = set()
         self._server: asyncio.Server | None = None
         self._sweeper = sweeper
         self._empty = asyncio.Event()
@@ -60,7 +65,7 @@ class Listener:
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
         """Listen, with TLS where a context is given; the address bound. Raises OSError where it cannot be had."""
         self._server = await self.loop.create_server(
-            lambda: Connection(self),
+            lambda: Opening(self) if self._http2 else Connection(self),
             host,
             port,
             backlog=BACKLOG,
@@ -96,7 +101,7 @@ class Listener:
             if certificate is not None and not still_trusted(certificate):
                 connection.end()
 
-    def joined(self, connection: Connection) -> None:
+    def joined(self, connection: Client) -> None:
         """A connection was made (called by the connection)."""
         self._connections.add(connection)
         self._empty.clear()
@@ -104,7 +109,7 @@ class Listener:
             _log.warning("more than %d connections: a new one was cut", MAX_CONNECTIONS)
             connection.abort()
 
-    def left(self, connection: Connection) -> None:
+    def left(self, connection: Client) -> None:
         """A connection is gone (called by the connection)."""
         self._connections.discard(connection)
         if not self._connections:

@@ -1,8 +1,11 @@
 """What is asked of a connection to a server, and how long it may take; what a client's connection waits for."""
 
 from enum import Enum, auto
+from typing import Protocol
 
 import msgspec
+
+from openmcp.identity.peer import Peer
 
 
 class State(Enum):
@@ -13,6 +16,26 @@ class State(Enum):
     BODY = auto()
     BUSY = auto()
     CLOSING = auto()
+
+
+class Client(Protocol):
+    """What a listener does with a connection, whatever protocol its client speaks."""
+
+    @property
+    def peer(self) -> Peer:
+        """Who is at the other end."""
+
+    def close_when_idle(self) -> None:
+        """Drain: take no more requests, and close when those under way are answered."""
+
+    def end(self) -> None:
+        """Serve no further request; those under way end by themselves."""
+
+    def abort(self) -> None:
+        """Cut it."""
+
+    def sweep(self, now: float) -> None:
+        """Enforce its deadlines; `now` is the loop's time."""
 
 
 class Patience(msgspec.Struct, frozen=True):

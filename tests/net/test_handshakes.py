@@ -258,12 +258,13 @@ def _blocking(port: int, context: ssl.SSLContext) -> None:
         pass
 
 
-async def test_alpn_is_http_1_1():
+@pytest.mark.parametrize(("offered", "agreed"), [(["http/1.1", "h2"], "h2"), (["http/1.1"], "http/1.1"), (["x"], None)])
+async def test_a_client_is_served_in_what_it_speaks(offered: list[str], agreed: str | None):
     world = World.make()
     async with echoing(SpiffeTls(ours(world)).server_context(Told())) as server:
         client = careless_client()
-        client.set_alpn_protocols(["h2", "http/1.1"])
-        assert (await talk(server.port, client)).selected_alpn_protocol() == "http/1.1"
+        client.set_alpn_protocols(offered)
+        assert (await talk(server.port, client)).selected_alpn_protocol() == agreed
 
 
 def test_a_reason_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture):
