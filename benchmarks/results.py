@@ -34,6 +34,7 @@ GOALS = {
     "start": Goal("start to ready", 1.0, 0.5, "s"),
     "rules": Goal("CPU with 1,000 rules to 10", 1.2, 1.05, "x"),
     "inspection": Goal("CPU of inspecting a result of 1 KiB", 15, 10, "µs"),
+    "http2": Goal("CPU of a call by HTTP/2, to HTTP/1.1", 3.5, 2.5, "x"),
     "stall": Goal("stall of other calls by results of 10 MiB", 5, 2, "ms"),
     "growth": Goal("memory after the calls and the sessions", 5, 1, "MiB"),
 }

@@ -19,7 +19,7 @@ from benchmarks.bench import FULL, QUICK, SMOKE, Bench, Scale, say, upstream
 from benchmarks.load import Load
 from benchmarks.processes import BenchmarkError, Cpus
 from benchmarks.results import Section, goal_rows, missed, table
-from benchmarks.scenarios import footprint, growth, inspection, large, latency, streams, throughput
+from benchmarks.scenarios import footprint, growth, http2, inspection, large, latency, streams, throughput
 from benchmarks.tools import Tools, find_tools, install_envoy, own_command
 
 SCENARIOS: dict[str, Callable[[Bench], list[Section]]] = {
@@ -30,6 +30,7 @@ SCENARIOS: dict[str, Callable[[Bench], list[Section]]] = {
     "rules": growth.rules,
     "inspection": inspection.run,
     "large": large.run,
+    "http2": http2.run,
     "memory": growth.memory,
 }
 

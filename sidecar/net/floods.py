@@ -18,9 +18,9 @@ _NOISE: Final = 1000.0
 """How many frames that carry nothing a client may send at once,"""
 _NOISE_PER_SECOND: Final = 500.0
 """and how many for ever."""
-_SETTINGS_COST: Final = 10.0
-"""A SETTINGS frame changes the window of every stream."""
-_PER_ANSWER: Final = 4.0
+_COSTS: Final = {_HEADERS: 4.0, _SETTINGS: 10.0}
+"""For how many frames one of these counts: a request is work until it is answered, a SETTINGS changes every stream."""
+_PER_ANSWER: Final = 8.0
 _PER_DATA: Final = 2.0
 """A DATA frame of ours is acknowledged by one frame or two."""
 _RESETS: Final = 200.0
@@ -74,8 +74,11 @@ class Guard:
         self._noise = min(_NOISE, self._noise + _PER_DATA)
 
     def reset(self) -> None:
-        """A request was given up, or ended for a fault of the client's. Raises `Flood`."""
+        """A request was given up, or ended for a fault of the client's."""
         self._resets -= 1
+
+    def check(self) -> None:
+        """Raises `Flood` where there were too many of these."""
         if self._resets < 0:
             raise Flood("requests that are given up")
 
@@ -87,8 +90,8 @@ class Guard:
     def _begun(self, kind: int, flags: int, length: int) -> None:
         if kind in (_HEADERS, _CONTINUATION):
             self._header_frame(kind, flags, length)
-        elif kind != _DATA or (length < _SMALL and not flags & _END_STREAM):
-            self._noise -= _SETTINGS_COST if kind == _SETTINGS else 1.0
+        if kind != _DATA or (length < _SMALL and not flags & _END_STREAM):
+            self._noise -= _COSTS.get(kind, 1.0)
             if self._noise < 0:
                 raise Flood("frames that carry nothing")
 

@@ -50,6 +50,7 @@ class Http2Connection(asyncio.Protocol):
         self._deadline = self.now() + HEAD_TIMEOUT
         self._block_since = inf
         self._announced = inf
+        self._dead: frozenset[int] = frozenset()
         self._final = self._closing = self._lost = False
         self._swept = self.now()
 
@@ -64,12 +65,8 @@ class Http2Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = self._lost = True
-        for stream in self._streams.values():
-            stream.end()
-        self._streams.clear()
+        self._forget_all()
         self._outbox.close()
-        for task in self._tasks:
-            task.cancel()
         if not self._tasks:  # else the drain waits for what they have to tidy up and to record
             self._listener.left(self)
 
@@ -85,10 +82,13 @@ class Http2Connection(asyncio.Protocol):
         self._outbox.hold()  # all that is answered at once goes out together, below
         try:
             self._guard.watch(data)
-            for event in self._machine.receive_data(data):
+            came = self._machine.receive_data(data)
+            self._take_resets(came)
+            for event in came:
                 take = _TAKES.get(type(event))
                 if take is not None:
                     take(self, event)
+            self._guard.check()
         except Flood as flood:
             _log.warning("a client of HTTP/2 was cut: too many %s", flood)
             self._break(429, wire.ENHANCE_YOUR_CALM)
@@ -138,11 +138,10 @@ class Http2Connection(asyncio.Protocol):
         if self._closing or self._final:
             return
         self._final = True
+        self._outbox.goaway(self._machine.highest_inbound_stream_id, wire.NO_ERROR)
         for stream in tuple(self._streams.values()):
             if not stream.complete:
                 self._reset(stream, wire.REFUSED_STREAM)
-        if not self._closing:
-            self._outbox.goaway(self._machine.highest_inbound_stream_id, wire.NO_ERROR)
         self._close_if_done()
 
     def abort(self) -> None:
@@ -165,6 +164,7 @@ class Http2Connection(asyncio.Protocol):
             self._sweep_lifetime(now)
             for stream in tuple(self._streams.values()):
                 self._sweep_stream(stream, now)
+            self._outbox.flush()
 
     def _sweep_lifetime(self, now: float) -> None:
         idle = not self._streams and now >= self._deadline
@@ -185,11 +185,25 @@ class Http2Connection(asyncio.Protocol):
 
     # what the client sends
 
+    def _take_resets(self, came: list[events.Event]) -> None:
+        """Requests that are given up, first: h2 has read on, and takes nothing more for their streams."""
+        resets = [event.stream_id for event in came if isinstance(event, events.StreamReset)]
+        self._dead = frozenset(resets)
+        found = [self._streams[number] for number in resets if number in self._streams]
+        for stream in found:
+            stream.end()
+        for stream in found:
+            self._remove(stream)
+            if stream.task is not None:
+                stream.task.cancel()
+            self._guard.reset()
+
     def _on_request(self, event: events.RequestReceived) -> None:
         number = event.stream_id
-        if self._final or len(self._streams) >= wire.MAX_STREAMS or len(self._tasks) >= wire.MAX_STREAMS:
-            self._machine.reset_stream(number, wire.REFUSED_STREAM)
+        if number in self._dead or self._final or max(len(self._streams), len(self._tasks)) >= wire.MAX_STREAMS:
             self._guard.reset()
+            if number not in self._dead:
+                self._machine.reset_stream(number, wire.REFUSED_STREAM)
             return
         try:
             head = Head(event.headers)
@@ -227,6 +241,8 @@ class Http2Connection(asyncio.Protocol):
             self._uploads.more(stream, event.flow_controlled_length, self._listener.clock)
 
     def _on_trailers(self, event: events.TrailersReceived) -> None:
+        if event.stream_id not in self._streams:
+            return
         try:
             check_trailers(event.headers)
         except Malformed:
@@ -248,14 +264,6 @@ class Http2Connection(asyncio.Protocol):
         task = stream.task = self._loop.create_task(self._serve(stream))
         self._tasks.add(task)
         task.add_done_callback(self._served)
-
-    def _on_reset(self, event: events.StreamReset) -> None:
-        stream = self._streams.get(event.stream_id)
-        if stream is not None:
-            self._remove(stream)
-            if stream.task is not None:
-                stream.task.cancel()
-            self._guard.reset()
 
     def _on_window(self, event: events.WindowUpdated) -> None:
         if event.stream_id:
@@ -333,12 +341,11 @@ class Http2Connection(asyncio.Protocol):
 
     def _malformed(self, number: int) -> None:
         self._listener.refused(400)
+        self._guard.reset()
+        self._machine.reset_stream(number, wire.PROTOCOL_ERROR)
         stream = self._streams.get(number)
         if stream is not None:
-            self._reset(stream, wire.PROTOCOL_ERROR)
-        else:
-            self._machine.reset_stream(number, wire.PROTOCOL_ERROR)
-        self._guard.reset()
+            self._remove(stream)
 
     def _reset(self, stream: Stream, code: int) -> None:
         self._machine.reset_stream(stream.number, code)
@@ -352,6 +359,13 @@ class Http2Connection(asyncio.Protocol):
     def _close_if_done(self) -> None:
         if self._final and not self._streams and not self._closing:
             self._close()
+
+    def _forget_all(self) -> None:
+        for stream in self._streams.values():
+            stream.end()
+        self._streams.clear()
+        for task in self._tasks:
+            task.cancel()
 
     def _close(self) -> None:
         self._outbox.flush()
@@ -367,11 +381,7 @@ class Http2Connection(asyncio.Protocol):
         self._outbox.flush()
         self._closing = True
         self._deadline = self.now() + LINGER_TIMEOUT
-        for stream in tuple(self._streams.values()):
-            stream.end()
-            if stream.task is not None:
-                stream.task.cancel()
-        self._streams.clear()
+        self._forget_all()
         if self._transport.can_write_eof():
             self._transport.write_eof()
         else:
@@ -383,7 +393,6 @@ _TAKES: Final[dict[type, Callable[..., None]]] = {
     events.DataReceived: Http2Connection._on_data,
     events.StreamEnded: Http2Connection._on_ended,
     events.WindowUpdated: Http2Connection._on_window,
-    events.StreamReset: Http2Connection._on_reset,
     events.TrailersReceived: Http2Connection._on_trailers,
     events.RemoteSettingsChanged: Http2Connection._on_settings,
     events.PingAckReceived: Http2Connection._on_ping_ack,

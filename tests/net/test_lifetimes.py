@@ -49,7 +49,8 @@ async def listening(
     try:
         yield running, port
     finally:
-        await running.drain(0.0, lambda: None)
+        if running.accepting:
+            await running.drain(0.0, lambda: None)
         sweeper.stop()
 
 
