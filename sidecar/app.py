@@ -16,6 +16,7 @@ from openmcp.config.secrets import read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
 from openmcp.sidecar.build import telemetry
+from openmcp.sidecar.build.limits import report_endpoints
 from openmcp.sidecar.net import health
 from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.pool import Upstream
@@ -115,12 +116,14 @@ class App:
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.add(self._approvals.sweep)
+        self._sweeper.add(self._builder.limiting.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
         self._identities.start(self.snapshot.configuration, self._review_peers)
         self._builder.callers.follow(self.snapshot.configuration.identity)
         self._follow_approvals(self.snapshot.configuration)
+        self._builder.limiting.follow(self.snapshot.routes.values())
         await self._builder.approving.open(self.snapshot.configuration)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
@@ -145,6 +148,7 @@ class App:
         self._identities.start(configuration, self._review_peers)
         self._builder.callers.follow(configuration.identity)
         self._follow_approvals(configuration)
+        self._builder.limiting.follow(after.routes.values())
         self._pipeline.snapshot = after
         if renewed:
             self._review_peers()
@@ -180,6 +184,7 @@ class App:
             upstream.close()
         await self._approvals.close(patience)
         await self._builder.approving.stop()
+        await self._builder.limiting.close()
         await self._admin.drain(0.2, lambda: None)
         self._builder.callers.close()
         await self._identities.stop()
@@ -275,9 +280,11 @@ class App:
             scrape.in_flight(name, upstream.in_flight)
             scrape.streams(name, "long-lived", upstream.streams)
             scrape.tools_withheld(name, self._pins.count(name))
+            report_endpoints(scrape, route)
             for endpoint in upstream.endpoints:
                 scrape.endpoint(name, endpoint.url, healthy=endpoint.healthy)
                 scrape.pool(name, endpoint.url, idle=endpoint.idle, active=endpoint.active)
+        self._builder.limiting.report(scrape)
         for name, count in self._approvals.held().items():
             scrape.held(name, count)
         desk = self._builder.approving.desk

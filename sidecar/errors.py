@@ -1,6 +1,7 @@
 """Refusals and failures as values that every layer can raise and the pipeline can answer."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final
 
 PARSE_ERROR: Final = -32700
@@ -48,6 +49,16 @@ class Malformed(Refused):
         super().__init__(400, code, message, reason="malformed")
 
 
+class RateLimited(Refused):
+    """A message beyond a limit: 429, with the limit in its words, and the seconds after which there is room again."""
+
+    def __init__(self, limit: str, seconds: float) -> None:
+        self.retry_after = max(1, ceil(seconds))
+        again = f"again in {self.retry_after} s"
+        data = {"retryAfterMs": ceil(seconds * 1000)}
+        super().__init__(429, TOO_MANY, f"too many requests: {limit}; {again}", reason="rate_limited", data=data)
+
+
 class Unidentified(Refused):
     """A caller that is not identified: 401, or 503 where that cannot be judged now.
 
@@ -64,8 +75,9 @@ class UpstreamFailed(Exception):
     """The MCP server could not be reached or did not answer properly.
 
     `kind` is one of the words of `openmcp_errors_total{kind}`: connect, timeout, closed, protocol, too_large,
-    status, credential, overloaded, untrusted (the server is not who it should be), identity (we have no SVID to show
-    it). `sent` is False where it is certain that no byte of the request reached the server.
+    status, credential, overloaded, ejected (no endpoint may be asked), untrusted (the server is not who it should be),
+    identity (we have no SVID to show it). `sent` is False where it is certain that no byte of the request reached the
+    server.
     """
 
     def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:

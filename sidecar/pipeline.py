@@ -145,14 +145,19 @@ class Pipeline:
         if flow.method == "tools/call" and self._results.withheld(flow):
             verdict = _WITHHELD
         event = "request" if isinstance(call.message, Request) else "notification"
+        limits = flow.route.limits
         if not isinstance(verdict, Permit):
             self._recorder.call(flow, event, verdict)
             if verdict.verdict is REQUIRE_APPROVAL and isinstance(call.message, Request):
+                if limits is not None:
+                    await limits.take(flow.agent, flow.method, flow.name)
                 await self._call_if_approved(flow, call, verdict)
             else:
                 answering.deny(flow, verdict)
             return
         self._recorder.call(flow, event, verdict.decision)
+        if limits is not None:
+            await limits.take(flow.agent, flow.method, flow.name)
         if flow.method in _ABOUT_HELD and await self._approvals.intercept(flow, call):
             return
         params = self._requests.unseal(flow, call)

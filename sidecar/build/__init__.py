@@ -11,6 +11,7 @@ from openmcp.sidecar.build.approvals import Approving
 from openmcp.sidecar.build.callers import Callers
 from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.build.identities import Identities
+from openmcp.sidecar.build.limits import Limiting
 from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.dialing import authority
 from openmcp.sidecar.net.pool import Upstream
@@ -33,14 +34,17 @@ class Builder:
         self.identities = Identities(metrics)
         self.approving = Approving(self.identities, metrics, on_approval)
         self.callers = Callers(metrics)
+        self.limiting = Limiting()
         self._metrics = metrics
 
     def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream]) -> Snapshot:
         """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
         self.identities.prepare(configuration)
         self.approving.prepare(configuration)
+        self.limiting.prepare(configuration)
         routes = {
-            server.path: Route(server, self._upstream(server, known.get(server))) for server in configuration.servers
+            server.path: Route(server, self._upstream(server, known.get(server)), self.limiting.of(server))
+            for server in configuration.servers
         }
         inspectors = Inspectors(configuration.policies)
         inspectors.prepare(server.name for server in configuration.servers)

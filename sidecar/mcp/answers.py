@@ -16,6 +16,7 @@ _FAILURES: Final = {
     "too_large": "the MCP server's answer is too large",
     "status": "the MCP server refused the request",
     "credential": "the gateway cannot prove itself to the MCP server",
+    "ejected": "the MCP server has failed again and again and is left alone for a while",
     "overloaded": "too many calls to this MCP server are under way",
     "untrusted": "the MCP server is not trusted",
     "identity": "the gateway has no identity to show the MCP server",

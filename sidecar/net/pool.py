@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import random
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Final
 from urllib.parse import urlsplit
@@ -10,6 +11,7 @@ from openmcp.config.model import Server
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.dialing import ClientTls, Dialer, authority, web_context
+from openmcp.sidecar.net.resending import resending, tool_terms
 from openmcp.sidecar.net.upstream import UpstreamConnection, UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 
@@ -193,6 +195,10 @@ class Upstream:
         self.in_flight = 0
         self.streams = 0
         self.call_patience = Patience(server.timeouts.request, server.timeouts.idle, server.timeouts.stream)
+        keys = [endpoint.key for endpoint in self.endpoints]
+        clock = asyncio.get_running_loop().time
+        self.resending = resending(server, keys, clock, random.random)
+        self.tool_terms = tool_terms(server, self.call_patience)
         # A quiet notification stream is healthy; TCP keep-alive finds a peer that is gone.
         self.stream_patience = Patience(
             server.timeouts.request, server.timeouts.stream, server.timeouts.stream, endless=True

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from openmcp.sidecar.errors import TOO_MANY, Refused, Unidentified, UpstreamFailed
+from openmcp.sidecar.errors import TOO_MANY, RateLimited, Refused, Unidentified, UpstreamFailed
 from openmcp.sidecar.mcp import answers, jsonrpc
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.policy.decision import Decision
@@ -16,7 +16,7 @@ from openmcp.sidecar.types import LEGACY, JsonObject, Request
 JSON: Final = b"content-type: application/json\r\n"
 _ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
 """What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
-_REASONED: Final = answers.EXPLAINED | {"credential"}
+_REASONED: Final = answers.EXPLAINED | {"credential", "ejected"}
 """Failures whose details go into the record: they are ours, and hold nothing that a server said."""
 _log = logging.getLogger("openmcp.pipeline")
 
@@ -78,6 +78,9 @@ def refuse(flow: Flow, refusal: Refused) -> None:
         flow.unidentified, flow.why = refusal.cause, refusal.why
         if status == 401:
             lines += metadata.challenge(flow.snapshot, flow.request, refusal)
+    elif isinstance(refusal, RateLimited):
+        flow.why = refusal.message
+        lines += b"retry-after: %d\r\n" % refusal.retry_after
     send(flow, status, answers.refused(flow.message_id, refusal), lines)
 
 

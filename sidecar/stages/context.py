@@ -22,7 +22,8 @@ class Flow:
     `id` joins the lines of its records: the span under which it began. `traced`: the agent's own trace is followed, and
     `parent` is its span there. `exported`: there is a collector that gets the spans of sampled traces.
     `answer`: the JSON-RPC document that was answered; None within streams, and where it is too large to be kept.
-    `asked_at`: when (`time.perf_counter`) the server was asked first. `error`: the JSON-RPC error that was answered.
+    `asked_at`: when (`time.perf_counter`) the server was asked first; `attempts`: how often, where that is counted.
+    `error`: the JSON-RPC error that was answered.
     `findings`: what response rules found in the message that is recorded next. `examiner`: who has inspected the
     message under way, where that was not done here.
     `unidentified`: the word for why the caller is not identified. `why`: the reason of that, or of a failure, in words,
@@ -59,6 +60,7 @@ class Flow:
     stream = ""
     upstream_seconds = 0.0
     asked_at = 0.0
+    attempts = 0
     unidentified = ""
     why = ""
     undecided = "refused"

@@ -17,6 +17,7 @@ from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.resend import Course, unreached
 from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import LEGACY, JsonObject, Request
@@ -40,6 +41,11 @@ def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None,
     body = flow.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
     patience = flow.upstream.stream_patience if called == LISTEN else flow.upstream.call_patience
+    terms = flow.upstream.tool_terms
+    if terms is not None and called == "tools/call":
+        own = terms.of(flow.name)
+        # A grant is for one call: what it was used for is not sent twice.
+        return send(flow, b"POST", headers, body, own.patience, repeatable=own.repeatable and not flow.approval)
     return send(flow, b"POST", headers, body, patience, repeatable=called in methods.REPEATABLE)
 
 
@@ -48,11 +54,15 @@ async def send(
 ) -> UpstreamResponse:
     """Send to the endpoint the flow is pinned to, or to the least loaded one.
 
-    Another endpoint is tried only where the first one got nothing, or where sending twice has no effect.
+    Another endpoint is tried only where the first one got nothing, or where sending twice has no effect. `Course` does
+    more where the configuration wants that.
     """
     limit = flow.upstream.server.limits.response_bytes
     request = Outgoing(method, headers, body, limit, repeatable)
     flow.asked_at = flow.asked_at or time.perf_counter()
+    resending = flow.upstream.resending
+    if resending is not None:
+        return await Course(flow, request, patience, resending).run()
     if flow.endpoint is not None:
         return await _pinned(flow, flow.endpoint, request, patience)
     tried: list[Endpoint] = []
@@ -64,14 +74,9 @@ async def send(
         try:
             return await endpoint.send(request, patience)
         except UpstreamFailed as failure:
-            again = _unreached(failure) or (repeatable and failure.kind == "closed")
+            again = unreached(failure) or (repeatable and failure.kind == "closed")
             if not again or len(tried) == len(flow.upstream.endpoints):
                 raise
-
-
-def _unreached(failure: UpstreamFailed) -> bool:
-    """Whether this endpoint got nothing, and another one might: what we lack ourselves, we lack everywhere."""
-    return not failure.sent and failure.kind not in ("credential", "identity")
 
 
 async def _pinned(flow: Flow, endpoint: Endpoint, request: Outgoing, patience: Patience) -> UpstreamResponse:

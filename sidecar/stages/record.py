@@ -83,10 +83,8 @@ class Recorder:
             self._add_said(members, flow, flow.answer, flow.bytes_out if flow.ending == "response" else 0)
         if flow.findings:
             self._add_findings(members, flow)
-        if flow.why:
-            members.append(_members({"reason": clip(flow.why)}))
-        if flow.approval:
-            members.append(_members({"approval": flow.approval}))
+        if flow.why or flow.approval or flow.attempts > 1:
+            members.append(_members(_beside(flow)))
         if flow.unidentified:
             self.metrics.unidentified(flow.unidentified)
         self._write(flow.ending, TO_AGENT, members)
@@ -208,6 +206,16 @@ def _said(document: JsonObject) -> tuple[str, JsonObject]:
         if member in document:
             return member, document[member]
     return "params", document.get("params", {})
+
+
+def _beside(flow: Flow) -> dict[str, object]:
+    """What is told of the few exchanges that have it."""
+    fields: dict[str, object] = {"attempts": flow.attempts} if flow.attempts > 1 else {}
+    if flow.why:
+        fields["reason"] = clip(flow.why)
+    if flow.approval:
+        fields["approval"] = flow.approval
+    return fields
 
 
 def _by_servers_id(message: Message, passed: JsonObject | None) -> JsonObject | None:

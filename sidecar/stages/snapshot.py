@@ -9,13 +9,15 @@ from openmcp.identity.agents import Identifier
 from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
+from openmcp.sidecar.stages.limits import Limits
 
 
 class Route(msgspec.Struct, frozen=True):
-    """A server as requests find it."""
+    """A server as requests find it; `limits` are there where it has some."""
 
     server: Server
     upstream: Upstream
+    limits: Limits | None = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):

@@ -8,14 +8,14 @@ from openmcp.sidecar.telemetry.records import clip
 from openmcp.sidecar.telemetry.spans import Ended, Shape
 from openmcp.sidecar.types import MODERN
 
-_UNSENT: Final = "overloaded"
-"""The outcome in which the server was to be asked and was not: too many calls were under way."""
+_UNSENT: Final = frozenset(("overloaded", "ejected"))
+"""Outcomes in which the server was to be asked and was not: too many calls were under way, or too many had failed."""
 
 
 def ended(flow: Flow, seconds: float) -> Ended:
     """The exchange as it is exported; it took `seconds`."""
     error = flow.error
-    asked = flow.asked_at - flow.started if flow.asked_at and flow.outcome != _UNSENT else -1.0
+    asked = flow.asked_at - flow.started if flow.asked_at and flow.outcome not in _UNSENT else -1.0
     # A stream's answer lasts as long as the exchange; elsewhere the wait for the server has been measured.
     measured = flow.upstream_seconds and not flow.stream
     return Ended(

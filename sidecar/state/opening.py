@@ -7,6 +7,7 @@ from typing import Any
 
 from openmcp.config import secrets
 from openmcp.config.model import DynamodbState, RedisState, Secret, SqliteState, State
+from openmcp.sidecar.state.counters import Counters
 from openmcp.sidecar.state.store import StateStore
 
 
@@ -34,6 +35,19 @@ def open_store(state: State, spiffe_session: Callable[[DynamodbState], Any] | No
     from openmcp.sidecar.state.memory import MemoryStore
 
     return MemoryStore()
+
+
+def open_counters(state: RedisState) -> Counters:
+    """The buckets of shared rate limits, in the same Redis; it connects at its first use. Raises `CannotOpen`; blocks
+    while secrets are read."""
+    try:
+        from openmcp.sidecar.state.rediscounters import RedisCounters
+
+        return RedisCounters(state.url, password=_secret(state.password), ca=_secret(state.ca))
+    except secrets.SecretError as error:
+        raise CannotOpen(f"state: {error}") from error
+    except ImportError as error:
+        raise CannotOpen(f"state: {error}: pip install 'openmcp[{_extra(state)}]'") from error
 
 
 def _sqlite(state: SqliteState) -> StateStore:

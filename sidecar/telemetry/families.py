@@ -28,6 +28,19 @@ FAMILIES = {
     "connects": Family(
         "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
     ),
+    "retries": Family(
+        "openmcp_retries", "counter", "Calls tried again, by what was wrong before.", ("server", "reason")
+    ),
+    "ejections": Family(
+        "openmcp_endpoint_ejections", "counter", "How often an endpoint was left out.", ("server", "endpoint")
+    ),
+    "ejected": Family("openmcp_endpoint_ejected", "gauge", "Whether an endpoint is left out.", ("server", "endpoint")),
+    "rate_limit_buckets": Family("openmcp_rate_limit_buckets", "gauge", "Buckets that are not full.", ("server",)),
+    "rate_limit_unshared": Family(
+        "openmcp_rate_limit_unshared",
+        "gauge",
+        "Whether shared limits are counted here alone, as Redis does not answer.",
+    ),
     "unidentified": Family(
         "openmcp_identification_refused", "counter", "Callers that were not identified.", ("reason",)
     ),

@@ -6,7 +6,7 @@ protocol's, and a server has at most `TOOLS_PER_SERVER` tool names, then `other`
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from openmcp.sidecar.telemetry.families import FAMILIES, Family
@@ -123,6 +123,24 @@ class Scrape:
     def endpoint(self, server: str, endpoint: str, *, healthy: bool) -> None:
         """Report an endpoint's health."""
         self.values["healthy", (server, endpoint)] = healthy
+
+    def retries(self, server: str, counts: Mapping[str, int]) -> None:
+        """Report how often calls were tried again, by what was wrong before."""
+        for reason, count in counts.items():
+            self.values["retries", (server, reason)] = count
+
+    def ejections(self, server: str, endpoint: str, count: int, *, ejected: bool) -> None:
+        """Report how often an endpoint was left out, and whether it is."""
+        self.values["ejections", (server, endpoint)] = count
+        self.values["ejected", (server, endpoint)] = ejected
+
+    def rate_limit(self, server: str, buckets: int) -> None:
+        """Report the buckets of a server's limits that are not full."""
+        self.values["rate_limit_buckets", (server,)] = buckets
+
+    def rate_limit_unshared(self, *, failing: bool) -> None:
+        """Report whether Redis does not answer, so that shared limits are counted here alone."""
+        self.values["rate_limit_unshared", ()] = failing
 
     def pool(self, server: str, endpoint: str, *, idle: int, active: int) -> None:
         """Report the connections to an endpoint."""

@@ -66,8 +66,8 @@ def test_a_shared_limit_is_accepted_where_the_state_is_in_redis() -> None:
     [
         (
             "retries: {tools: ['*']}",
-            "4: servers[0].retries.tools[0]: every tool is called again when its answer is lost: one that has an effect "
-            "may have it twice (name those that may be called twice: search_*, get_*)",
+            "4: servers[0].retries.tools[0]: every tool is called again when its answer is lost: one that has an "
+            "effect may have it twice (name those that may be called twice: search_*, get_*)",
         ),
         (
             "outliers: {failures: 5}",

@@ -1,0 +1,290 @@
+"""Agents that call more often than they may: what they are told, how exact it is, and what it costs."""
+
+import asyncio
+import hashlib
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.approver import approver, guarded
+from tests.support.gate import Gate, call, configuration, gate, initialize, message
+from tests.support.hostile import Hostile, hostile
+from tests.support.raw import Answer, Connection, connect
+from tests.support.stores import Store, redis_server
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Hostile]:
+    async with hostile() as running:
+        yield running
+
+
+@asynccontextmanager
+async def limited(folder: Path, server: Hostile, *limits: dict[str, Any], **more: Any) -> AsyncIterator[Gate]:
+    async with gate(folder, configuration(server.url, rateLimit=list(limits)) | more) as sidecar:
+        yield sidecar
+
+
+def refused(answer: Answer) -> str:
+    """The limit that an answer names."""
+    assert (answer.status, answer.code) == (429, 42900), answer
+    return str(answer.json["error"]["message"])
+
+
+async def test_the_answer_names_the_limit_and_says_when(server: Hostile, tmp_path: Path) -> None:
+    limit = {"by": ["agent", "tool"], "requests": 2, "per": "10m"}
+    async with limited(tmp_path, server, limit) as sidecar, sidecar.connect() as agent:
+        for number in range(2):
+            assert "result" in (await agent.ask(call(identifier=number))).json
+        answer = await agent.ask(call(identifier=7))
+        assert refused(answer) == "too many requests: 2 in 10m for each agent and tool; again in 300 s"
+        assert answer.header("retry-after") == "300"
+        assert answer.json["id"] == 7
+        assert 299_000 < answer.json["error"]["data"]["retryAfterMs"] <= 300_000
+        assert len(server.calls("tools/call")) == 2
+        line = await sidecar.recorded(outcome="rate_limited")
+        assert (line["status"], line["agent"], line["name"]) == (429, "key:alice", "allowed")
+        assert line["reason"] == answer.json["error"]["message"]
+        page = await sidecar.page("/metrics")
+        assert 'openmcp_errors_total{kind="rate_limited",method="tools/call",server="server"} 1.0' in page
+        assert 'openmcp_rate_limit_buckets{server="server"} 1.0' in page
+
+
+async def test_agents_and_tools_have_their_own(server: Hostile, tmp_path: Path) -> None:
+    limit = {"by": ["agent", "tool"], "requests": 1, "per": "1h"}
+    async with limited(tmp_path, server, limit) as sidecar, sidecar.connect() as alice, sidecar.connect("bob") as bob:
+        for agent in (alice, bob):
+            for tool in ("allowed", "allowed_too"):
+                assert "result" in (await agent.ask(call(tool))).json
+                refused(await agent.ask(call(tool)))
+            for _ in range(5):  # a limit by tool is about calls of tools
+                assert "result" in (await agent.ask(message("tools/list"))).json
+
+
+async def test_a_limit_without_by_is_for_all_together(server: Hostile, tmp_path: Path) -> None:
+    async with (
+        limited(tmp_path, server, {"requests": 3, "per": "1s", "burst": 2}) as sidecar,
+        sidecar.connect() as alice,
+        sidecar.connect("bob") as bob,
+    ):
+        assert "result" in (await alice.ask(call())).json
+        assert "result" in (await bob.ask(message("tools/list"))).json
+        assert refused(await alice.ask(call())) == "too many requests: 3 in 1s; again in 1 s"
+
+
+async def test_other_tools_do_not_count(server: Hostile, tmp_path: Path) -> None:
+    limit = {"by": ["agent"], "requests": 1, "per": "1h", "tools": ["*_export"]}
+    async with limited(tmp_path, server, limit) as sidecar, sidecar.connect() as agent:
+        for _ in range(3):
+            assert "result" in (await agent.ask(call())).json
+        assert "result" in (await agent.ask(call("allowed_export"))).json
+        refused(await agent.ask(call("allowed_big_export")))  # one bucket for all that the globs match
+
+
+async def test_what_is_denied_does_not_count(server: Hostile, tmp_path: Path) -> None:
+    async with limited(tmp_path, server, {"requests": 1, "per": "1h"}) as sidecar, sidecar.connect() as agent:
+        for _ in range(3):
+            assert (await agent.ask(call("forbidden"))).json["result"]["isError"]
+        assert "result" in (await agent.ask(call())).json
+        refused(await agent.ask(call()))
+
+
+async def test_a_token_of_each_limit_or_of_none(server: Hostile, tmp_path: Path) -> None:
+    wide = {"requests": 3, "per": "1h"}
+    narrow = {"by": ["tool"], "requests": 1, "per": "1h"}
+    async with limited(tmp_path, server, wide, narrow) as sidecar, sidecar.connect() as agent:
+        assert "result" in (await agent.ask(call())).json
+        for _ in range(5):  # the narrow one refuses: these take nothing of the wide one
+            assert "for each tool" in refused(await agent.ask(call()))
+        for tool in ("allowed_1", "allowed_2"):
+            assert "result" in (await agent.ask(call(tool))).json
+        assert refused(await agent.ask(call("allowed_3"))).startswith("too many requests: 3 in 1h; again")
+
+
+async def test_notifications_count_and_are_refused_without_a_body_of_theirs(server: Hostile, tmp_path: Path) -> None:
+    async with limited(tmp_path, server, {"requests": 2, "per": "1h"}) as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        assert (await agent.ask(message("notifications/initialized", None))).status == 202
+        answer = await agent.ask(message("notifications/cancelled", None, requestId=1))
+        refused(answer)
+        assert answer.json["id"] is None
+
+
+async def test_asking_for_an_approval_counts(server: Hostile, tmp_path: Path) -> None:
+    config = guarded(server.url)
+    config["servers"][0]["rateLimit"] = [{"requests": 1, "per": "1h"}]
+    async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
+        assert (await agent.ask(call("guarded", ticket=7))).status == 200
+        record = await approver(sidecar).asked()
+        refused(await agent.ask(call("guarded", ticket=8)))
+        assert record.shown == (("$.ticket", "7"),)
+
+
+async def test_a_reload_fills_no_bucket(server: Hostile, tmp_path: Path) -> None:
+    limit = {"requests": 1, "per": "1h"}
+    async with limited(tmp_path, server, limit) as sidecar, sidecar.connect() as agent:
+        assert "result" in (await agent.ask(call())).json
+        changed = configuration(server.url, rateLimit=[limit], timeouts={"request": "7s"})
+        sidecar.reload(changed)
+        refused(await agent.ask(call()))
+        sidecar.reload(configuration(server.url, rateLimit=[{"requests": 2, "per": "1h"}]))
+        assert "result" in (await agent.ask(call())).json
+        sidecar.reload(configuration(server.url))
+        for _ in range(3):
+            assert "result" in (await agent.ask(call())).json
+        assert "openmcp_rate_limit_buckets{" not in await sidecar.page("/metrics")
+
+
+async def hammered(ways: list[Callable[[], Any]], seconds: float) -> tuple[int, float]:
+    """How many calls get through where agents call without a pause for so long, and how long that was. There must be
+    far more calls than the limit allows, or it would not be the limit that is measured."""
+    through = refusals = 0
+    started = time.perf_counter()
+
+    async def one(open_way: Callable[[], Any]) -> None:
+        nonlocal through, refusals
+        async with open_way() as agent:
+            while time.perf_counter() - started < seconds:
+                answer = await agent.ask(call())
+                assert answer.status in (200, 429)
+                through += answer.status == 200
+                refusals += answer.status == 429
+
+    await asyncio.gather(*(one(way) for way in ways))
+    assert refusals > through, "the machine is too busy to tell"
+    return through, time.perf_counter() - started
+
+
+async def test_limits_are_exact_to_a_hundredth(server: Hostile, tmp_path: Path) -> None:
+    """The burst is as large as what a busy machine may miss while others have it."""
+    async with limited(tmp_path, server, {"by": ["agent"], "requests": 100, "per": "1s"}) as sidecar:
+        through, seconds = await hammered([sidecar.connect] * 4, 4.0)
+    allowed = 100 + 100 * seconds
+    assert 0.99 * allowed - 1 <= through <= allowed
+
+
+AGENTS = 10_000
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def key_of(number: int) -> str:
+    return f"key-{number}"
+
+
+async def test_ten_thousand_agents_cost_less_than_20_mib(server: Hostile, tmp_path: Path) -> None:
+    """All that is kept for them while their limits hold, in the memory of the process."""
+    limits = [{"by": ["agent", "tool"], "requests": 2, "per": "1h"}, {"by": ["agent"], "requests": 100, "per": "1h"}]
+    config = configuration(server.url, rateLimit=limits)
+    digests = [{"name": f"k{n}", "sha256": hashlib.sha256(key_of(n).encode()).hexdigest()} for n in range(AGENTS + 500)]
+    config["identity"]["agents"][0]["keys"] = digests
+    async with gate(tmp_path, config) as sidecar, connect(sidecar.url) as agent:
+
+        async def calls(numbers: range) -> None:
+            for number in numbers:
+                assert (await agent.ask(call(), x_api_key=key_of(number))).status == 200
+                server.requests.clear()
+
+        await calls(range(500))
+        before = resident()
+        await calls(range(500, AGENTS + 500))
+        grown = resident() - before
+        assert (await agent.ask(call(), x_api_key=key_of(0))).status == 200
+        assert (await agent.ask(call(), x_api_key=key_of(0))).status == 429
+        assert f'openmcp_rate_limit_buckets{{server="server"}} {2 * AGENTS + 1000}' in (
+            await sidecar.page("/metrics")
+        ).replace(".0", "")
+    assert grown < 20 * 2**20
+
+
+# Shared through Redis.
+
+SHARED = {"by": ["agent"], "requests": 50, "per": "1s", "shared": True}
+
+
+@asynccontextmanager
+async def two(folder: Path, server: Hostile, redis: Store, *limits: dict[str, Any]) -> AsyncIterator[list[Gate]]:
+    """Two gateways with one Redis."""
+    async with AsyncExitStack() as stack:
+        gates = []
+        for name in ("one", "two"):
+            (folder / name).mkdir()
+            state = {"type": "redis", "url": redis.url}
+            gates.append(await stack.enter_async_context(limited(folder / name, server, *limits, state=state)))
+        yield gates
+
+
+@pytest.mark.real
+async def test_two_gateways_share_a_limit_to_a_twentieth(server: Hostile, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as redis:
+        async with two(tmp_path, server, redis, SHARED) as gates:
+            through, seconds = await hammered([one.connect for one in gates] * 2, 4.0)
+            allowed = 50 + 50 * seconds
+            assert 0.95 * allowed <= through <= 1.05 * allowed
+            for one in gates:
+                assert "openmcp_rate_limit_unshared 0.0" in await one.page("/metrics")
+
+
+@pytest.mark.real
+async def test_a_shared_limit_refuses_at_the_other_gateway(server: Hostile, tmp_path: Path) -> None:
+    limit = {"by": ["agent", "tool"], "requests": 2, "per": "1h", "shared": True}
+    own = {"requests": 3, "per": "1h"}
+    with redis_server(tmp_path) as redis:
+        async with (
+            two(tmp_path, server, redis, own, limit) as (one, other),
+            one.connect() as here,
+            other.connect() as there,
+            other.connect("bob") as bob,
+        ):
+            for agent in (here, there):
+                assert "result" in (await agent.ask(call())).json
+            for agent in (here, there):
+                answer = await agent.ask(call())
+                assert refused(answer) == "too many requests: 2 in 1h for each agent and tool; again in 1800 s"
+                assert answer.header("retry-after") == "1800"
+            for tool in ("allowed_1", "allowed_2"):  # what the shared one refused took nothing of the other
+                assert "result" in (await bob.ask(call(tool))).json
+            assert "3 in 1h;" in refused(await bob.ask(call("allowed_3")))
+
+
+@pytest.mark.real
+async def test_without_redis_each_gateway_limits_by_itself(
+    server: Hostile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = {"by": ["agent", "tool"], "requests": 3, "per": "1h", "shared": True}
+    with redis_server(tmp_path) as redis:
+        async with two(tmp_path, server, redis, limit) as gates, AsyncExitStack() as stack:
+            agents: list[Connection] = [await stack.enter_async_context(one.connect()) for one in gates]
+            assert "result" in (await agents[0].ask(call())).json
+            redis.kill()
+            assert [await _through(agent) for agent in agents] == [2, 3]
+            assert "openmcp_rate_limit_unshared 1.0" in await gates[0].page("/metrics")
+            said = [line.getMessage() for line in caplog.records if line.name == "openmcp.limits"]
+            assert len(said) == 2
+            assert said[0].startswith("shared rate limits are counted by this gateway alone: Redis: ")
+            redis.start()
+            async with asyncio.timeout(10):
+                for number in itertools.count():
+                    await agents[0].ask(call(f"allowed_{number}"))
+                    if "openmcp_rate_limit_unshared 0.0" in await gates[0].page("/metrics"):
+                        break
+                    await asyncio.sleep(0.1)  # each call is for another tool, and 100 have a bucket of their own
+            said = [line.getMessage() for line in caplog.records if line.name == "openmcp.limits"]
+            assert said[2:] == ["shared rate limits are shared again"]
+
+
+async def _through(agent: Connection) -> int:
+    """How many calls get through before one is refused."""
+    for count in itertools.count():
+        if (await agent.ask(call())).status == 429:
+            return count
+    raise AssertionError
