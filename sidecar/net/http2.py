@@ -109,7 +109,8 @@ class Http2Connection(asyncio.Protocol):
         fields = wire.fields_of(status, self._listener.date, headers, length)
         self._machine.send_headers(stream.number, fields, end_stream=ends)
         if ends:
-            self._answered(stream)
+            self._guard.answered()
+            self._remove(stream)
         self._outbox.flush_soon()
 
     def push(self, stream: Stream) -> None:
@@ -142,7 +143,7 @@ class Http2Connection(asyncio.Protocol):
         for stream in tuple(self._streams.values()):
             if not stream.complete:
                 self._reset(stream, wire.REFUSED_STREAM)
-        self._close_if_done()
+        self._close()
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -194,8 +195,7 @@ class Http2Connection(asyncio.Protocol):
             stream.end()
         for stream in found:
             self._remove(stream)
-            if stream.task is not None:
-                stream.task.cancel()
+            self._cancel(stream)
             self._guard.reset()
 
     def _on_request(self, event: events.RequestReceived) -> None:
@@ -281,11 +281,10 @@ class Http2Connection(asyncio.Protocol):
             self.end()
 
     def _on_goaway(self, event: events.ConnectionTerminated) -> None:
+        self._final = True  # it asks for nothing more
         if event.error_code:
-            self._close()
-        else:  # it asks for nothing more
-            self._final = True
-            self._close_if_done()
+            self._forget_all()
+        self._close()
 
     # streams from their begin to their end
 
@@ -297,6 +296,7 @@ class Http2Connection(asyncio.Protocol):
             if not stream.started:
                 stream.respond(500, b"", b"")
         finally:
+            stream.task = None
             if not stream.finished:  # a handler that returned without an answer, or failed within it
                 self.give_up(stream)
 
@@ -310,11 +310,8 @@ class Http2Connection(asyncio.Protocol):
         self._guard.sent()
         stream.progress = self._listener.clock
         if ends:
-            self._answered(stream)
-
-    def _answered(self, stream: Stream) -> None:
-        self._guard.answered()
-        self._remove(stream)
+            self._guard.answered()
+            self._remove(stream)
 
     def _remove(self, stream: Stream) -> None:
         """A stream has ended, one way or another."""
@@ -325,7 +322,7 @@ class Http2Connection(asyncio.Protocol):
             self._uploads.ended(stream, self._listener.clock)
         if not self._streams:
             self._deadline = self._listener.clock + IDLE_TIMEOUT
-            self._close_if_done()
+            self._close()
 
     def _refuse(self, stream: Stream, status: int) -> None:
         """Answer a request whose body is not wanted; the reason is the status alone."""
@@ -350,15 +347,14 @@ class Http2Connection(asyncio.Protocol):
     def _reset(self, stream: Stream, code: int) -> None:
         self._machine.reset_stream(stream.number, code)
         self._remove(stream)
-        task = stream.task
+        self._cancel(stream)
+
+    def _cancel(self, stream: Stream) -> None:
+        task, stream.task = stream.task, None  # which holds the stream: only the collector would free them
         if task is not None and task is not asyncio.current_task(self._loop):
             task.cancel()
 
     # the connection's end
-
-    def _close_if_done(self) -> None:
-        if self._final and not self._streams and not self._closing:
-            self._close()
 
     def _forget_all(self) -> None:
         for stream in self._streams.values():
@@ -368,6 +364,9 @@ class Http2Connection(asyncio.Protocol):
             task.cancel()
 
     def _close(self) -> None:
+        """Close, if no more requests are taken and none is under way."""
+        if not self._final or self._streams or self._closing:
+            return
         self._outbox.flush()
         self._closing = True
         self._deadline = self.now() + STALL_TIMEOUT
