@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,16 +57,21 @@ def test_never_more_than_burst_and_rate(requests: int, per: float, burst: int, g
             assert last - first + 1 <= most + 1e-6
 
 
-def test_the_generations_change_nothing(monkeypatch) -> None:
+@given(st.lists(st.tuples(st.integers(0, 200), st.integers(1, 6)), min_size=1, max_size=12))
+def test_the_generations_change_nothing(visits: list[tuple[int, int]]) -> None:
     """What is let go was full: a gateway that sweeps lets through what one would that keeps everything."""
-    swept, kept = (Buckets(Rate(requests=7, per=2.0, burst=5), 0.0) for _ in range(2))
-    for step in range(20_000):
-        now = step * 0.03 + (step % 97) * 0.001
-        swept.sweep(now)
-        assert swept.wait(KEY, now) == kept.wait(KEY, now)
-        if kept.wait(KEY, now) == 0.0 and step % 300 < 200:
-            swept.take(KEY, now)
-            kept.take(KEY, now)
+    swept, kept = (Buckets(Rate(requests=1, per=10.0, burst=6), 0.0) for _ in range(2))
+    step = 0
+    for pause, calls in visits:
+        for _ in range(pause):
+            step += 1
+            swept.sweep(step * 0.7)
+        now = step * 0.7
+        for _ in range(calls):
+            assert swept.wait(KEY, now) == kept.wait(KEY, now)
+            if kept.wait(KEY, now) == 0.0:
+                swept.take(KEY, now)
+                kept.take(KEY, now)
 
 
 def test_nothing_is_left_of_buckets_that_nobody_uses() -> None:
@@ -100,7 +106,7 @@ def test_made_up_tools_share_a_bucket() -> None:
     assert made.key("alice", "tool0") == ("alice", "tool0")
 
 
-def test_agents_without_number_share_a_bucket(monkeypatch) -> None:
+def test_agents_without_number_share_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "MOST", 50)
     made = Buckets(Rate(requests=1, per=60.0, burst=1), 0.0)
     for number in range(500):
