@@ -27,6 +27,7 @@ from openmcp.config.cursor import (
 )
 from openmcp.config.resilience import outliers, rate_limit, retries, timeouts
 from openmcp.config.serverauth import NoAuth, auth, check_endpoints
+from openmcp.config.stdio import check_place, stdio
 from openmcp.config.values import duration, file_name, name, secret, size, tool_digest, url, url_path
 from openmcp.config.yamlsource import Mapping, Scalar
 
@@ -88,6 +89,7 @@ _server_shape: Shape[model.Server] = Shape(
         "name": name,
         "path": url_path,
         "endpoints": _endpoints,
+        "stdio": stdio,
         "auth": auth,
         "tls": Shape(model.ServerTls, {"ca": secret, "serverName": string}),
         "health": Shape(model.Health, {"interval": duration, "timeout": duration, "unhealthyAfter": integer(1, 1000)}),
@@ -99,10 +101,9 @@ _server_shape: Shape[model.Server] = Shape(
         "outliers": outliers,
         "rateLimit": rate_limit,
     },
-    required=("name", "endpoints"),
+    required=("name",),
     later={
         "translate": fixed(False),
-        "stdio": absent,
         "transport": absent,
     },
 )
@@ -111,9 +112,11 @@ _server_shape: Shape[model.Server] = Shape(
 def server(at: At) -> model.Server | None:
     """One entry of `servers`, the spec of an MCPServer."""
     value = _server_shape(at)
+    placed = not isinstance(at.node, Mapping) or check_place(at)
+    if value is None or not placed:
+        return None
     tls = at.key("tls")
-    if value is not None and tls is not None and urlsplit(value.endpoints[0]).scheme == "http":
+    if tls is not None and urlsplit(value.endpoints[0]).scheme == "http":
         tls.error("`tls` has no meaning for http endpoints", "write https:// in the endpoints or remove `tls`")
-    if value is not None:
-        check_endpoints(value, at)
+    check_endpoints(value, at)
     return value

@@ -182,6 +182,8 @@ class App:
             watcher.cancel()
         for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
+        for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
+            await upstream.closed()
         await self._approvals.close(patience)
         await self._builder.approving.stop()
         await self._builder.limiting.close()

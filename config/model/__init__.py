@@ -60,6 +60,7 @@ from openmcp.config.model.servers import (
     ServerAuth,
     ServerTls,
     SpiffeAuth,
+    Stdio,
     Timeouts,
 )
 from openmcp.config.model.state import DynamodbState, MemoryState, RedisState, SqliteState, State
@@ -122,6 +123,7 @@ __all__ = [
     "SpiffeTls",
     "SqliteState",
     "State",
+    "Stdio",
     "SvidSelection",
     "Telemetry",
     "Timeouts",

@@ -140,12 +140,29 @@ class PinTools(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None
 
 
+class Stdio(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that is a program here, which speaks MCP on its standard input and output. Its environment is `env` and
+    our `PATH`. `share`: `session`, each legacy session has a process and the modern era is not served; `server`, one
+    process serves all agents, of the modern era alone; None: both, as its clients come. There are at most `processes`;
+    one that is not used for `idle` seconds ends."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str | Secret], ...] = ()
+    cwd: str | None = None
+    share: Literal["session", "server"] | None = None
+    processes: int = 32
+    idle: float = 900.0
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """One MCP server behind the sidecar: its path on the listener and one or more equal endpoints (URLs)."""
+    """One MCP server behind the sidecar: its path on the listener and either one or more equal endpoints (URLs), or a
+    program (`stdio`)."""
 
     name: str
     path: str
-    endpoints: tuple[str, ...]
+    endpoints: tuple[str, ...] = ()
+    stdio: Stdio | None = None
     auth: ServerAuth | None = None
     tls: ServerTls = ServerTls()
     health: Health = Health()

@@ -14,6 +14,7 @@ from openmcp.sidecar.build.identities import Identities
 from openmcp.sidecar.build.limits import Limiting
 from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.dialing import authority
+from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
@@ -63,9 +64,16 @@ class Builder:
             if known is not None and known.authority == authority(server):
                 return known
             credential = self.identities.credential(server)
-            return Upstream(server, self._metrics.connect, self.identities.contexts, credential)
+            return Upstream(server, self._metrics.connect, self.identities.contexts, credential, self._adapters(server))
         except (SecretError, ssl.SSLError, OSError, UnicodeDecodeError) as error:
             raise BuildError(f"servers: {server.name}: tls.ca cannot be used: {error}") from error
+
+    def _adapters(self, server: Server) -> tuple[Endpoint, ...]:
+        if server.stdio is None:
+            return ()
+        from openmcp.sidecar.bridge.stdio import StdioEndpoint  # here: most configurations have none
+
+        return (StdioEndpoint(server, server.stdio, self._metrics.connect),)
 
 
 def upstreams(made: Snapshot) -> dict[Server, Upstream]:

@@ -130,7 +130,7 @@ def authority(server: Server) -> bytes | None:
 
 def web_context(server: Server) -> ssl.SSLContext | None:
     """The web PKI context for https endpoints; raises OSError or ssl.SSLError where `tls.ca` cannot be read."""
-    if not server.endpoints[0].startswith("https:") or isinstance(server.auth, SpiffeAuth):
+    if not any(url.startswith("https:") for url in server.endpoints) or isinstance(server.auth, SpiffeAuth):
         return None
     source = server.tls.ca
     if source is None:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.pool import Endpoint, Upstream
+from openmcp.sidecar.net.endpoint import Endpoint
+from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.net.values import Outgoing, Patience
 
 _HEADERS: Final = b"accept: application/json\r\nmcp-session-id: openmcp-health-check\r\n"

@@ -11,6 +11,7 @@ from openmcp.config.model import Server
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.dialing import ClientTls, Dialer, authority, web_context
+from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.resending import resending, tool_terms
 from openmcp.sidecar.net.upstream import UpstreamConnection, UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
@@ -23,7 +24,7 @@ MAX_STREAMS: Final = 4096
 USER_AGENT: Final = b"openmcp"
 
 
-class Endpoint:
+class HttpEndpoint:
     """One address of an MCP server with its pool of connections."""
 
     def __init__(
@@ -122,6 +123,9 @@ class Endpoint:
         for connection in tuple(self._all):
             connection.abort()
 
+    async def closed(self) -> None:
+        """Nothing outlives `close`."""
+
     def sweep(self, now: float) -> None:
         """Enforce time limits and close connections that were unused for too long."""
         for connection in tuple(self._all):
@@ -174,21 +178,15 @@ class Upstream:
         on_connect: Callable[[str, str, str], None],
         tls: ClientTls | None = None,
         credential: Credential | None = None,
+        adapters: tuple[Endpoint, ...] = (),
     ) -> None:
         """`on_connect` is told of each attempt to connect: server, URL, and ok, refused, timeout, tls, untrusted or
-        identity. `tls` is for `auth: {type: spiffe}`. Raises OSError, ssl.SSLError or `SecretError` for `tls.ca`."""
+        identity. `tls` is for `auth: {type: spiffe}`. `adapters` are the endpoints of a server that is not reached over
+        HTTP. Raises OSError, ssl.SSLError or `SecretError` for `tls.ca`."""
         self.server = server
         self.authority = authority(server)
         self._credential = credential
-        web = web_context(server)
-        self.endpoints = tuple(
-            Endpoint(
-                url,
-                Dialer(url, server, web, tls, lambda result, url=url: on_connect(server.name, url, result)),  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
-                credential,
-            )
-            for url in server.endpoints
-        )
+        self.endpoints = adapters or _over_http(server, on_connect, tls, credential)
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._turn = -1
         self._by_key = {endpoint.key: endpoint for endpoint in self.endpoints}
@@ -269,6 +267,28 @@ class Upstream:
             self._credential.close()
         for endpoint in self.endpoints:
             endpoint.close()
+
+    async def closed(self) -> None:
+        """Wait, after `close`, until nothing of the server is left."""
+        for endpoint in self.endpoints:
+            await endpoint.closed()
+
+
+def _over_http(
+    server: Server,
+    on_connect: Callable[[str, str, str], None],
+    tls: ClientTls | None,
+    credential: Credential | None,
+) -> tuple[Endpoint, ...]:
+    web = web_context(server)
+    return tuple(
+        HttpEndpoint(
+            url,
+            Dialer(url, server, web, tls, lambda result, url=url: on_connect(server.name, url, result)),  # type: ignore[misc]  # mypy cannot infer a lambda with a bound default
+            credential,
+        )
+        for url in server.endpoints
+    )
 
 
 def endpoint_key(url: str) -> str:

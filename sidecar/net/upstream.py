@@ -16,7 +16,7 @@ import httptools
 from openmcp.identity.peer import PeerCertificate
 from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.values import Patience
+from openmcp.sidecar.net.values import Carrier, Patience
 
 STREAM_BUFFER: Final = 128 * 1024
 """Bytes of a stream that wait for us before the server is no longer read."""
@@ -55,7 +55,7 @@ class UpstreamResponse:
         "streaming",
     )
 
-    def __init__(self, connection: "UpstreamConnection") -> None:
+    def __init__(self, connection: Carrier) -> None:
         self.status = 0
         self.streaming = False
         self.headers: dict[bytes, bytes] = {}

@@ -1,11 +1,14 @@
 """What is asked of a connection to a server, and how long it may take; what a client's connection waits for."""
 
 from enum import Enum, auto
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from openmcp.identity.peer import Peer
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.net.upstream import UpstreamResponse
 
 
 class State(Enum):
@@ -36,6 +39,19 @@ class Client(Protocol):
 
     def sweep(self, now: float) -> None:
         """Enforce its deadlines; `now` is the loop's time."""
+
+
+class Carrier(Protocol):
+    """What an answer comes over."""
+
+    def release(self, response: "UpstreamResponse", *, complete: bool) -> None:
+        """The answer is done with; not `complete`: its rest is not wanted."""
+
+    def resume(self) -> None:
+        """What was waiting has been read."""
+
+    def expect_end(self) -> None:
+        """The rest of the answer is not wanted, but it should end by itself now; `UpstreamResponse.end` says when."""
 
 
 class Patience(msgspec.Struct, frozen=True):

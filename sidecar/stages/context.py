@@ -5,7 +5,7 @@ import time
 from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.sidecar.inspection.findings import Examiner, Finding
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.net.pool import Endpoint
+from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages.snapshot import Route, Snapshot

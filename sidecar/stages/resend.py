@@ -11,8 +11,8 @@ from typing import Final
 from msgspec import structs
 
 from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.outliers import BUSY, fault
-from openmcp.sidecar.net.pool import Endpoint
 from openmcp.sidecar.net.resending import Resending
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience

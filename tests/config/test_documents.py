@@ -114,7 +114,7 @@ def test_problems_of_kubernetes_objects():
         "a.yaml",
     )
     assert told(found) == [
-        "a.yaml:4: spec: `endpoints` is required",
+        "a.yaml:4: spec: `endpoints` is required (or `stdio`, where the server is a program of this machine)",
         "a.yaml:5: spec.name: must be left out or equal to `metadata.name`",
         'a.yaml:6: spec: unknown key "endpoint" (did you mean "endpoints"?)',
         'a.yaml:7: unknown key "stats" (did you mean "status"?)',

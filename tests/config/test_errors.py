@@ -38,7 +38,7 @@ from tests.config.sources import check, errors, outcome, rule, server, single
         "required": (
             "servers:\n  - path: /x",
             "3: servers[0]: `name` is required",
-            "3: servers[0]: `endpoints` is required",
+            "3: servers[0]: `endpoints` is required (or `stdio`, where the server is a program of this machine)",
         ),
         "entry that is null": ("servers:\n  -", "3: servers[0]: expected a mapping, found nothing"),
     }

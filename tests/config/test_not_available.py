@@ -13,7 +13,6 @@ LATER = "is not available in this version of openmcp"
             f"4: servers[0].translate: `translate: true` {LATER} (only translate: false is)",
         ),
         "transport": (server("transport: sse"), f"4: servers[0].transport: `transport` {LATER}"),
-        "stdio": (server("stdio: {command: npx}"), f"4: servers[0].stdio: `stdio` {LATER}"),
     }
 )
 def test_what_this_version_does_not_have_is_refused_by_name(text, expected):

@@ -1,0 +1,308 @@
+"""A server that is a program on this machine: it looks like one endpoint of a server with Streamable HTTP.
+
+A legacy session has a process of its own, which begins and ends with it. The modern era has no sessions: one process
+serves all agents. Processes start when they are needed.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from math import inf
+from typing import Final
+
+from openmcp.config.model import Server, Stdio
+from openmcp.sidecar.bridge.conversation import Conversation, discovery
+from openmcp.sidecar.bridge.spawning import launch
+from openmcp.sidecar.bridge.stream import JSON
+from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
+from openmcp.sidecar.mcp import answers, era, jsonrpc
+from openmcp.sidecar.net.pool import endpoint_key
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.values import Outgoing, Patience
+from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
+
+PROBE: Final = 10.0
+"""Seconds a server has to say that it is of the modern era."""
+PROBE_AGAIN: Final = 60.0
+"""Seconds for which one that did not say so is taken for one of the legacy era."""
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 5.0
+"""Seconds without another attempt after a process ended before it had answered anything; doubled each time. An agent
+can make a server end that is badly written, so it is no longer than others can put up with."""
+_LOOK: Final = 0.02
+"""Seconds between two looks at processes that are ending with us."""
+_log = logging.getLogger("openmcp.bridge")
+
+
+class StdioEndpoint:
+    """The processes of one server. Implements `net.endpoint.Endpoint`."""
+
+    def __init__(self, server: Server, stdio: Stdio, on_connect: Callable[[str, str, str], None]) -> None:
+        self.url = f"stdio:{stdio.command}"  # without arguments, which may hold what is nobody's business
+        self.key = endpoint_key(f"stdio:{server.name}")
+        self.healthy = True
+        self.failures = 0
+        self.unwell = ""
+        self._server = server
+        self._stdio = stdio
+        self._on_connect = on_connect
+        self._loop = asyncio.get_running_loop()
+        self._sessions: dict[str, Conversation] = {}
+        self._all: set[Conversation] = set()
+        self._shared: Conversation | None = None
+        self._sharing = asyncio.Lock()
+        self._legacy_until = inf if stdio.share == "session" else 0.0
+        self._fault = ""
+        self._faults = 0
+        self._not_before = 0.0
+        self._retired = False
+
+    @property
+    def problem(self) -> str:
+        """What is wrong; else empty."""
+        return self._fault or self.unwell
+
+    @property
+    def idle(self) -> int:
+        """Processes without a request."""
+        return sum(1 for one in self._all if not one.busy and not one.why)
+
+    @property
+    def active(self) -> int:
+        """Requests under way, and processes that are ending."""
+        return sum(one.busy or bool(one.why) for one in self._all)
+
+    async def send(self, request: Outgoing, patience: Patience) -> UpstreamResponse:
+        """See `net.endpoint.Endpoint`."""
+        session = _header(request.headers, b"mcp-session-id")
+        conversation = self._sessions.get(session.decode("latin-1")) if session is not None else None
+        if session is not None and conversation is None:
+            return _refusal(404, None, SESSION_NOT_FOUND, "Session not found")
+        if request.method != b"POST":
+            return self._beside(request.method, conversation, patience)
+        message = jsonrpc.classify(jsonrpc.decode_lenient(request.body))
+        if conversation is not None:
+            return await _pass(conversation, message, patience)
+        return await self._without_session(message, request.headers, patience)
+
+    async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
+        """A sign of life, which needs no process: a server is well as long as its processes start."""
+        if self._fault:
+            raise UpstreamFailed("connect", self._fault, sent=False)
+        return _refusal(404, None, SESSION_NOT_FOUND, "Session not found")
+
+    def review(self) -> None:
+        """Nobody's certificate is of interest here."""
+
+    def retire(self) -> None:
+        """Take no more; processes end when their requests are done."""
+        self._retired = True
+        self._end_unused(inf)
+
+    def close(self) -> None:
+        """Have all processes end now."""
+        self._retired = True
+        for one in tuple(self._all):
+            one.process.end("was ended: the gateway stops")
+
+    async def closed(self) -> None:
+        """Wait until nothing is left of any process, for no longer than they are given."""
+        while self._all:
+            for one in tuple(self._all):
+                one.process.sweep(self._loop.time())
+            await asyncio.sleep(_LOOK)
+
+    def sweep(self, now: float) -> None:
+        """Enforce time limits, go on with what is ending, and end what was not used for long."""
+        for one in tuple(self._all):
+            one.sweep(now)
+        self._end_unused(now)
+
+    def _end_unused(self, now: float) -> None:
+        for one in tuple(self._all):
+            since = one.idle_since
+            if self._retired and not one.busy:
+                one.process.end("was ended: the configuration has another server now")
+            elif since is not None and not one.why and now - since > self._stdio.idle:
+                one.process.end(f"was ended: not used for {self._stdio.idle:g} s")
+
+    def _beside(self, method: bytes, conversation: Conversation | None, patience: Patience) -> UpstreamResponse:
+        """GET and DELETE, which sessions alone have."""
+        if conversation is None:
+            return _refusal(405, None, INVALID_REQUEST, "there is no session")
+        if method == b"GET":
+            return conversation.listen(patience)
+        conversation.process.end("was ended with its session")
+        return _status(200)
+
+    async def _without_session(self, message: Message, headers: bytes, patience: Patience) -> UpstreamResponse:
+        modern = _header(headers, b"mcp-protocol-version") in _MODERN
+        identifier = message.id if isinstance(message, Request) else None
+        if modern:
+            if self._loop.time() < self._legacy_until:
+                return _unsupported(identifier, era.LEGACY_VERSIONS)
+            conversation = await self._modern()
+            if conversation is None:
+                return _unsupported(identifier, era.LEGACY_VERSIONS)
+            return await _pass(conversation, message, patience)
+        if not isinstance(message, Request) or message.method != "initialize":
+            return _refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
+        if self._stdio.share == "server":
+            return _unsupported(identifier, era.MODERN_VERSIONS)
+        return await self._begin(message, patience)
+
+    async def _begin(self, message: Request, patience: Patience) -> UpstreamResponse:
+        """A new session in a new process, which ends at once where the server does not want it."""
+        conversation = await self._start(shared=False)
+        begun = False
+        try:
+            stream = conversation.ask(message, patience)
+            response = await stream.head
+            begun = not stream.failed
+        finally:
+            if not begun:
+                conversation.process.end("did not begin a session")
+        if not begun:
+            response.status = 400
+            return response
+        token = secrets.token_urlsafe(24)
+        self._sessions[token] = conversation
+        response.headers[b"mcp-session-id"] = token.encode()
+        return response
+
+    async def _modern(self) -> Conversation | None:
+        """The process of all modern agents, started where there is none; None where the server is of the other era."""
+        async with self._sharing:
+            if self._shared is not None and not self._shared.why:
+                return self._shared
+            if self._loop.time() < self._legacy_until:
+                return None
+            conversation = await self._start(shared=True)
+            modern = None
+            try:
+                modern = await self._is_modern(conversation)
+            finally:
+                if not modern:
+                    conversation.process.end("was ended: it is no server of the modern era")
+            self._shared = conversation if modern else None
+            return self._shared
+
+    async def _is_modern(self, conversation: Conversation) -> bool:
+        """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility")."""
+        patience = Patience(PROBE, PROBE, PROBE)
+        try:
+            response = await conversation.request(discovery("openmcp"), patience)
+        except UpstreamFailed as failure:
+            if failure.kind != "timeout":
+                raise
+            self._legacy_until = self._loop.time() + PROBE_AGAIN
+            return False
+        document = jsonrpc.decode_lenient(b"".join(response.pieces) or response.body)
+        if "error" in document and document["error"]["code"] != UNSUPPORTED_VERSION:
+            self._legacy_until = inf
+            return False
+        return True
+
+    async def _start(self, *, shared: bool) -> Conversation:
+        self._check_room()
+        conversation = Conversation(f"server {self._server.name}", self._server.limits, self._ended, shared=shared)
+        self._all.add(conversation)
+        try:
+            await conversation.process.start(launch(self._stdio))
+        except BaseException as error:
+            self._all.discard(conversation)
+            if isinstance(error, UpstreamFailed):
+                self._failed(error.detail)
+            raise
+        self._on_connect(self._server.name, self.url, "ok")
+        _log.info("%s has started", conversation.process.name)
+        return conversation
+
+    def _check_room(self) -> None:
+        if self._retired:
+            raise UpstreamFailed("connect", "the gateway has another server now", sent=False)
+        if self._loop.time() < self._not_before:
+            raise UpstreamFailed("connect", f"{self._fault}; it is started again in a while", sent=False)
+        if len(self._all) >= self._stdio.processes:
+            raise UpstreamFailed("overloaded", f"{self._stdio.processes} processes are running", sent=False)
+
+    def _failed(self, why: str) -> None:
+        """A process could not be started, or ended before it was of any use."""
+        self._on_connect(self._server.name, self.url, "refused")
+        pause = min(FIRST_PAUSE * 2 ** min(self._faults, 16), LONGEST_PAUSE)
+        self._faults += 1
+        self._not_before = self._loop.time() + pause
+        if why != self._fault:
+            self._fault = why
+            _log.warning("server %s cannot be used: %s", self._server.name, why)
+
+    def _ended(self, conversation: Conversation) -> None:
+        process, why = conversation.process, conversation.why
+        for token in [token for token, one in self._sessions.items() if one is conversation]:
+            del self._sessions[token]
+        if self._shared is conversation:
+            self._shared = None
+        _log.log(logging.INFO if process.asked else logging.WARNING, "%s %s", process.name, why)
+        if conversation.spoke:
+            self._fault, self._faults = "", 0
+        elif not process.asked:
+            self._failed(f"the process {why}")
+        process.when_gone(lambda: self._all.discard(conversation))
+
+
+_MODERN: Final = frozenset(version.encode() for version in era.MODERN_VERSIONS)
+
+
+def _pass(conversation: Conversation, message: Message, patience: Patience) -> Coroutine[None, None, UpstreamResponse]:
+    if isinstance(message, Request):
+        return conversation.request(message, patience)
+    return _tell(conversation, message)
+
+
+async def _tell(conversation: Conversation, message: Notification | Response) -> UpstreamResponse:
+    conversation.notify(message)
+    return _status(202)
+
+
+def _header(lines: bytes, name: bytes) -> bytes | None:
+    """One of the header lines that we have made."""
+    for line in lines.split(b"\r\n"):
+        if line.startswith(name + b": "):
+            return line[len(name) + 2 :]
+    return None
+
+
+class _Complete:
+    """Carries answers that are complete."""
+
+    def release(self, response: UpstreamResponse, *, complete: bool) -> None:
+        """Nothing is held."""
+
+    def resume(self) -> None:
+        """Nothing was paused."""
+
+    def expect_end(self) -> None:
+        """It has ended."""
+
+
+def _status(status: int) -> UpstreamResponse:
+    response = UpstreamResponse(_Complete())
+    response.status = status
+    response.end(None)
+    return response
+
+
+def _refusal(
+    status: int, identifier: MessageId | None, code: int, message: str, data: JsonObject | None = None
+) -> UpstreamResponse:
+    response = _status(status)
+    response.headers = dict(JSON)
+    response.body = jsonrpc.encode(answers.error(identifier, code, message, data))
+    return response
+
+
+def _unsupported(identifier: MessageId | None, supported: tuple[str, ...]) -> UpstreamResponse:
+    """The server's era is the other one: which versions it has."""
+    data: JsonObject = {"supported": list(supported), "requested": ""}
+    return _refusal(400, identifier, UNSUPPORTED_VERSION, "Unsupported protocol version", data)
