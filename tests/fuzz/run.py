@@ -20,7 +20,10 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "targets", nargs="*", metavar="TARGET", help="listener, upstream, events, messages, credentials (default: all)"
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help="listener, http2, upstream, events, messages, credentials (default: all)",
     )
     parser.add_argument("--seconds", type=int, default=60, help="how long in all (default: 60)")
     parser.add_argument("--artifacts", type=Path, default=Path("build/fuzz"), help="where faults and corpora are kept")

@@ -18,6 +18,8 @@ from openmcp.identity.peer import Peer
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.errors import Malformed
 from openmcp.sidecar.mcp import jsonrpc, sse
+from openmcp.sidecar.net.http2 import Http2Connection
+from openmcp.sidecar.net.opening import PREFACE
 from openmcp.sidecar.types import Notification, Request, Response
 from tests.fakes.pki import JwtKey, jwks
 from tests.fuzz import wire
@@ -65,6 +67,29 @@ def listener(data: bytes) -> None:
         assert len(body) <= wire.BODY_LIMIT
         assert not any(set(value) & set(b"\r\n\0") for _, value in headers), "a line end inside of a header"
     assert written.count(b"HTTP/1.1 ") >= len(understood)
+
+
+def http2(data: bytes) -> None:
+    """A connection of HTTP/2, behind its preface: only whole requests are understood, and only frames are written."""
+    whole, cut = pieces(data)
+    for given in ([PREFACE + whole], [PREFACE, *cut]):
+        understood, refused, written = run(wire.listened(given, Http2Connection))
+        for _, path, headers, _, body in understood:
+            assert path.startswith("/")
+            assert len(body) <= wire.BODY_LIMIT
+            for name, value in headers:
+                assert name == name.lower().lstrip(b":"), "a name that no HTTP/1.1 would bring"
+                assert not set(value) & set(b"\r\n\0"), "a line end inside of a header"
+        at = answers = 0
+        while at < len(written):
+            assert len(written) - at >= 9, "half a frame"
+            length, kind = int.from_bytes(written[at : at + 3]), written[at + 3]
+            assert length <= 16384
+            assert kind in (0, 1, 3, 4, 6, 7, 8), "a frame that we never send"
+            answers += kind == 1
+            at += 9 + length
+        assert at == len(written), "half a frame"
+        assert answers <= len(understood) * 2 + len(refused), "more answers than requests"
 
 
 def upstream(data: bytes) -> None:
@@ -180,6 +205,7 @@ def credentials(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "listener": listener,
+    "http2": http2,
     "upstream": upstream,
     "events": events,
     "messages": messages,
@@ -188,7 +214,16 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 UNCUT = ("messages", "credentials")
 """Those whose bytes are not cut into pieces."""
 
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
 _CUTS = b"\x10\x80\xf0"
+_HELLO = _frame(4, 0, 0)
+_BLOCK = b"\x83\x86\x84\x41\x01x\x40\x06accept\x01a"
+"""POST, http, / and the host x by the static table (RFC 7541, 6), then a field for the dynamic one."""
+_AGAIN = b"\x83\x86\x84\xbf\xbe"
 _REQUEST = b"POST /server HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 _SSE = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -208,6 +243,14 @@ SEEDS: dict[str, list[bytes]] = {
         _CUTS + b"HEAD / HTTP/1.0\r\n\r\n" + b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n",
         _CUTS + b"\r\n\r\nDELETE /x?y HTTP/1.1\r\nHost: x\r\nAccept: a\r\nAccept: b\r\nX: \xff\r\n\r\n",
         _CUTS + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    "http2": [
+        _CUTS + _HELLO + _frame(1, 5, 1, _BLOCK) + _frame(1, 4, 3, _AGAIN) + _frame(0, 1, 3, b"hello"),
+        _CUTS + _HELLO + _frame(1, 4, 1, _BLOCK) + _frame(0, 8, 1, b"\2hi\0\0") + _frame(1, 5, 1, b"\0\1x\1y"),
+        _CUTS + _HELLO + _frame(1, 1, 1, _BLOCK[:9]) + _frame(9, 4, 1, _BLOCK[9:]) + _frame(3, 0, 1, b"\0\0\0\x08"),
+        _CUTS + _HELLO + _frame(1, 0x25, 1, b"\0\0\0\0\7" + _BLOCK) + _frame(2, 0, 3, b"\0\0\0\1\7"),
+        _CUTS + _HELLO + _frame(4, 0, 0, b"\0\4\0\0\0\1") + _frame(1, 5, 1, _BLOCK) + _frame(8, 0, 1, b"\0\0\0\5"),
+        _CUTS + _HELLO + _frame(6, 0, 0, bytes(8)) + _frame(7, 0, 0, bytes(8)) + _frame(0xFA, 0, 0, b"x"),
     ],
     "upstream": [
         _CUTS + _OK + b"content-length: 2\r\n\r\n{}" + _OK,

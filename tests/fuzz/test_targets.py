@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz.targets import SEEDS, TARGETS, UNCUT
 
 SPECIAL = [b"\r\n", b"\n", b"\r", b"\0", b":", b" ", b"0", b"-", b'"', b"}", b"\xff", b"\r\n\r\n"]
-RUNS = {"listener": 300, "upstream": 600, "events": 1500, "messages": 3000, "credentials": 1000}
+RUNS = {"listener": 300, "http2": 300, "upstream": 600, "events": 1500, "messages": 3000, "credentials": 1000}
 
 
 def mutated(seeds: list[bytes], random_: random.Random) -> bytes:

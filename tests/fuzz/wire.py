@@ -6,6 +6,7 @@ from typing import Any
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.exchange import HttpExchange
 from openmcp.sidecar.net.http1 import Connection
+from openmcp.sidecar.net.http2 import Http2Connection
 from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.net.upstream import UpstreamConnection
@@ -61,16 +62,19 @@ class Transport(asyncio.Transport):
     def is_reading(self) -> bool:
         return self._reading
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
 
 class Agent:
     """A client's connection to a listener whose handler writes down each request and answers it."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: type[Connection] | type[Http2Connection] = Connection) -> None:
         self.requests: list[Understood] = []
         self.refused: list[int] = []
         listener = Listener(self._handle, lambda path: BODY_LIMIT, self.refused.append, Sweeper())
         listener.date, listener.date_and_close = b"", b"connection: close\r\n"
-        self.connection = Connection(listener)
+        self.connection = protocol(listener)
         self.transport = Transport(self.connection)
         self.connection.connection_made(self.transport)
 
@@ -87,21 +91,30 @@ class Agent:
         if not self.transport.closed and data:
             self.connection.data_received(data)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is under way."""
+        connection = self.connection
+        return connection._task is not None if isinstance(connection, Connection) else bool(connection._tasks)
+
     async def end(self) -> tuple[list[Understood], list[int], bytes]:
         """Let everything under way finish, close, and return what was understood, refused and written."""
         for _ in range(400):
-            if self.connection._task is None:
+            if not self.busy:
                 break
             await asyncio.sleep(0)
+        await asyncio.sleep(0)  # HTTP/2 sends what has collected in a turn of the loop with its end
         self.transport.close()
         for _ in range(3):
             await asyncio.sleep(0)
         return self.requests, self.refused, self.transport.written
 
 
-async def listened(pieces: list[bytes]) -> tuple[list[Understood], list[int], bytes]:
+async def listened(
+    pieces: list[bytes], protocol: type[Connection] | type[Http2Connection] = Connection
+) -> tuple[list[Understood], list[int], bytes]:
     """What a listener makes of these bytes, delivered piece by piece."""
-    agent = Agent()
+    agent = Agent(protocol)
     for piece in pieces:
         agent.feed(piece)
     return await agent.end()
