@@ -42,6 +42,7 @@ SINGLE: Final = frozenset(
 PARAMETER_PREFIX: Final = b"mcp-param-"
 _WHOLE: Final = re.compile(r"^(-?[0-9]+)\.0+\Z")
 """An integer with a fraction of nothing; a fixed pattern of linear time."""
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _BASE64_OPEN: Final = "=?base64?"
 _BASE64_CLOSE: Final = "?="
 
@@ -175,12 +176,26 @@ def _primitives(value: object) -> Iterator[str]:
     if type(value) is dict:
         for member in value.values():
             yield from _primitives(member)
-    elif type(value) is str:
-        yield value
-    elif type(value) is bool:
-        yield "true" if value else "false"
-    elif type(value) is int or (type(value) is float and value.is_integer()):
-        yield str(int(value))
+        return
+    text = primitive(value)
+    if text is not None:
+        yield text
+
+
+def primitive(value: object) -> str | None:
+    """The header form of a primitive ("Type conversion"); None for all else."""
+    if type(value) is str:
+        return value
+    if type(value) is bool:
+        return "true" if value else "false"
+    if type(value) is int or (type(value) is float and value.is_integer()):
+        return str(int(value))
+    return None
+
+
+def is_token(name: str) -> bool:
+    """Whether this can be (a part of) the name of a header (RFC 9110, 5.6.2)."""
+    return _TOKEN.fullmatch(name) is not None
 
 
 def _mismatch(header: str, member: str) -> Refused:
