@@ -120,7 +120,7 @@ def listened(capabilities: object, uris: list[str]) -> JsonObject:
 
 def legacy_question(method: str, params: JsonObject, identifier: str) -> JsonObject:
     """The params of an input request as a legacy server would ask; `identifier` is what 2025-11-25 wants of a URL."""
-    params = _withoutera.meta_of(params)
+    params = _without_meta(params)
     return params | {"elicitationId": identifier} if params.get("mode") == "url" else params
 
 
@@ -184,7 +184,7 @@ def modern_error(method: str, error: JsonObject) -> JsonObject:
 
 def modern_question(method: str, params: JsonObject) -> JsonObject:
     """A legacy server's question as an input request."""
-    kept = {key: value for key, value in _withoutera.meta_of(params).items() if key not in ("elicitationId", "task")}
+    kept = {key: value for key, value in _without_meta(params).items() if key not in ("elicitationId", "task")}
     return {"method": method, "params": kept}
 
 
