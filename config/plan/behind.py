@@ -1,0 +1,142 @@
+"""Routes of a gateway in front of sidecars: Envoy ends TLS and balances, the sidecar knows callers and decides."""
+
+from typing import Final
+
+from openmcp.config.model import (
+    Configuration,
+    ForwardedAgents,
+    JwtAgents,
+    NoneAgents,
+    SpiffeTls,
+    WebTls,
+    WorkloadAgents,
+)
+from openmcp.config.plan.callers import domains
+from openmcp.config.plan.gateway import LISTENER, hostname
+from openmcp.config.plan.traffic import SAFE
+from openmcp.config.plan.values import (
+    AGENT_HEADER,
+    ENVOY,
+    GATEWAY_API,
+    CannotPlan,
+    Document,
+    Notices,
+    Service,
+    Target,
+    document,
+    duration,
+    object_name,
+    reference,
+)
+
+_MATCHES: Final = 64
+"""Of one rule of a route."""
+_RULES: Final = 16
+
+
+def behind(configuration: Configuration, sidecar: Service, target: Target, notices: Notices) -> list[Document]:
+    """What leads all paths of the configuration to the Service of the sidecars. Raises `CannotPlan`."""
+    _warn(configuration, notices)
+    paths = [server.path for server in configuration.servers]
+    if any(isinstance(method, JwtAgents) for method in configuration.identity.agents):
+        paths += [f"/.well-known/oauth-protected-resource{path}" for path in paths]
+    name = object_name(target.name, "sidecar")
+    backend = {
+        "group": "",
+        "kind": "Service",
+        "name": sidecar.name,
+        "namespace": sidecar.namespace,
+        "port": sidecar.port,
+    }
+    rules = [
+        {
+            "matches": [{"path": {"type": "Exact", "value": path}} for path in paths[at : at + _MATCHES]],
+            "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [AGENT_HEADER]}}],
+            "timeouts": {"request": "0s"},
+            "backendRefs": [backend],
+        }
+        for at in range(0, len(paths), _MATCHES)
+    ]
+    if len(rules) > _RULES:
+        raise CannotPlan(f"servers: {len(paths)} paths: a route has {_MATCHES * _RULES} at most")
+    route = {
+        "parentRefs": [{**reference("Gateway", target.name), "sectionName": LISTENER}],
+        **({"hostnames": [host]} if (host := hostname(configuration)) else {}),
+        "rules": rules,
+    }
+    refs = {"targetRefs": [reference("HTTPRoute", name)]}
+    return [
+        document(GATEWAY_API, "HTTPRoute", name, target.namespace, route),
+        # who calls is told by the sidecar alone, which has to know it anyway
+        document(
+            ENVOY, "SecurityPolicy", name, target.namespace, {**refs, "authorization": {"defaultAction": "Allow"}}
+        ),
+        document(ENVOY, "BackendTrafficPolicy", name, target.namespace, {**refs, **_traffic()}),
+        *_grant(sidecar, target),
+        *_tls(configuration, sidecar, notices),
+    ]
+
+
+def _warn(configuration: Configuration, notices: Notices) -> None:
+    if configuration.listen.mcp.host in ("127.0.0.1", "::1", "localhost"):
+        notices.warn("listen.mcp", "is this machine alone: the sidecars behind the gateway have to listen for Envoy")
+    methods = configuration.identity.agents
+    if any(isinstance(method, WorkloadAgents) for method in methods):
+        notices.warn("identity.agents", "behind a gateway nobody is the workload of the sidecar's pod")
+    if domains(configuration) and not any(isinstance(method, ForwardedAgents) for method in methods):
+        notices.warn(
+            "identity.agents",
+            "certificates end at the gateway: sidecars need {type: forwarded, from: [ADDRESSES OF ENVOY'S PODS]}",
+        )
+    if configuration.sessions.key is None:
+        notices.warn(
+            "sessions.key", "without it, more than one sidecar behind the gateway refuse each other's sessions"
+        )
+    if any(isinstance(method, NoneAgents) for method in methods):
+        notices.warn("identity.agents", "everybody who reaches the gateway may call, as `anonymous`")
+
+
+def _traffic() -> Document:
+    """Without limits on time, which the sidecar has; a session stays with a sidecar as long as their number does."""
+    return {
+        "timeout": {
+            "tcp": {"connectTimeout": duration(5)},
+            "http": {"requestTimeout": "0s", "streamIdleTimeout": "0s"},
+        },
+        "retry": {"numRetries": 2, "retryOn": {"triggers": list(SAFE)}},
+        "loadBalancer": {
+            "type": "ConsistentHash",
+            "consistentHash": {"type": "Headers", "headers": [{"name": "Mcp-Session-Id"}]},
+        },
+    }
+
+
+def _grant(sidecar: Service, target: Target) -> list[Document]:
+    if sidecar.namespace == target.namespace:
+        return []
+    spec = {
+        "from": [{"group": GATEWAY_API, "kind": "HTTPRoute", "namespace": target.namespace}],
+        "to": [{"group": "", "kind": "Service", "name": sidecar.name}],
+    }
+    return [document(GATEWAY_API, "ReferenceGrant", object_name(target.name, "sidecar"), sidecar.namespace, spec)]
+
+
+def _tls(configuration: Configuration, sidecar: Service, notices: Notices) -> list[Document]:
+    """How Envoy checks the sidecars, where they have TLS."""
+    tls = configuration.listen.tls
+    if tls is None:
+        notices.warn("listen.tls", "calls go from Envoy to the sidecars in the clear")
+        return []
+    bundle = object_name(sidecar.name, "ca")
+    validation: dict[str, object] = {
+        "hostname": hostname(configuration) or f"{sidecar.name}.{sidecar.namespace}.svc",
+        "caCertificateRefs": [reference("ConfigMap", bundle, "")],
+    }
+    if isinstance(tls, SpiffeTls):
+        if configuration.identity.svid.id is None:
+            raise CannotPlan("listen.tls: Envoy has to know the ID of the sidecars: say identity.svid.id")
+        validation["subjectAltNames"] = [{"type": "URI", "uri": configuration.identity.svid.id}]
+    what = "the CA of listen.tls" if isinstance(tls, WebTls) else "the bundle of our trust domain, kept up to date"
+    notices.need(f"ConfigMap {sidecar.namespace}/{bundle}", f"under ca.crt: {what}")
+    spec = {"targetRefs": [reference("Service", sidecar.name, "")], "validation": validation}
+    return [document(GATEWAY_API, "BackendTLSPolicy", sidecar.name, sidecar.namespace, spec)]

@@ -1,0 +1,148 @@
+"""How calls go to a server: time-outs, what may be sent again, circuit breaking, balance and rate limits."""
+
+from typing import Final
+
+from openmcp.config.model import Limits, RateLimit, Retries, Server, Timeouts
+from openmcp.config.plan.callers import Door
+from openmcp.config.plan.values import (
+    AGENT_HEADER,
+    ENVOY,
+    Document,
+    Notices,
+    Target,
+    document,
+    duration,
+    quantity,
+    reference,
+)
+
+SAFE: Final = ("connect-failure", "refused-stream", "reset-before-request")
+"""When nothing was served yet. What Envoy Gateway retries by default (503 and more) would run a tool twice."""
+_UNITS: Final = {1: "Second", 60: "Minute", 3600: "Hour", 86400: "Day", 604800: "Week"}
+_LOCAL_RULES: Final = 16
+
+
+def backend_traffic(server: Server, routes: dict[str, Door], target: Target, notices: Notices) -> Document:
+    """The BackendTrafficPolicy for the routes of a server."""
+    _warn(server, notices)
+    limits = _rate_limits(server, list(routes.values()), notices)
+    retries = server.retries or Retries(attempts=1)
+    spec = {
+        "targetRefs": [reference("HTTPRoute", route) for route in routes],
+        "timeout": {
+            "tcp": {"connectTimeout": duration(server.timeouts.connect)},
+            "http": {
+                "requestTimeout": "0s",
+                "streamIdleTimeout": duration(server.timeouts.idle),
+                "maxStreamDuration": duration(server.timeouts.stream),
+            },
+        },
+        "retry": {
+            "numRetries": retries.attempts,
+            "retryOn": {"triggers": list(SAFE)},
+            "perRetry": {"backOff": {"baseInterval": duration(max(retries.backoff, 0.001))}},
+        },
+        "circuitBreaker": {
+            "maxParallelRequests": server.limits.in_flight,
+            "retryBudget": {"percent": {"numerator": round(retries.budget * 1000), "denominator": 1000}},
+        },
+        "requestBuffer": {"limit": quantity(server.limits.request_bytes)},
+        "healthCheck": _health(server),
+        **_balance(server, notices),
+        **({"rateLimit": limits} if limits else {}),
+    }
+    return document(ENVOY, "BackendTrafficPolicy", next(iter(routes)), target.namespace, spec)
+
+
+def _warn(server: Server, notices: Notices) -> None:
+    place = f"servers: {server.name}"
+    if server.retries is not None and server.retries.tools:
+        notices.warn(f"{place}: retries.tools", "Envoy sees no tools: nothing is sent again once it was sent")
+    if server.timeouts.tools:
+        notices.warn(f"{place}: timeouts.tools", "Envoy sees no tools: their times are not held")
+    if server.timeouts.request != Timeouts().request:
+        notices.warn(
+            f"{place}: timeouts.request",
+            f"Envoy has no limit for the head of an answer: {duration(server.timeouts.idle)} (idle) holds there",
+        )
+    if server.limits.response_bytes != Limits().response_bytes:
+        notices.warn(f"{place}: limits.responseBytes", "answers are not limited by Envoy")
+    if server.pin_tools is not None:
+        notices.warn(f"{place}: pinTools", "Envoy sees no tools: one that changed is not withheld")
+
+
+def _health(server: Server) -> Document:
+    """Whether somebody listens: a GET would open a stream at some servers, which Envoy waits for the end of."""
+    health: dict[str, object] = {
+        "active": {
+            "type": "TCP",
+            "tcp": {},
+            "interval": duration(server.health.interval),
+            "timeout": duration(server.health.timeout),
+            "unhealthyThreshold": server.health.unhealthy_after,
+        }
+    }
+    if (outliers := server.outliers) is not None:
+        health["passive"] = {
+            "splitExternalLocalOriginErrors": True,
+            "consecutiveLocalOriginFailures": outliers.failures,
+            "consecutiveGatewayErrors": outliers.failures,
+            "consecutive5XxErrors": 0,  # a server that says 500 to a call is not gone
+            "baseEjectionTime": duration(outliers.eject_for),
+            "maxEjectionPercent": round(outliers.max_ejected * 100),
+        }
+    return health
+
+
+def _balance(server: Server, notices: Notices) -> Document:
+    if len(server.endpoints) == 1:
+        return {}
+    notices.warn(
+        f"servers: {server.name}: endpoints",
+        "Envoy sends the calls of one session to one endpoint, not always to the one that opened the session: "
+        "servers that keep sessions in memory need one endpoint, or the sidecar (--sidecar), which knows the endpoint",
+    )
+    return {
+        "loadBalancer": {
+            "type": "ConsistentHash",
+            "consistentHash": {"type": "Headers", "headers": [{"name": "Mcp-Session-Id"}]},
+        }
+    }
+
+
+def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Document | None:
+    """Envoy Gateway has one kind of limit in a policy: shared ones where one is shared."""
+    shared = any(limit.shared for limit in server.rate_limit)
+    rules = []
+    for index, limit in enumerate(server.rate_limit):
+        place = f"servers: {server.name}: rateLimit[{index}]"
+        if "tool" in limit.by or limit.tools:
+            notices.warn(place, "Envoy sees no tools: this limit is not held")
+            continue
+        if "agent" in limit.by and not all(door.named for door in doors):
+            notices.warn(place, "callers without a key or a token are not told apart: this limit is not held for them")
+        rules.append(_rate_limit(limit, place, notices))
+    if not rules:
+        return None
+    place = f"servers: {server.name}: rateLimit"
+    if shared:
+        notices.need("Envoy Gateway", f"`rateLimit.backend` with a Redis, for {place}, which is shared")
+        return {"type": "Global", "global": {"rules": rules}}
+    notices.warn(
+        place, "each Envoy, and each way to prove who one is, counts for itself; `shared: true` counts for all"
+    )
+    if len(rules) > _LOCAL_RULES:
+        notices.warn(place, f"Envoy Gateway takes {_LOCAL_RULES} limits that are not shared: the others are not held")
+    return {"type": "Local", "local": {"rules": rules[:_LOCAL_RULES]}}
+
+
+def _rate_limit(limit: RateLimit, place: str, notices: Notices) -> Document:
+    unit = next((size for size in _UNITS if size >= limit.per), max(_UNITS))
+    requests = limit.requests * unit / limit.per
+    if unit != limit.per:
+        notices.warn(place, f"Envoy counts by the {_UNITS[unit].lower()}: {int(requests)} in one, all of them at once")
+    elif limit.burst not in (None, limit.requests):
+        notices.warn(place, f"Envoy has no burst: all {limit.requests} may come at once")
+    by_agent = [{"headers": [{"name": AGENT_HEADER, "type": "Distinct"}]}] if "agent" in limit.by else None
+    rule: dict[str, object] = {"limit": {"requests": max(int(requests), 1), "unit": _UNITS[unit]}}
+    return {"clientSelectors": by_agent, **rule} if by_agent else rule

@@ -1,0 +1,177 @@
+"""Who gets in by a plan: never anybody whom policy gives nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.config.planning import KEYS, found, kinds, planned
+
+ORIGIN = "!('origin' in request.headers)"
+ID = "connection.uri_san_peer_certificate"
+SERVER = 'servers: [{name: s, endpoints: ["http://s.tools.svc:80/mcp"]}]\n'
+BY_KEY = f"{{type: apiKey, keys: {KEYS}}}"
+BY_TOKEN = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+BY_CERTIFICATE = "{type: mtls, trustDomains: [td.example]}"
+
+
+def allow(*agents: str) -> str:
+    listed = ", ".join(f'"{agent}"' for agent in agents)
+    return f"  - {{name: p{len(listed)}, agents: [{listed}], servers: [s], requests: [{{name: r, action: allow}}]}}\n"
+
+
+def deny(*agents: str, tools: str = "") -> str:
+    listed = ", ".join(f'"{agent}"' for agent in agents)
+    more = f", tools: [{tools}]" if tools else ""
+    rule = f"{{name: r, action: deny{more}}}"
+    return f"  - {{name: d{len(listed)}, agents: [{listed}], servers: [s], requests: [{rule}]}}\n"
+
+
+def configuration(methods: str, policies: str, server: str = SERVER, listen: str = "") -> str:
+    tls = "tls: {certificate: {file: c}, key: {file: k}, clientCa: {file: a}}"
+    head = f"listen: {{{tls}{listen}}}\nidentity: {{workloadApi: none, agents: [{methods}]}}\n"
+    return f"{head}{server}policies:\n{policies}"
+
+
+def rules(folder: Path, methods: str, policies: str, name: str = "s", server: str = SERVER) -> list[object]:
+    made = planned(folder, configuration(methods, policies, server))
+    authorization = found(made, "SecurityPolicy", name)["authorization"]
+    assert authorization["defaultAction"] == "Deny"
+    listed: list[object] = authorization["rules"]
+    return listed
+
+
+def test_keys_are_let_in_by_their_names(tmp_path: Path) -> None:
+    assert rules(tmp_path, BY_KEY, allow("key:o*")) == [
+        {
+            "name": "keys-0",
+            "action": "Allow",
+            "principal": {"headers": [{"name": "x-openmcp-agent", "values": ["one"]}]},
+            "cel": ORIGIN,
+        }
+    ]
+
+
+def test_a_key_that_everything_is_denied_to_is_not_let_in(tmp_path: Path) -> None:
+    (rule,) = rules(tmp_path, BY_KEY, allow("key:*") + deny("key:two"))
+    assert rule["principal"]["headers"][0]["values"] == ["one"]
+
+
+def test_a_key_that_some_tools_are_denied_to_is_let_in_with_a_warning(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration(BY_KEY, allow("key:*") + deny("key:two", tools="t")))
+    assert any("not enforced: d9/r (deny)" in str(one) for one in made.warnings)
+
+
+def test_who_needs_an_approval_for_everything_is_not_let_in(tmp_path: Path) -> None:
+    approval = "{name: r, action: requireApproval, approval: {workflow: w}}"
+    policies = f"  - {{name: p, agents: ['key:one'], servers: [s], requests: [{approval}]}}\n"
+    text = configuration(BY_KEY, policies)
+    text += "approvals: {workflows: [{name: w, approvers: ['token:t']}]}\nstate: {type: sqlite, path: a.db}\n"
+    made = planned(tmp_path, text)
+    assert "HTTPRoute s" not in kinds(made)
+
+
+def test_rules_in_shadow_let_nobody_in(tmp_path: Path) -> None:
+    shadow = allow("key:one").replace("servers:", "mode: shadow, servers:")
+    assert "HTTPRoute s" not in kinds(planned(tmp_path, configuration(BY_KEY, shadow)))
+
+
+@pytest.mark.parametrize(
+    ("agent", "condition"),
+    [
+        ("spiffe://td.example/a", f"{ID} in ['spiffe://td.example/a']"),
+        ("spiffe://td.example/*", f"{ID}.startsWith('spiffe://td.example/')"),
+        ("*", f"{ID}.startsWith('spiffe://td.example/')"),
+        (
+            "spiffe://td.example/a/*/z",
+            f"{ID}.startsWith('spiffe://td.example/a/') && {ID}.endsWith('/z') && size({ID}) >= 24",
+        ),
+    ],
+)
+def test_certificates_are_let_in_by_their_ids(tmp_path: Path, agent: str, condition: str) -> None:
+    (rule,) = rules(tmp_path, BY_CERTIFICATE, allow(agent))
+    assert rule == {"name": "certificate-0", "action": "Allow", "cel": f"{ORIGIN} && {condition}"}
+
+
+@pytest.mark.parametrize("agent", ["spiffe://td.example/?", "spiffe://td.example/*/a/*", "spiffe://*/a"])
+def test_who_cannot_be_told_is_not_let_in_and_the_reader_hears_of_it(tmp_path: Path, agent: str) -> None:
+    made = planned(tmp_path, configuration(BY_CERTIFICATE, allow(agent)))
+    assert "HTTPRoute s" not in kinds(made)
+    assert any(f'the agents "{agent}" cannot be told' in str(one) for one in made.warnings)
+
+
+def test_nobody_is_let_in_where_those_who_are_denied_cannot_be_told(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration(BY_CERTIFICATE, allow("*") + deny("spiffe://td.example/a/*")))
+    assert "HTTPRoute s" not in kinds(made)
+
+
+def test_who_is_denied_everything_is_denied_before_others_are_allowed(tmp_path: Path) -> None:
+    made = rules(tmp_path, BY_CERTIFICATE, allow("*") + deny("spiffe://td.example/a"))
+    assert [rule["action"] for rule in made] == ["Deny", "Allow"]
+
+
+def test_tokens_are_let_in_by_their_subject(tmp_path: Path) -> None:
+    (rule,) = rules(tmp_path, BY_TOKEN, allow("jwt:https://idp#alice", "jwt:https://other#bob", "key:x"))
+    claims = [{"name": "sub", "values": ["alice"]}]
+    assert rule == {
+        "name": "jwt-0-names-0",
+        "action": "Allow",
+        "principal": {"jwt": {"provider": "jwt-0", "claims": claims}},
+        "cel": ORIGIN,
+    }
+
+
+def test_ways_in_are_told_apart_by_their_headers(tmp_path: Path) -> None:
+    text = configuration(f"{BY_KEY}, {BY_TOKEN}, {BY_CERTIFICATE}", allow("*"))
+    made = planned(tmp_path, text)
+    ways = {
+        name: found(made, "HTTPRoute", name)["rules"][0]["matches"][0].get("headers", [{}])[0].get("name")
+        for name in ("s", "s-key", "s-jwt")
+    }
+    assert ways == {"s": None, "s-key": "x-api-key", "s-jwt": "authorization"}
+    keys = found(made, "SecurityPolicy", "s-key")["apiKeyAuth"]
+    assert keys["extractFrom"] == [{"headers": ["X-API-Key"]}]
+
+
+def test_who_presents_something_is_never_anonymous(tmp_path: Path) -> None:
+    (rule,) = rules(tmp_path, f"{BY_KEY}, {{type: none}}", allow("anonymous", "key:one"))
+    plain = "!('authorization' in request.headers) && !('x-api-key' in request.headers)"
+    assert rule == {"name": "anonymous-0", "action": "Allow", "cel": f"{ORIGIN} && {plain}"}
+
+
+def test_none_is_an_explicit_allow(tmp_path: Path) -> None:
+    (rule,) = rules(tmp_path, "{type: none}", allow("anonymous"))
+    assert rule == {"name": "anonymous-0", "action": "Allow", "cel": ORIGIN}
+
+
+def test_origins_that_are_listed_are_let_in(tmp_path: Path) -> None:
+    text = configuration("{type: none}", allow("*"), listen=", allowedOrigins: ['https://a.example']")
+    (rule,) = found(planned(tmp_path, text), "SecurityPolicy", "s")["authorization"]["rules"]
+    assert rule["cel"] == f"({ORIGIN} || request.headers['origin'] in ['https://a.example'])"
+
+
+@pytest.mark.parametrize("method", ["{type: jwtSvid, audience: a, trustDomains: [td.example]}", "{type: workload}"])
+def test_methods_that_the_gateway_does_not_have_let_nobody_in(tmp_path: Path, method: str) -> None:
+    text = configuration(method, allow("*")).replace("workloadApi: none", "workloadApi: 'unix:///s'")
+    made = planned(tmp_path, text)
+    assert "HTTPRoute s" not in kinds(made)
+    assert any(str(one).startswith("identity.agents[0]: not at the gateway") for one in made.warnings)
+
+
+def test_no_proof_of_a_caller_goes_to_a_server(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration(BY_KEY, allow("*")))
+    removed = found(made, "HTTPRoute")["rules"][0]["filters"][1]["requestHeaderModifier"]["remove"]
+    assert removed == ["Authorization", "X-API-Key", "X-Forwarded-Client-Cert", "x-openmcp-agent"]
+    early = found(made, "ClientTrafficPolicy")["headers"]
+    assert early["earlyRequestHeaders"] == {"remove": ["x-openmcp-agent"]}
+    assert early["xForwardedClientCert"] == {"mode": "Sanitize"}
+
+
+def test_our_own_proof_stays(tmp_path: Path) -> None:
+    auth = "auth: {type: header, name: authorization, prefix: 'Bearer ', value: {env: TOKEN}}"
+    server = f'servers: [{{name: s, endpoints: ["https://s.example/mcp"], {auth}}}]\n'
+    made = planned(tmp_path, configuration(BY_TOKEN, allow("*"), server))
+    filters = found(made, "HTTPRoute")["rules"][0]["filters"]
+    assert "Authorization" not in filters[1]["requestHeaderModifier"]["remove"]
+    assert found(made, "HTTPRouteFilter")["credentialInjection"]["overwrite"] is True
