@@ -30,8 +30,11 @@ class Sharing:
 
     async def take(self, buckets: Sequence[Bucket]) -> tuple[int, float]:
         """See `Counters`; as if all had a token where they are away."""
-        if self._now() < self._away_until:
+        now = self._now()
+        if now < self._away_until:
             return -1, 0.0
+        if self.failing:  # one call finds out whether they are back, and the others do not wait for it
+            self._away_until = now + PAUSE
         try:
             taken = await self._counters.take(buckets)
         except CountersAway as error:
@@ -43,6 +46,7 @@ class Sharing:
         if self.failing:
             _log.warning("shared rate limits are shared again")
         self.failing = False
+        self._away_until = 0.0
         return taken
 
 
