@@ -67,20 +67,32 @@ class Course:
 
     def _next(self) -> Endpoint:
         """The endpoint to ask now: the one of the session, or one that was not tried yet, if there is one."""
-        outliers = self._resending.outliers
         endpoint = self._pinned
         if endpoint is None:
-            upstream = self._flow.upstream
-            out = [one for one in upstream.endpoints if outliers is not None and not outliers.admits(one.key)]
-            endpoint = upstream.choose([*self._tried, *out]) or upstream.choose(out)
-        elif outliers is not None and not outliers.admits(endpoint.key):
+            out = self._left_out()
+            endpoint = self._flow.upstream.choose([*self._tried, *out]) or self._flow.upstream.choose(out)
+        elif endpoint in self._left_out():
             endpoint = None
         if endpoint is not None:
             return endpoint
+        outliers = self._resending.outliers
         seconds = outliers.wait() if outliers is not None else 0.0
         ejected = UpstreamFailed("ejected", f"no endpoint is asked for another {seconds:.0f} s", sent=False)
         self._leave_session(ejected)
         raise self._failure or ejected
+
+    def _left_out(self) -> list[Endpoint]:
+        outliers = self._resending.outliers
+        if outliers is None:
+            return []
+        return [endpoint for endpoint in self._flow.upstream.endpoints if not outliers.admits(endpoint.key)]
+
+    def _elsewhere(self) -> bool:
+        """Whether there is an endpoint that was not tried yet."""
+        out = self._left_out()
+        return self._pinned is None and any(
+            endpoint not in self._tried and endpoint not in out for endpoint in self._flow.upstream.endpoints
+        )
 
     async def _attempt(self, endpoint: Endpoint) -> UpstreamResponse:
         outliers = self._resending.outliers
@@ -101,10 +113,12 @@ class Course:
     async def _goes_on(self, failure: UpstreamFailed) -> bool:
         """Whether it is tried again, now."""
         missed = unreached(failure)
-        if missed and self._pinned is None and len(set(self._tried)) < len(self._flow.upstream.endpoints):
+        lost = self._request.repeatable and failure.kind in _LOST
+        attempts = self._resending.attempts
+        free = missed or (lost and not attempts and failure.kind == "closed")  # as without retries
+        if free and self._elsewhere():
             return True
-        again = failure.kind in _UNREACHED if missed else self._request.repeatable and failure.kind in _LOST
-        if not again or self._again >= self._resending.attempts:
+        if not (failure.kind in _UNREACHED if missed else lost) or self._again >= attempts:
             return False
         pause = self._resending.pause(self._again + 1)
         if self._elapsed() + pause >= self._patience.head or not self._resending.budget.take():

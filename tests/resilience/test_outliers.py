@@ -142,3 +142,25 @@ async def test_sessions_of_an_endpoint_that_is_left_out_begin_anew(tmp_path: Pat
             await initialize(agent)
             assert "result" in (await agent.ask(call())).json
             assert len(other.calls("tools/call")) == 1
+
+
+async def test_endpoints_that_are_all_down_are_asked_once_each(tmp_path: Path) -> None:
+    """Of two that are down one is left out; the other one is not asked again and again in its place."""
+    down = [f"http://127.0.0.1:{port}/mcp" for port in free_ports(2)]
+    config = configuration(*down, outliers={"failures": 1, "ejectFor": "1h"})
+    async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
+        for number in range(5):
+            error = (await agent.ask(call(identifier=number))).json["error"]
+            assert error["message"] == "the MCP server cannot be reached"
+        page = await sidecar.page("/metrics")
+        attempts = [float(found[1]) for found in re.finditer(r'connects_total{.*result="refused".*} (\S+)', page)]
+        assert sorted(attempts) == [1.0, 5.0]
+
+
+async def test_lists_still_go_to_the_next_endpoint(server: Hostile, tmp_path: Path) -> None:
+    async with hostile(leaves) as other:
+        config = configuration(other.url, server.url, outliers={"failures": 1000})
+        async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
+            for number in range(6):
+                assert "result" in (await agent.ask(message("tools/list", number))).json
+        assert other.calls("tools/list")
