@@ -6,7 +6,9 @@ import logging
 import resource
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Protocol
 
 from openmcp.config import ConfigurationError, Loaded
 from openmcp.config.filesource import FileSource
@@ -18,6 +20,16 @@ from openmcp.sidecar.telemetry import log
 _log = logging.getLogger("openmcp.app")
 
 
+class Source(Protocol):
+    """Where configurations come from."""
+
+    def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
+        """Each new one, or why it is not taken."""
+
+    def poke(self) -> None:
+        """Look now whether there is another one."""
+
+
 def run(path: Path) -> int:
     """Serve the configuration at `path` until SIGTERM or SIGINT; the exit code of the command."""
     source = FileSource(path)
@@ -26,19 +38,24 @@ def run(path: Path) -> int:
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 1
+    return serve(source, loaded, str(path))
+
+
+def serve(source: Source, loaded: Loaded, name: str) -> int:
+    """Serve a configuration, and those that follow from its source, which is called `name`."""
     log.configure(loaded.configuration.telemetry.log_level)
     _raise_file_limit()
     try:
         return _run_loop(source, loaded)
     except (build.BuildError, SecretError) as error:
-        print(f"{path}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"cannot listen: {error}", file=sys.stderr)
         return 3
 
 
-def _run_loop(source: FileSource, loaded: Loaded) -> int:
+def _run_loop(source: Source, loaded: Loaded) -> int:
     try:
         import uvloop
     except ImportError:  # not on every platform; the standard loop does the same, slower
@@ -48,7 +65,7 @@ def _run_loop(source: FileSource, loaded: Loaded) -> int:
     return 0
 
 
-async def _main(source: FileSource, loaded: Loaded) -> None:
+async def _main(source: Source, loaded: Loaded) -> None:
     app = App(loaded.configuration)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -77,12 +94,12 @@ async def _main(source: FileSource, loaded: Loaded) -> None:
     await app.stop()
 
 
-def _poke(source: FileSource, app: App) -> None:
+def _poke(source: Source, app: App) -> None:
     app.audit.reopen()
     source.poke()
 
 
-async def follow(source: FileSource, app: App) -> None:
+async def follow(source: Source, app: App) -> None:
     """Take over each new configuration that is good."""
     async for found in source.changes():
         if isinstance(found, ConfigurationError):

@@ -43,7 +43,7 @@ class Conversation:
 
     def __init__(self, name: str, limits: Limits, on_end: "Callable[[Conversation], None]", *, shared: bool) -> None:
         self._loop = asyncio.get_running_loop()
-        self._shared = shared
+        self.shared = shared
         self._in_flight = limits.in_flight
         self._on_end = on_end
         self._open: dict[MessageId, Stream] = {}
@@ -101,7 +101,7 @@ class Conversation:
         it never does: its sender is not known to be whose request it names."""
         self.used = self._loop.time()
         if isinstance(message, Notification) and message.method == _CANCELLED:
-            stream = None if self._shared else self._named(message.params.get("requestId"))
+            stream = None if self.shared else self._named(message.params.get("requestId"))
             if stream is None:
                 return
             message = Notification(_CANCELLED, message.params | {"requestId": stream.id})
@@ -135,7 +135,7 @@ class Conversation:
             self._listener = None
         elif stream.id in self._open:
             stream.deserted = True
-            if self._shared:
+            if self.shared:
                 self._cancel(stream, "the client has gone")
 
     def read_on(self) -> None:
@@ -145,7 +145,7 @@ class Conversation:
 
     def crowded(self, stream: Stream) -> None:
         """A stream has too much to be read: a session waits for that; in a shared process nobody does."""
-        if not self._shared:
+        if not self.shared:
             self.process.pause()
 
     def _streams(self) -> list[Stream]:
@@ -208,7 +208,7 @@ class Conversation:
         if message.method == "ping":
             self._reply(jsonrpc.response_document(Response(message.id, {}, None)))
             return False
-        if self._shared:
+        if self.shared:
             self._reply(answers.error(message.id, METHOD_NOT_FOUND, "servers do not ask in this revision"))
             return False
         return self._route(message)
@@ -226,7 +226,7 @@ class Conversation:
             if stream is None or stream.token is None:
                 return False
             return self._deliver(stream, message, {"progressToken": stream.token})
-        return self._told_one(message) if self._shared else self._route(message)
+        return self._told_one(message) if self.shared else self._route(message)
 
     def _told_one(self, message: Notification) -> bool:
         """In a shared process a notification has to say whose it is: a subscription's by its id; one about a request
@@ -244,7 +244,7 @@ class Conversation:
     def _deliver(self, stream: Stream, message: Notification, members: JsonObject) -> bool:
         if stream.deserted:
             return False
-        if stream.full and self._shared:
+        if stream.full and self.shared:
             if stream.request is not None and stream.request.method == _LISTEN:
                 self._cancel(stream, "its client does not read")
                 stream.fail(UpstreamFailed("overloaded", "the client does not read the stream"))
@@ -306,7 +306,7 @@ class Conversation:
         """Find out whether a silent process is slow or hangs: any word of it will do."""
         self._last += 1
         self._probe_until = now + PROBE
-        probe = discovery(self._last) if self._shared else Request(self._last, "ping", {})
+        probe = discovery(self._last) if self.shared else Request(self._last, "ping", {})
         self._reply(jsonrpc.request_document(probe))
 
 

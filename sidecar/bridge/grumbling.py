@@ -1,7 +1,6 @@
 """Standard error of a server: it goes into our log line by line, no faster than a log can be read."""
 
 import logging
-from collections.abc import Callable
 from typing import Final
 
 LONGEST: Final = 2048
@@ -17,9 +16,8 @@ _log = logging.getLogger("openmcp.bridge")
 class Grumbling:
     """Logs what comes on standard error of one process, which is called `name`."""
 
-    def __init__(self, name: str, log: Callable[[str, str, str], None] | None = None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._log = log or _log.info
         self._rest = b""
         self._lines = LINES * _SAVED
         self._bytes = BYTES
@@ -41,15 +39,18 @@ class Grumbling:
         """A quarter of a second has passed."""
         self._bytes = BYTES
         self._lines = min(self._lines + LINES, LINES * _SAVED)
-        if self._skipped and self._lines > LINES:
-            self._log("%s: %s", self.name, f"({self._skipped} more lines of its standard error)")
-            self._skipped = 0
+        self._count()
 
     def end(self) -> None:
         """The process has ended."""
-        if self._rest:
-            self._say(self._rest)
-            self._rest = b""
+        self._say(self._rest)
+        self._rest = b""
+        self._count()
+
+    def _count(self) -> None:
+        if self._skipped:
+            _log.info("%s: (%d more lines of its standard error)", self.name, self._skipped)
+            self._skipped = 0
 
     def _say(self, line: bytes) -> None:
         text = line.strip()
@@ -59,7 +60,7 @@ class Grumbling:
             self._skipped += 1
             return
         self._lines -= 1
-        self._log("%s: %s", self.name, visible(text))
+        _log.info("%s: %s", self.name, visible(text))
 
 
 def visible(data: bytes) -> str:

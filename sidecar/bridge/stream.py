@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final, Protocol
 
-from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.errors import HEADER_MISMATCH, METHOD_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc, sse
 from openmcp.sidecar.net.upstream import EVENT_STREAM, LARGE, UpstreamResponse
 from openmcp.sidecar.net.values import Patience
@@ -12,8 +12,14 @@ from openmcp.sidecar.types import MessageId, Request, Response
 JSON: Final = {b"content-type": b"application/json"}
 
 
+_STATUSES: Final = {HEADER_MISMATCH: 400, -32021: 400, UNSUPPORTED_VERSION: 400, METHOD_NOT_FOUND: 404}
+"""The statuses of errors in the modern era (basic/transports/streamable-http); others have 200, as legacy."""
+
+
 class Channel(Protocol):
-    """Who carries streams."""
+    """Who carries streams; `shared`: to clients of the modern era."""
+
+    shared: bool
 
     def left(self, stream: "Stream") -> None:
         """Nobody reads it any more."""
@@ -80,7 +86,8 @@ class Stream:
             self.response.take(sse.encode_message(data))
             self.response.end(None)
             return
-        self.response.status = 200
+        code = message.error["code"] if message.error is not None and self._channel.shared else 0
+        self.response.status = _STATUSES.get(code, 200)
         self.response.headers = dict(JSON)
         if len(data) > LARGE:
             self.response.pieces = (data,)

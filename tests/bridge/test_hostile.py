@@ -1,0 +1,203 @@
+"""Stdio servers that crash, hang, print what they should not and leave children: nothing of them is left."""
+
+import asyncio
+import time
+
+import pytest
+
+from openmcp.sidecar.bridge import conversation, process, stdio
+from tests.bridge.conftest import Behind
+from tests.bridge.test_sessions import said
+from tests.support.gate import ask_modern, call, initialize
+from tests.support.raw import Answer
+
+QUICK = {"timeouts": {"request": "300ms"}}
+
+
+def failed(answer: Answer, why: str) -> None:
+    """Expect an error that gives the class of the reason and no details of the server."""
+    assert answer.status in (200, 502, 503, 504), answer
+    assert answer.json["error"]["message"] == why
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give processes less time to end, so that the tests need not wait for it."""
+    monkeypatch.setattr(process, "PATIENCE", 0.3)
+    monkeypatch.setattr(process, "_CLOSING", 0.2)
+    monkeypatch.setattr(conversation, "PROBE", 0.3)
+
+
+CLOSED = "the MCP server closed the connection before it answered"
+LATE = "the MCP server did not answer in time"
+UNREACHED = "the MCP server cannot be reached"
+
+
+@pytest.mark.parametrize("tool", ["allowed_crash", "allowed_flood", "allowed_endless"])
+async def test_a_server_that_ends_or_floods_fails_its_call_and_its_session(
+    behind: Behind, tool: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent, sidecar.connect("bob") as other:
+        await initialize(agent)
+        await initialize(other)
+        failed(await agent.ask(call(tool)), CLOSED)
+        assert (await agent.ask(call("allowed_echo"))).status == 404
+        said(await other.ask(call("allowed_echo")))
+        await behind.left(1)
+        del agent.headers["mcp-session-id"]
+        await initialize(agent)
+        said(await agent.ask(call("allowed_echo")))
+        words = {"allowed_crash": "SIGSEGV", "allowed_flood": "of no use", "allowed_endless": "a line of more than"}
+        assert sum(words[tool] in line for line in caplog.messages) == 1
+
+
+async def test_a_server_that_hangs_is_killed_once_a_call_shows_it(behind: Behind) -> None:
+    async with behind.gate(server=QUICK) as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        failed(await agent.ask(call("allowed_hang")), LATE)
+        await behind.left(0)
+        assert (await agent.ask(call("allowed_echo"))).status == 404
+
+
+async def test_a_server_that_is_slow_with_one_call_is_told_and_lives(
+    behind: Behind, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "openmcp.bridge")
+    async with behind.gate(server=QUICK) as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        failed(await agent.ask(call("allowed_stubborn")), LATE)
+        await asyncio.sleep(2 * conversation.PROBE)  # nothing happens then: there is no event to wait for
+        said(await agent.ask(call("allowed_echo")))
+        assert any("cancelled" in line for line in caplog.messages)
+
+
+async def test_garbage_is_passed_over_and_foreign_answers_with_it(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        assert said(await agent.ask(call("allowed_garbage", 3))) == "proper"
+        said(await agent.ask(call("allowed_echo", 4)))
+
+
+async def test_what_it_has_started_ends_with_a_server(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        children = [int(pid) for pid in said(await agent.ask(call("allowed_fork"))).split()]
+        assert set(children) < set(behind.processes())
+        await agent.ask(method="DELETE")
+        await behind.left(0)
+
+
+async def test_children_end_with_a_server_that_crashes(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        said(await agent.ask(call("allowed_fork")))
+        failed(await agent.ask(call("allowed_crash")), CLOSED)
+        await behind.left(0)
+
+
+async def test_the_end_of_the_sidecar_is_that_of_servers_that_do_not_want_to(behind: Behind) -> None:
+    async with behind.gate("--deaf") as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        said(await agent.ask(call("allowed_fork")))
+        assert len(behind.processes()) == 4
+    assert behind.processes() == []
+
+
+async def test_a_flood_on_standard_error_holds_up_nobody_else(behind: Behind, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "openmcp.bridge")
+    async with behind.gate() as sidecar, sidecar.connect() as agent, sidecar.connect("bob") as other:
+        await initialize(agent)
+        await initialize(other)
+        await agent.send(agent.request(call("allowed_grumble")))
+        began = time.perf_counter()
+        for number in range(20):
+            said(await other.ask(call("allowed_echo", number)))
+        assert time.perf_counter() - began < 5
+        assert said(await agent.answer()) == "said"
+        logged = [line for line in caplog.messages if "ggg" in line]
+        assert 0 < len(logged) < 8 * 1024
+        assert any("more lines of its standard error" in line for line in caplog.messages)
+        assert not any("\x1b" in line or "\n" in line for line in caplog.messages)
+
+
+async def test_a_last_word_is_heard(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        assert said(await agent.ask(call("allowed_leave"))) == "farewell"
+        await behind.left(0)
+
+
+async def test_a_server_that_cannot_start_is_named_and_not_started_again_at_once(
+    behind: Behind, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "openmcp.bridge")
+    monkeypatch.setattr(stdio, "FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(stdio, "LONGEST_PAUSE", 60.0)
+    async with behind.gate("--fails") as sidecar, sidecar.connect() as agent:
+        for why in (CLOSED, UNREACHED, UNREACHED):
+            failed(await agent.ask(call("allowed_echo") | INITIALIZE), why)
+        assert sum("has started" in line for line in caplog.messages) == 1
+        assert any("cannot find what is needed" in line for line in caplog.messages)
+        assert "ended with exit status 1" in await sidecar.page("/readyz")
+
+
+async def test_no_program_is_said_in_readyz_and_not_to_agents(behind: Behind) -> None:
+    async with behind.gate(command="/no/such/program") as sidecar, sidecar.connect() as agent:
+        failed(await agent.ask(call("allowed_echo") | INITIALIZE), UNREACHED)
+        assert "no program /no/such/program" in await sidecar.page("/readyz")
+
+
+async def test_a_server_that_never_answers_initialize_is_killed(behind: Behind) -> None:
+    async with behind.gate("--mute", server=QUICK) as sidecar, sidecar.connect() as agent:
+        failed(await agent.ask(call("allowed_echo") | INITIALIZE), LATE)
+        await behind.left(0)
+
+
+async def test_a_shared_process_that_crashes_is_started_again(behind: Behind) -> None:
+    async with behind.gate("--modern") as sidecar, sidecar.connect() as agent, sidecar.connect("bob") as other:
+        first = said(await ask_modern(agent, call("allowed_echo")))
+        waits = asyncio.ensure_future(ask_modern(other, call("allowed_stubborn")))
+        failed(await ask_modern(agent, call("allowed_crash")), CLOSED)
+        failed(await waits, CLOSED)
+        assert said(await ask_modern(agent, call("allowed_echo"))) != first
+
+
+async def test_a_reader_that_is_slow_holds_up_its_own_session_alone(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as slow, sidecar.connect("bob") as other:
+        await initialize(slow)
+        await initialize(other)
+        await slow.send(slow.request(call("allowed_chatter")))
+        await slow.answer_head()
+        await asyncio.sleep(0.5)  # all buffers on the way are full then
+        endpoint = next(iter(sidecar.app.snapshot.routes.values())).upstream.endpoints[0]
+        assert endpoint.active == 1
+        for number in range(10):
+            said(await other.ask(call("allowed_echo", number)))
+        for _ in range(2000):
+            assert (await slow.event())["method"] == "notifications/message"
+
+
+async def test_a_client_that_leaves_cancels_in_the_modern_era(behind: Behind, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "openmcp.bridge")
+    async with behind.gate("--modern") as sidecar, sidecar.connect() as other:
+        async with sidecar.connect() as agent:
+            wanted = call("allowed_stubborn")
+            asked = asyncio.ensure_future(ask_modern(agent, wanted))
+            await sidecar.recorded(event="request", method="tools/call")
+            await behind.left(1)
+            said(await ask_modern(other, call("allowed_echo")))
+            asked.cancel()
+            agent.reset()
+        async with asyncio.timeout(5):
+            while not any("cancelled" in line for line in caplog.messages):  # noqa: ASYNC110  # a log has no event
+                await asyncio.sleep(0.01)
+
+
+INITIALIZE = {
+    "method": "initialize",
+    "params": {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {},
+        "clientInfo": {"name": "t", "version": "1"},
+    },
+}
