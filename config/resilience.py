@@ -2,9 +2,10 @@
 `outliers` and `rateLimit` of an entry of `servers`."""
 
 from openmcp.config import model
+from openmcp.config.callers import callers
 from openmcp.config.cursor import At, Reading, Shape, boolean, choice, distinct, integer, list_of, pairs, some
 from openmcp.config.model import Configuration, RedisState, Server
-from openmcp.config.values import TEXT_GLOB, duration, glob, share
+from openmcp.config.values import TEXT_GLOB, URI_GLOB, duration, glob, share
 
 _MOST = 1_000_000_000
 _tools = some(list_of(glob(TEXT_GLOB)), "name tools, or remove the key")
@@ -35,6 +36,7 @@ _limit: Reading[model.RateLimit] = Shape(
         "requests": integer(1, _MOST),
         "per": duration,
         "burst": integer(1, _MOST),
+        "agents": some(list_of(glob(URI_GLOB)), "name agents, or remove the key"),
         "tools": _tools,
         "shared": boolean,
     },
@@ -64,6 +66,10 @@ def _check_limits(made: Configuration, server: Server, at: At) -> None:
             (entry.key("shared") or entry).error(
                 "a shared limit is counted in Redis, and `state` is another one", "write state: {type: redis, url: ...}"
             )
+        named = entry.key("agents")
+        for item in (named.items() if named is not None else None) or ():
+            if made.identity.agents and not any(caller.may_be(item.text()) for caller in callers(made)):
+                item.warn(f'no caller that `identity.agents` identifies is named "{item.text()}"')
 
 
 def _check_outliers(server: Server, at: At) -> None:

@@ -59,13 +59,14 @@ class Outliers(msgspec.Struct, frozen=True, kw_only=True):
 
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     """`requests` in `per` seconds, `burst` (absent: `requests`) of them at once, for each agent, each tool, or each
-    pair of them: `by`. With `tools` (globs), or by tool, it is about calls of tools alone. `shared`: counted in Redis,
-    for all gateways together."""
+    pair of them: `by`. With `agents` (globs) it is about these callers alone; with `tools` (globs), or by tool, about
+    calls of tools alone. `shared`: counted in Redis, for all gateways together."""
 
     requests: int
     per: float
     by: tuple[Literal["agent", "tool"], ...] = ()
     burst: int | None = None
+    agents: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     shared: bool = False
 

@@ -60,6 +60,7 @@ class Limit:
         self.words = _words(rule)
         self._by_agent = "agent" in rule.by
         self._by_tool = "tool" in rule.by
+        self._agents = GlobSet(rule.agents) if rule.agents else None
         self._tools = GlobSet(rule.tools) if rule.tools else None
         self._calls_alone = self._by_tool or self._tools is not None
         self.shared = _digest(server, repr(rule)) if rule.shared else ""
@@ -69,6 +70,8 @@ class Limit:
         if self._calls_alone and method != _CALL:
             return None
         if self._tools is not None and not self._tools.matches(name):
+            return None
+        if self._agents is not None and not self._agents.matches(agent):
             return None
         return self.buckets.key(agent if self._by_agent else "", name if self._by_tool else "")
 

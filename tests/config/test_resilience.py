@@ -74,12 +74,23 @@ def test_a_shared_limit_is_accepted_where_the_state_is_in_redis() -> None:
             "4: servers[0].outliers: no endpoint is ever left out: 0.5 of 1 is less than one "
             "(with maxEjected: 1 all of them may be, and calls are then refused at once)",
         ),
+        (
+            "rateLimit: [{agents: ['key:*'], requests: 1, per: 1s}]",
+            '4: servers[0].rateLimit[0].agents[0]: no caller that `identity.agents` identifies is named "key:*"',
+        ),
     ],
 )
 def test_odd(line: str, expected: str) -> None:
     assert warnings(server(line) + AGENTS + POLICY) == [expected]
 
 
-@pytest.mark.parametrize("line", ["retries: {tools: ['get_*']}", "outliers: {maxEjected: 1}", "rateLimit: []"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "retries: {tools: ['get_*']}",
+        "outliers: {maxEjected: 1}",
+        "rateLimit: [{agents: [anonymous], requests: 1, per: 1s}]",
+    ],
+)
 def test_usual(line: str) -> None:
     assert warnings(server(line) + AGENTS + POLICY) == []

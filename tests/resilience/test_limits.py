@@ -88,6 +88,15 @@ async def test_other_tools_do_not_count(server: Hostile, tmp_path: Path) -> None
         refused(await agent.ask(call("allowed_big_export")))  # one bucket for all that the globs match
 
 
+async def test_other_agents_do_not_count(server: Hostile, tmp_path: Path) -> None:
+    limit = {"agents": ["key:ali*"], "requests": 1, "per": "1h"}
+    async with limited(tmp_path, server, limit) as sidecar, sidecar.connect() as alice, sidecar.connect("bob") as bob:
+        assert "result" in (await alice.ask(call())).json
+        refused(await alice.ask(call()))
+        for _ in range(3):
+            assert "result" in (await bob.ask(call())).json
+
+
 async def test_what_is_denied_does_not_count(server: Hostile, tmp_path: Path) -> None:
     async with limited(tmp_path, server, {"requests": 1, "per": "1h"}) as sidecar, sidecar.connect() as agent:
         for _ in range(3):
