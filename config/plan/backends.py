@@ -41,8 +41,8 @@ def upstream(server: Server, target: Target, notices: Notices) -> Upstream | Non
         return None
     urls = [urlsplit(endpoint) for endpoint in server.endpoints]
     place = f"servers: {server.name}: endpoints"
-    if len({(url.path, url.query) for url in urls}) > 1 or urls[0].query:
-        raise CannotPlan(f"{place}: a route has one path for all of them, without a query")
+    if len({url.path for url in urls}) > 1:
+        raise CannotPlan(f"{place}: a route has one path for all of them")
     for url in urls:
         if url.hostname == "localhost" or _address(url) and ip_address(url.hostname or "").is_loopback:
             notices.warn(place, f"{url.netloc} is the pod of Envoy itself, which Envoy Gateway refuses: name a Service")

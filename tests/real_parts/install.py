@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import platform
 import shutil
@@ -48,6 +49,12 @@ PARTS = tuple(sorted(KINDS))
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _GO_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags=-s -w")
+
+_GO_FILES = {
+    "envoygateway": ("github.com/envoyproxy/gateway", "charts/gateway-helm/charts/crds/crds"),
+    "aigateway": ("github.com/envoyproxy/ai-gateway", "manifests/charts/ai-gateway-crds-helm/templates"),
+}
+"""A folder of a module that a part brings as it is, as ``bin/files``; a part without tools brings nothing else."""
 
 
 class PartError(Exception):
@@ -100,6 +107,11 @@ def program(part: str, name: str) -> Path:
     return part_folder(part) / "bin" / name
 
 
+def files(part: str) -> Path:
+    """Return the folder of the files that the Go ``part`` brings from a module; it exists only once it is installed."""
+    return part_folder(part) / "bin" / "files"
+
+
 def libraries(part: str) -> Path:
     """Return the folder of the Java libraries of the Maven ``part``; it exists only once the part is installed."""
     return part_folder(part) / "lib"
@@ -146,7 +158,14 @@ def _go(part: str, work: Path) -> str:
     if go is None or compiler is None:
         raise PartError(f"{needs}; not on the PATH: {'go' if go is None else 'the C compiler'}")
     environment = {"CGO_ENABLED": "1", "GOWORK": "off", "GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
-    _run(part, [go, "build", *_GO_FLAGS, "-o", f"bin{os.sep}", "tool"], work, environment, needs)
+    if "\ntool " in (work / "go.mod").read_text():
+        _run(part, [go, "build", *_GO_FLAGS, "-o", f"bin{os.sep}", "tool"], work, environment, needs)
+    if part in _GO_FILES:
+        module, folder = _GO_FILES[part]
+        told = json.loads(_run(part, [go, "mod", "download", "-json", module], work, environment, needs))
+        copied = shutil.copytree(Path(told["Dir"]) / folder, work / "bin" / "files")
+        for path in (copied, *copied.rglob("*")):  # Go lets nobody write to them, nor remove them
+            path.chmod(path.stat().st_mode | 0o200)
     return "bin"
 
 
@@ -164,12 +183,13 @@ def _maven(part: str, work: Path) -> str:
     return "lib"
 
 
-def _run(part: str, command: list[str], work: Path, environment: Mapping[str, str], hint: str = "") -> None:
+def _run(part: str, command: list[str], work: Path, environment: Mapping[str, str], hint: str = "") -> str:
     whole = {**os.environ, **environment}
     done = subprocess.run(command, cwd=work, env=whole, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         name = f"{Path(command[0]).name} {command[1]}"
         raise PartError("\n".join(filter(None, (f"{part}: {name} failed", done.stdout + done.stderr, hint))))
+    return done.stdout
 
 
 def _put_in_place(work: Path, entries: Sequence[str], target: Path) -> None:
