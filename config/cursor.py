@@ -170,31 +170,9 @@ def list_of(read_item: "Reading[T]") -> "Reading[tuple[T, ...]]":
     return read
 
 
-def fixed(off: object) -> "Reading[object]":
-    """For what this version does not have: `off`, the value that says so, is accepted, all else refused."""
-
-    def read(at: At) -> object:
-        if not isinstance(at.node, Refused) and not _is(at.node, off):
-            name = at.path.rpartition(".")[2]
-            at.error(f"`{name}: {_flow(at.node)}` {NOT_HERE}", f"only {name}: {str(off).lower()} is")
-            return None
-        return off
-
-    return read
-
-
 def absent(at: At) -> None:
     """For what this version does not have at all."""
     at.error(f"`{at.path.rpartition('.')[2]}` {NOT_HERE}")
-
-
-def _is(node: Node, value: object) -> bool:
-    """Whether a scalar has just this value; `0` is not `false`."""
-    return isinstance(node, Scalar) and type(node.value) is type(value) and node.value == value
-
-
-def _flow(node: Node) -> str:
-    return shortened(node.text) if isinstance(node, Scalar) else "..."
 
 
 def unknown_key(at: At, name: str, mark: Mark, known: Iterable[str]) -> None:

@@ -17,7 +17,6 @@ from openmcp.config.cursor import (
     absent,
     boolean,
     distinct,
-    fixed,
     integer,
     list_of,
     pairs,
@@ -96,6 +95,7 @@ _server_shape: Shape[model.Server] = Shape(
         "timeouts": timeouts,
         "limits": Shape(model.Limits, {"requestBytes": size, "responseBytes": size, "inFlight": integer(1, 1_000_000)}),
         "requireAuth": boolean,
+        "translate": boolean,
         "pinTools": _pin_tools,
         "retries": retries,
         "outliers": outliers,
@@ -103,7 +103,6 @@ _server_shape: Shape[model.Server] = Shape(
     },
     required=("name",),
     later={
-        "translate": fixed(False),
         "transport": absent,
     },
 )

@@ -188,7 +188,11 @@ class Pipeline:
         asked = time.perf_counter()
         try:
             try:
-                response = await forward.send_call(flow, permit, params)
+                translator = flow.route.translator
+                if translator is None:
+                    response = await forward.send_call(flow, permit, params)
+                else:
+                    response = await translator.send(flow, permit, params)
             finally:
                 flow.upstream_seconds = time.perf_counter() - asked
             if response.streaming and isinstance(permit.call.message, Request):

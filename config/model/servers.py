@@ -170,6 +170,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     timeouts: Timeouts = Timeouts()
     limits: Limits = Limits()
     require_auth: bool = True
+    translate: bool = False
     pin_tools: PinTools | None = None
     retries: Retries | None = None
     outliers: Outliers | None = None

@@ -22,6 +22,7 @@ from openmcp.sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from openmcp.sidecar.approvals.values import Event
+    from openmcp.sidecar.stages.translation.translator import Translator
 
 __all__ = ["BuildError", "Builder", "hosts", "upstreams"]
 
@@ -37,6 +38,7 @@ class Builder:
         self.callers = Callers(metrics)
         self.limiting = Limiting()
         self._metrics = metrics
+        self._translator: Translator | None = None
 
     def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream]) -> Snapshot:
         """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
@@ -44,7 +46,9 @@ class Builder:
         self.approving.prepare(configuration)
         self.limiting.prepare(configuration)
         routes = {
-            server.path: Route(server, self._upstream(server, known.get(server)), self.limiting.of(server))
+            server.path: Route(
+                server, self._upstream(server, known.get(server)), self.limiting.of(server), self._translating(server)
+            )
             for server in configuration.servers
         }
         inspectors = Inspectors(configuration.policies)
@@ -58,6 +62,14 @@ class Builder:
             hosts(configuration.listen),
             frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
         )
+
+    def _translating(self, server: Server) -> "Translator | None":
+        """One for all: what it has learnt of servers and sessions outlives a configuration."""
+        if server.translate and self._translator is None:
+            from openmcp.sidecar.stages.translation.translator import Translator  # here: most have no use for it
+
+            self._translator = Translator()
+        return self._translator if server.translate else None
 
     def _upstream(self, server: Server, known: Upstream | None) -> Upstream:
         try:

@@ -62,6 +62,7 @@ class Connections:
             version,
             declared_capabilities(call.message.params),
             self._sessions.expiry(time.time()),
+            flow.client,
         )
         token = self._sessions.issue(session)
         flow.session, flow.session_ref = self._sessions.open(token, flow.principal, flow.server, time.time())
@@ -115,14 +116,7 @@ class Connections:
             lines += self._resume(flow, last.decode("latin-1"))
         flow.upstream.begin(stream=True)
         try:
-            patience = flow.upstream.stream_patience
-            response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
-            for pause in _CROWDED_AGAIN:
-                if response.status != _CROWDED:
-                    break
-                response.close()
-                await asyncio.sleep(pause)
-                response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+            response = await _listen(flow, lines)
             if response.streaming:
                 await self._relays.carry(flow, response)
             else:
@@ -156,17 +150,41 @@ class Connections:
     async def _end_session(self, flow: Flow) -> None:
         if flow.session is None:
             raise Refused(400, INVALID_REQUEST, "DELETE needs a session", reason="session")
-        lines = forward.trace_lines(flow) + forward.session_lines(flow)
-        patience = flow.upstream.call_patience
-        response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
-        response.close()
-        if response.status in (404, 405):
-            raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")
-        if response.status >= 300:
-            raise UpstreamFailed("status", f"HTTP {response.status}")
+        translator = flow.route.translator
+        if translator is not None and flow.session.client is not None:
+            translator.end(flow)
+        else:
+            await _delete(flow)
         flow.ending = "session-end"
         self._recorder.metrics.session(flow.server, "ended")
         answering.respond(flow, 200, b"", b"")
+
+
+async def _listen(flow: Flow, lines: bytes) -> UpstreamResponse:
+    """What the server says to a GET with these header lines."""
+    translator = flow.route.translator
+    if translator is not None and flow.session is not None and flow.session.client is not None:
+        return await translator.listen(flow)
+    patience = flow.upstream.stream_patience
+    response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+    for pause in _CROWDED_AGAIN:
+        if response.status != _CROWDED:
+            break
+        response.close()
+        await asyncio.sleep(pause)
+        response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+    return response
+
+
+async def _delete(flow: Flow) -> None:
+    lines = forward.trace_lines(flow) + forward.session_lines(flow)
+    patience = flow.upstream.call_patience
+    response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
+    response.close()
+    if response.status in (404, 405):
+        raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")
+    if response.status >= 300:
+        raise UpstreamFailed("status", f"HTTP {response.status}")
 
 
 def _may_connect(flow: Flow) -> bool:

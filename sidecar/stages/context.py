@@ -30,6 +30,7 @@ class Flow:
     for the record. `undecided`: how its message counts where policy was not asked.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `approval`: the approval that the call waits for, or was made under. `progress`: what we told of it ourselves.
+    `client`: what a session that begins here remembers for a server that knows no sessions (`Session.client`).
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
@@ -70,6 +71,7 @@ class Flow:
     answer: JsonObject | None = None
     findings: tuple[Finding, ...] = ()
     examiner: Examiner | None = None
+    client: JsonObject | None = None
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id

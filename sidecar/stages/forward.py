@@ -20,7 +20,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.resend import Course, unreached
 from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.telemetry import trace
-from openmcp.sidecar.types import LEGACY, JsonObject, Request
+from openmcp.sidecar.types import LEGACY, JsonObject, Notification, Request
 
 JSON_LINES: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
 _STREAM: Final = b"accept: text/event-stream\r\n"
@@ -40,6 +40,11 @@ def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None,
     unchanged = flow.canonical and params is message.params
     body = flow.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
+    return dispatch(flow, called, headers, body)
+
+
+def dispatch(flow: Flow, called: str, headers: bytes, body: bytes) -> Coroutine[None, None, UpstreamResponse]:
+    """Post a message of this method, with the time and the repeats that are its own."""
     patience = flow.upstream.stream_patience if called == LISTEN else flow.upstream.call_patience
     terms = flow.upstream.tool_terms
     if terms is not None and called == "tools/call":
@@ -93,15 +98,19 @@ def call_headers(flow: Flow, call: Call) -> bytes:
     """The header lines of a POST of this call."""
     if flow.era is LEGACY:
         return JSON_LINES + trace_lines(flow) + session_lines(flow)
-    message = call.message
+    return modern_headers(flow, call.version, call.message)
+
+
+def modern_headers(flow: Flow, version: str, message: Request | Notification) -> bytes:
+    """The header lines of a POST of a modern message."""
     if not isinstance(message, Request):
-        return b"%bmcp-protocol-version: %b\r\n%b" % (JSON_LINES, call.version.encode(), trace_lines(flow))
+        return b"%bmcp-protocol-version: %b\r\n%b" % (JSON_LINES, version.encode(), trace_lines(flow))
     method = message.method
     member = methods.HEADER_NAMED.get(method)
     named = message.params.get(member) if member is not None else None
     name = named if type(named) is str else ""
     mirrored = _mirrored if len(name) <= _REMEMBERED else _mirrored.__wrapped__
-    return mirrored(call.version, method, name) + trace_lines(flow) + flow.parameters
+    return mirrored(version, method, name) + trace_lines(flow) + flow.parameters
 
 
 @functools.lru_cache(maxsize=1024)

@@ -13,7 +13,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens, digest
 from openmcp.sidecar.telemetry import trace
-from openmcp.sidecar.types import MODERN, JsonObject
+from openmcp.sidecar.types import MODERN, JsonObject, Response
 
 _OF_A_RETRY = ("requestState", "inputResponses")
 _TRACE_KEYS = frozenset(("traceparent", "tracestate", "baggage"))
@@ -109,6 +109,9 @@ def _traced(flow: Flow, params: JsonObject) -> JsonObject:
 
 async def backward(flow: Flow, document: JsonObject) -> UpstreamResponse:
     """Post a message to the server of the flow's session: the answer to one of its requests."""
+    translator = flow.route.translator
+    if translator is not None and flow.session is not None and flow.session.client is not None:
+        return translator.answer(flow, Response(document["id"], document.get("result"), document.get("error")))
     lines = forward.JSON_LINES + forward.trace_lines(flow) + forward.session_lines(flow)
     patience = flow.upstream.call_patience
     return await forward.send(flow, b"POST", lines, jsonrpc.encode(document), patience, repeatable=False)

@@ -1,6 +1,7 @@
 """One configuration, compiled."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,13 +12,18 @@ from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.limits import Limits
 
+if TYPE_CHECKING:
+    from openmcp.sidecar.stages.translation.translator import Translator
+
 
 class Route(msgspec.Struct, frozen=True):
-    """A server as requests find it; `limits` are there where it has some."""
+    """A server as requests find it; `limits` are there where it has some, `translator` where it is to serve the
+    agents of both eras."""
 
     server: Server
     upstream: Upstream
     limits: Limits | None = None
+    translator: "Translator | None" = None
 
 
 class Snapshot(msgspec.Struct, frozen=True):

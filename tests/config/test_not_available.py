@@ -8,10 +8,6 @@ LATER = "is not available in this version of openmcp"
 @check(
     {
         "source": ("source: {type: kubernetes}", f"2: source.type: `type: kubernetes` {LATER} (available: file)"),
-        "translate": (
-            server("translate: true"),
-            f"4: servers[0].translate: `translate: true` {LATER} (only translate: false is)",
-        ),
         "transport": (server("transport: sse"), f"4: servers[0].transport: `transport` {LATER}"),
     }
 )
@@ -39,8 +35,3 @@ def test_values_that_say_without_it_are_accepted():
     )
     assert found.warnings == ()
     assert found.configuration.servers[0].name == "s"
-
-
-def test_false_is_not_zero():
-    expected = f"4: servers[0].translate: `translate: 0` {LATER} (only translate: false is)"
-    assert errors(server("translate: 0")) == [expected]

@@ -1,0 +1,59 @@
+"""Sends what agents want in the era that its server speaks: in their own where the server has it, else in the other."""
+
+import time
+from collections.abc import Callable
+
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.policy.engine import Permit
+from openmcp.sidecar.stages import forward
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.translation.eras import Eras, refuses_legacy
+from openmcp.sidecar.stages.translation.upward import Upward
+from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Response
+
+
+class Translator:
+    """For all servers with `translate`; `now` is in seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._eras = Eras(now)
+        self._upward = Upward()
+
+    async def send(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+        """As `forward.send_call`: the answer comes in the agent's era."""
+        if flow.era is LEGACY:
+            return await self._legacy(flow, permit, params)
+        return await forward.send_call(flow, permit, params)
+
+    async def _legacy(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+        call: Call = permit.call
+        if flow.session is not None:
+            if flow.session.client is None:
+                return await forward.send_call(flow, permit, params)
+        elif self._eras.only(flow.server) is not MODERN:
+            response = await forward.send_call(flow, permit, params)
+            if not refuses_legacy(call.method, response):
+                return response
+            response.close()
+            answer = await self._upward.send(flow, call.message, params)
+            self._eras.learn(flow.server, MODERN)
+            return answer
+        return await self._upward.send(flow, call.message, params)
+
+    async def listen(self, flow: Flow) -> UpstreamResponse:
+        """The stream of a session that is ours."""
+        return await self._upward.listen(flow)
+
+    def answer(self, flow: Flow, message: Response) -> UpstreamResponse:
+        """The agent's answer to a question on such a session."""
+        return self._upward.answer(flow, message)
+
+    def end(self, flow: Flow) -> None:
+        """Such a session is over."""
+        self._upward.end(flow)
+
+
+def ours(flow: Flow) -> bool:
+    """Whether the flow's session is one that its server knows nothing of."""
+    return flow.session is not None and flow.session.client is not None
