@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from openmcp.config.model import Configuration, RateLimit, RedisState, Server
 from openmcp.sidecar.build.errors import BuildError
-from openmcp.sidecar.stages.limits import Limits, Sharing
 from openmcp.sidecar.stages.snapshot import Route
-from openmcp.sidecar.state.counters import Counters
 from openmcp.sidecar.telemetry.metrics import Scrape
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.stages.limits import Limits, Sharing
+    from openmcp.sidecar.state.counters import Counters
 
 
 class Limiting:
@@ -25,7 +28,9 @@ class Limiting:
         state = configuration.state
         if self._sharing is not None or not shared or not isinstance(state, RedisState):
             return
-        from openmcp.sidecar.state.opening import CannotOpen, open_counters  # here: others have no stores in memory
+        # Imported here, and below: who limits nobody has none of it in memory.
+        from openmcp.sidecar.stages.limits import Sharing
+        from openmcp.sidecar.state.opening import CannotOpen, open_counters
 
         try:
             self._counters = open_counters(state)
@@ -33,10 +38,12 @@ class Limiting:
             raise BuildError(str(error)) from error
         self._sharing = Sharing(self._counters, asyncio.get_running_loop().time)
 
-    def of(self, server: Server) -> Limits | None:
+    def of(self, server: Server) -> "Limits | None":
         """The limits of a server; None where it has none."""
         if not server.rate_limit:
             return None
+        from openmcp.sidecar.stages.limits import Limits
+
         known = self._made.get(server.name)
         if known is not None and known[0] == server.rate_limit:
             return known[1]

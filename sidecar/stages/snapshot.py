@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,7 +11,9 @@ from openmcp.identity.agents import Identifier
 from openmcp.sidecar.inspection.inspectors import Inspectors
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.policy.engine import PolicySet
-from openmcp.sidecar.stages.limits import Limits
+
+if TYPE_CHECKING:
+    from openmcp.sidecar.stages.limits import Limits
 
 if TYPE_CHECKING:
     from openmcp.sidecar.stages.translation.translator import Translator
@@ -22,7 +25,7 @@ class Route(msgspec.Struct, frozen=True):
 
     server: Server
     upstream: Upstream
-    limits: Limits | None = None
+    limits: "Limits | None" = None
     translator: "Translator | None" = None
 
 
