@@ -25,7 +25,11 @@ KEPT: Final = 64
 """Messages that wait for the session's stream to be opened."""
 KEPT_BYTES: Final = 1024 * 1024
 NOISE: Final = 20_000
-"""How much of its output may be of no use, in messages and KiB, before a process is ended."""
+"""How much of its output may be of no use, in lines and KiB, before a process is ended."""
+_UNHEARD: Final = 0.1
+"""How much a proper notification counts that nobody hears: servers may be talkative."""
+_GIVEN_UP: Final = 1024
+"""Requests that were given up and may be answered all the same."""
 PROBE: Final = 5.0
 """Seconds within which a process has to show that it is alive, after it let a request run out of time in silence."""
 _FORGIVEN: Final = 8.0
@@ -50,6 +54,7 @@ class Conversation:
         self._listener: Stream | None = None
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
+        self._given_up: dict[MessageId, bool] = {}
         self._last = 0
         self._noise = 0.0
         self._probe_until = 0.0
@@ -153,6 +158,9 @@ class Conversation:
 
     def _cancel(self, stream: Stream, reason: str) -> None:
         del self._open[stream.id]
+        self._given_up[stream.id] = True
+        if len(self._given_up) > _GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
         request = stream.request
         if request is None or request.method == "initialize" or self.why:
             return
@@ -180,10 +188,10 @@ class Conversation:
             self._useless(data)
             return
         if not self._passed(message):
-            self._useless(data)
+            self._useless(data, _UNHEARD if isinstance(message, Notification) else 1.0)
 
-    def _useless(self, data: bytes) -> None:
-        self._noise += 1 + len(data) / 1024
+    def _useless(self, data: bytes, weight: float = 1.0) -> None:
+        self._noise += weight * (1 + len(data) / 1024)
         if self._noise > NOISE:
             self.process.kill("wrote too much that is of no use")
 
@@ -195,13 +203,14 @@ class Conversation:
         return self._told(message)
 
     def _answered(self, message: Response) -> bool:
-        stream = self._open.pop(message.id, None) if type(message.id) is int else None
+        identifier = message.id if type(message.id) is int else 0
+        stream = self._open.pop(identifier, None)
         if stream is None:
-            return False
+            return self._given_up.pop(identifier, False)
         self.spoke = True
         self.used = self.heard
         stream.answer(message)
-        return not stream.deserted
+        return True
 
     def _asked(self, message: Request) -> bool:
         """The process asks: a sign of life we give by ourselves, the rest is for the session's client."""
@@ -306,6 +315,7 @@ class Conversation:
         """Find out whether a silent process is slow or hangs: any word of it will do."""
         self._last += 1
         self._probe_until = now + PROBE
+        self._given_up[self._last] = True
         probe = discovery(self._last) if self.shared else Request(self._last, "ping", {})
         self._reply(jsonrpc.request_document(probe))
 

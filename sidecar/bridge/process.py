@@ -150,6 +150,9 @@ class Process(asyncio.SubprocessProtocol):
         self._transport = cast(asyncio.SubprocessTransport, transport)
         self.pid = self._transport.get_pid()
         self.name = self._grumbling.name = f"{self.name}, process {self.pid}"
+        pipe = self._pipe(0)
+        if self._stage and pipe is not None:  # it was to end before it had begun
+            pipe.close()
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:

@@ -14,7 +14,9 @@ _PROCESSES: Final = Path("/proc")
 
 
 def signal_group(leader: int, number: int) -> None:
-    """Signal a process, which leads its group, with all of the group that is left."""
+    """Signal a process, which leads its group, with all of the group that is left; 0 is one that was never started."""
+    if leader <= 1:  # these numbers would mean our own group, or everybody
+        return
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
 

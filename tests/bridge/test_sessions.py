@@ -84,6 +84,13 @@ async def test_ids_and_tokens_of_clients_stay_theirs(behind: Behind) -> None:
         assert said(answer).startswith("int ")
 
 
+async def test_large_answers_come_whole(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        for size in (70_000, 300_000, 3_000_000):
+            assert said(await agent.ask(call("allowed_large", bytes=size))) == "L" * size
+
+
 async def test_a_server_asks_and_its_client_answers(behind: Behind) -> None:
     async with behind.gate() as sidecar, sidecar.connect() as agent, sidecar.connect() as beside:
         await initialize(agent, elicitation={})

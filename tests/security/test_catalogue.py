@@ -172,13 +172,13 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
         "test_approvals.test_a_client_that_has_gone_gets_nothing_done",
         "test_approvals.test_a_decision_and_a_cancellation_at_once_make_no_call_after_it",
     ),
+    "stdio newline injection": ("test_stdio.test_stdio_newline_injection",),
     "flood of held calls": ("test_approvals.test_flood_of_held_calls", "test_approvals.test_flood_of_tasks"),
 }
 """Attack -> the tests that make it, as module.function of this folder."""
 
 LATER: dict[str, str] = {
     "SSE endpoint of a 2024-11-05 server to a foreign host": "transport: sse",
-    "stdio newline injection": "stdio",
 }
 
 

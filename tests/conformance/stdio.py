@@ -1,0 +1,79 @@
+"""Compare the official conformance suite's figures, directly over HTTP and with the same server behind stdio.
+
+    python -m tests.conformance.stdio
+
+Exit code 0: nothing is worse but what `NOT_OVER_STDIO` names. 1: something is. 3: a part is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.run import FIXTURE, LEGACY, MODERN, listen_for_browsers
+from tests.conformance.suite import Outcome, SuiteFailed, server_run
+from tests.real_parts import install
+from tests.support.process import ROOT, ProcessFailed, allow_all, mcp_server, python_server, sidecar
+
+NOT_OVER_STDIO = {
+    LEGACY: frozenset(
+        (
+            # Event ids and reconnection are of HTTP servers: a stdio server does not have them.
+            "server-sse-polling: server-sse-polling-session",
+        )
+    ),
+    MODERN: frozenset(
+        (
+            # The server sees no header, and so cannot find one missing.
+            "server-http-custom-header-server-validation: sep-2243-server-validate-param-match",
+        )
+    ),
+}
+"""What the suite checks of a server and a stdio server cannot do, by revision."""
+
+
+def behind_stdio() -> dict[str, Any]:
+    """Return a configuration with the fixture server as a stdio server."""
+    program, *arguments = [str(part) for part in python_server(FIXTURE, "--stdio")]
+    config = {**allow_all(fixture="http://unused"), "listen": listen_for_browsers()}
+    config["servers"] = [{"name": "fixture", "stdio": {"command": program, "args": arguments, "cwd": str(ROOT)}}]
+    return config
+
+
+def compare(revision: str, results: Path) -> list[str]:
+    """Run one revision both ways, print the figures and return what is wrong."""
+    with mcp_server("fixture server", python_server(FIXTURE)) as url:
+        direct = server_run(url, revision, results / f"{revision}-direct")
+    with sidecar(behind_stdio()) as gateway:
+        bridged = server_run(f"{gateway.url}/fixture", revision, results / f"{revision}-stdio")
+    for name, outcome in (("direct", direct), ("stdio", bridged)):
+        print(f"{revision} {name}: {_figures(outcome)}", flush=True)
+    lost = set(direct.regressions(bridged))
+    print("not over stdio:", *sorted(lost & NOT_OVER_STDIO[revision]))
+    return sorted(f"{revision}: worse over stdio: {check}" for check in lost - NOT_OVER_STDIO[revision])
+
+
+def _figures(outcome: Outcome) -> str:
+    checks = f"{outcome.passed} of {outcome.passed + outcome.failed} checks"
+    return f"{checks}, {outcome.required_passed} of {len(outcome.required)} required scenarios"
+
+
+def main() -> int:
+    """Run both revisions and return the exit code."""
+    if missing := [part for part in ("node", "conformance") if not install.is_installed(part)]:
+        print(f"not installed: {', '.join(missing)} (python tests/real_parts/install.py)", file=sys.stderr)
+        return 3
+    with tempfile.TemporaryDirectory(prefix="openmcp-conformance-") as scratch:
+        try:
+            wrong = [line for revision in (MODERN, LEGACY) for line in compare(revision, Path(scratch))]
+        except (SuiteFailed, ProcessFailed) as error:
+            print(error, file=sys.stderr)
+            return 3
+    print("\n".join(wrong) or "nothing is worse")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
