@@ -67,3 +67,41 @@ def complete(**members: Any) -> Json:
 def text(said: str) -> Json:
     """What a tool says."""
     return {"content": [{"type": "text", "text": said}]}
+
+
+class LegacyOnly:
+    """A server with sessions alone: it refuses what names no session of its own, or another revision."""
+
+    def __init__(self, **handlers: Handler) -> None:
+        self.handlers = handlers
+        self.sessions: set[str] = set()
+        self.begun = 0
+
+    def __call__(self, sent: Sent) -> UpstreamResponse:
+        if sent.headers.get("mcp-protocol-version", "2025-11-25") != "2025-11-25":
+            return reply(failure(-32000, None, "Bad Request: Unsupported protocol version"), 400)
+        asked = sent.json if sent.method == "POST" else {"method": sent.method}
+        assert not any(name.startswith("mcp-") for name in sent.headers.keys() - _LEGACY_HEADERS)
+        assert "io.modelcontextprotocol" not in sent.body.decode()
+        if asked.get("method") == "initialize":
+            return self._initialize(sent)
+        session = sent.headers.get("mcp-session-id")
+        if session not in self.sessions:
+            return reply(failure(-32001, None, "Session not found"), 404)
+        handler = self.handlers.get(asked.get("method", "answer").replace("/", "_"))
+        if handler is not None:
+            return handler(sent)
+        if sent.method == "DELETE":
+            self.sessions.discard(session)
+            return reply()
+        return reply(status=202) if "id" not in asked else reply(failure(-32601, asked["id"]))
+
+    def _initialize(self, sent: Sent) -> UpstreamResponse:
+        self.begun += 1
+        name = f"upstream-{self.begun}"
+        self.sessions.add(name)
+        result = {"protocolVersion": "2025-11-25", "capabilities": CAPABILITIES, "serverInfo": INFO}
+        return reply(response(result, sent.json["id"]), mcp_session_id=name)
+
+
+_LEGACY_HEADERS = {"mcp-protocol-version", "mcp-session-id"}

@@ -36,14 +36,10 @@ class Eras:
         """It has no other."""
         self._only[server] = (only, self._now() + KNOWN_FOR)
 
-    def forget(self, server: str) -> None:
-        """It has another, after all."""
-        self._only.pop(server, None)
-
 
 def refuses_legacy(method: str, response: UpstreamResponse) -> bool:
     """Whether this answer to a legacy message shows a server that may be modern alone."""
-    if response.streaming:
+    if response.streaming or (response.status == 200 and method != "initialize"):
         return False
     code, data = _error(response)
     if code in _NOT_FOR_LEGACY:
@@ -55,7 +51,7 @@ def refuses_legacy(method: str, response: UpstreamResponse) -> bool:
 
 def refuses_modern(method: str, response: UpstreamResponse) -> bool:
     """Whether this answer to a modern message shows a server of the legacy era."""
-    if response.streaming:
+    if response.streaming or (response.status == 200 and method != "server/discover"):
         return False
     code, data = _error(response)
     if code == UNSUPPORTED_VERSION:

@@ -8,9 +8,10 @@ from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
-from openmcp.sidecar.stages.translation.eras import Eras, refuses_legacy
+from openmcp.sidecar.stages.translation.downward import Downward
+from openmcp.sidecar.stages.translation.eras import Eras, refuses_legacy, refuses_modern
 from openmcp.sidecar.stages.translation.upward import Upward
-from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Response
+from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Request, Response
 
 
 class Translator:
@@ -19,12 +20,26 @@ class Translator:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._eras = Eras(now)
         self._upward = Upward()
+        self._downward = Downward(now)
 
     async def send(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
         """As `forward.send_call`: the answer comes in the agent's era."""
         if flow.era is LEGACY:
             return await self._legacy(flow, permit, params)
-        return await forward.send_call(flow, permit, params)
+        return await self._modern(flow, permit, params)
+
+    async def _modern(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+        message, pinned = permit.call.message, flow.endpoint
+        if self._eras.only(flow.server) is not LEGACY:
+            response = await forward.send_call(flow, permit, params)
+            if not isinstance(message, Request) or not refuses_modern(message.method, response):
+                return response
+            response.close()
+            flow.endpoint = pinned
+            answer = await self._downward.send(flow, message, params)
+            self._eras.learn(flow.server, LEGACY)
+            return answer
+        return await self._downward.send(flow, message, params)
 
     async def _legacy(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
         call: Call = permit.call
@@ -52,8 +67,3 @@ class Translator:
     def end(self, flow: Flow) -> None:
         """Such a session is over."""
         self._upward.end(flow)
-
-
-def ours(flow: Flow) -> bool:
-    """Whether the flow's session is one that its server knows nothing of."""
-    return flow.session is not None and flow.session.client is not None

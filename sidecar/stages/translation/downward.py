@@ -1,0 +1,259 @@
+"""Agents of the modern era with a server of the legacy one: the sessions with it are ours.
+
+What a server asks while it works on a call ends the agent's request with `input_required`; the call goes on as the
+agent comes back with the answer. Until then it is remembered here alone.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, UpstreamFailed
+from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, translation
+from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.stages import forward
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.translation import kept as keeping
+from openmcp.sidecar.stages.translation import spoken
+from openmcp.sidecar.stages.translation.kept import Keeping, Kept
+from openmcp.sidecar.stages.translation.sides import post, request
+from openmcp.sidecar.stages.translation.spoken import Spoken
+from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
+
+MOST_PARKED: Final = 256
+"""Calls that wait for an agent to come back with an answer."""
+_KEY: Final = "question"
+_STREAM: Final = b"accept: text/event-stream\r\n"
+
+
+class _Talk:
+    """One call that the server works on, as `sent` on a session; `question` is what it waits for;
+    `over`: it has answered."""
+
+    def __init__(self, kept: Kept, sent: int, said: AsyncGenerator[Message, None]) -> None:
+        self.kept = kept
+        self.sent = sent
+        self.said = said
+        self.question: Request | None = None
+        self.over = False
+
+
+class Downward:
+    """Says what modern agents want in legacy words; `now` is in seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._keeping = Keeping(now)
+        self._parked: dict[str, _Talk] = {}
+
+    async def send(self, flow: Flow, message: Request | Notification, params: JsonObject) -> UpstreamResponse:
+        """The answer to a modern message; raises as `forward.send`."""
+        if isinstance(message, Notification):
+            return spoken.status_alone(202)  # whoever does not want an answer has closed its stream
+        method = message.method
+        if method == "server/discover":
+            kept = await self._keeping.session(flow, era.meta_of(params))
+            return spoken.result(message.id, translation.discovered(kept.initialized))
+        if method == forward.LISTEN:
+            return await self._listen(flow, message, params)
+        if method.startswith("tasks/"):
+            return spoken.error(message.id, METHOD_NOT_FOUND, f"Method not found: {method}", 404)
+        if "requestState" in params:
+            return await self._go_on(flow, message, params)
+        return await self._call(flow, message, params)
+
+    async def _call(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
+        meta, pinned = era.meta_of(params), flow.endpoint
+        said = translation.legacy_params(params)
+        for again in (True, False):
+            kept = await self._keeping.session(flow, meta)
+            kept.last += 1
+            sent = kept.last
+            document = request(sent, message.method, _with_token(said, sent))
+            try:
+                response = await post(flow, message.method, kept.headers(flow), document)
+            except asyncio.CancelledError:
+                self._cancel(flow, kept, sent)
+                raise
+            except UpstreamFailed as failure:
+                self._keeping.forget(flow, meta, kept)
+                if failure.sent or not again:
+                    raise
+            else:
+                if not kept.is_dead(response):
+                    return self._answer(flow, message, _Talk(kept, sent, _none()), response)
+                response.close()
+                flow.endpoint = pinned
+                self._keeping.forget(flow, meta, kept)
+            flow.endpoint = pinned
+        raise UpstreamFailed("status", "the server ends its sessions as they begin")
+
+    def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
+        if response.streaming:
+            talk.said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
+            return Spoken(self._talk(flow, message, talk)).response
+        response.close()
+        answer = spoken.complete(response)
+        if answer is None or (answer.id != talk.sent and answer.error is None):
+            kind = "protocol" if response.status == 200 else "status"
+            raise UpstreamFailed(kind, f"HTTP {response.status} without the response")
+        unknown = answer.error is not None and answer.error.get("code") == METHOD_NOT_FOUND
+        return spoken.answered(_modern(message, answer), 404 if unknown else 200)
+
+    async def _talk(self, flow: Flow, message: Request, talk: _Talk) -> AsyncGenerator[Message, None]:
+        """What the agent gets of a call whose answer is a stream, until the answer or a question."""
+        parked = False
+        try:
+            async for one in talk.said:
+                heard = await self._heard(flow, message, talk, one)
+                parked = talk.question is not None
+                if heard is not None:
+                    yield heard
+                if parked or talk.over:
+                    return
+            raise UpstreamFailed("closed", "the stream ended without a response")
+        finally:
+            if not parked:
+                await talk.said.aclose()
+                if not talk.over:
+                    self._cancel(flow, talk.kept, talk.sent)
+
+    async def _heard(self, flow: Flow, message: Request, talk: _Talk, one: Message) -> Message | None:
+        """What the agent gets for one message of the server; None where it gets nothing."""
+        if isinstance(one, Response):
+            talk.over = one.id == talk.sent
+            return _modern(message, one) if talk.over else None
+        if isinstance(one, Notification):
+            return _told(message, talk.sent, one)
+        if _may_be_put(message, one):
+            talk.question = one
+            return self._park(message, talk)
+        await talk.kept.tell(flow, _ourselves(one))
+        return None
+
+    # questions
+
+    def _park(self, message: Request, talk: _Talk) -> Response:
+        """The answer that makes the agent come back."""
+        question = talk.question
+        assert question is not None
+        while len(self._parked) >= MOST_PARKED:
+            oldest = self._parked.pop(next(iter(self._parked)))
+            self._keeping.aside(oldest.said.aclose())
+        state = secrets.token_urlsafe(16)
+        self._parked[state] = talk
+        asked = {_KEY: translation.modern_question(question.method, question.params)}
+        result: JsonObject = {"resultType": "input_required", "inputRequests": asked, "requestState": state}
+        return Response(message.id, result, None)
+
+    async def _go_on(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
+        """The agent is back; whose call this is was sealed into the state."""
+        talk = self._parked.pop(str(params["requestState"]), None)
+        if talk is None:
+            return spoken.error(message.id, INVALID_PARAMS, "the call that was asked about is gone", 400)
+        given = params.get("inputResponses")
+        answer = given.get(_KEY) if type(given) is dict else None
+        if type(answer) is not dict or talk.question is None:
+            return spoken.answered(self._park(message, talk))
+        asked, talk.question = talk.question, None
+        try:
+            await talk.kept.tell(flow, jsonrpc.response_document(Response(asked.id, answer, None)))
+        except BaseException:
+            await talk.said.aclose()
+            raise
+        return Spoken(self._talk(flow, message, talk)).response
+
+    def _cancel(self, flow: Flow, kept: Kept, sent: int) -> None:
+        """The agent is gone: in its era that cancels the request, in the server's it has to be said."""
+        cancelled = Notification("notifications/cancelled", {"requestId": sent, "reason": "the client is gone"})
+        self._keeping.aside(kept.tell(flow, jsonrpc.notification_document(cancelled)))
+
+    # subscriptions
+
+    async def _listen(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
+        """A subscription has a session of its own: one stream is all that a session has."""
+        kept = await keeping.begin(flow, era.meta_of(params))
+        try:
+            wanted = translation.honoured(params.get("notifications"), kept.capabilities)
+            uris = [uri for uri in wanted.pop("resourceSubscriptions", []) if await _subscribe(flow, kept, uri)]
+            lines, patience = kept.headers(flow, _STREAM), flow.upstream.stream_patience
+            response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+        except BaseException:
+            self._keeping.aside(kept.end(flow))
+            raise
+        if not response.streaming:
+            response.close()
+            return Spoken(self._changes(flow, message, kept, {}, None)).response
+        if uris:
+            wanted["resourceSubscriptions"] = uris
+        return Spoken(self._changes(flow, message, kept, wanted, response)).response
+
+    async def _changes(
+        self, flow: Flow, message: Request, kept: Kept, wanted: JsonObject, response: UpstreamResponse | None
+    ) -> AsyncGenerator[Message, None]:
+        """What a subscription is told of; of a server without a stream it hears nothing."""
+        mark: JsonObject = {"_meta": {era.META_SUBSCRIPTION: message.id}}
+        try:
+            yield Notification("notifications/subscriptions/acknowledged", mark | {"notifications": wanted})
+            if response is None:
+                await asyncio.Event().wait()
+                return
+            said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
+            try:
+                async for one in said:
+                    if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
+                        yield Notification(one.method, translation.legacy_params(one.params) | mark)
+                    elif isinstance(one, Request):
+                        await kept.tell(flow, _ourselves(one))
+            finally:
+                await said.aclose()
+            yield Response(message.id, mark | {"resultType": "complete"}, None)
+        finally:
+            self._keeping.aside(kept.end(flow))
+
+
+async def _none() -> AsyncGenerator[Message, None]:
+    """Nothing is said before the answer."""
+    return
+    yield
+
+
+async def _subscribe(flow: Flow, kept: Kept, uri: str) -> bool:
+    return await kept.ask(flow, "resources/subscribe", {"uri": uri})
+
+
+def _with_token(params: JsonObject, sent: int) -> JsonObject:
+    """Params whose progress is told under our own id: two clients of an agent may use the same token."""
+    meta = era.meta_of(params)
+    return params | {"_meta": meta | {"progressToken": sent}} if "progressToken" in meta else params
+
+
+def _told(message: Request, sent: MessageId, told: Notification) -> Notification | None:
+    """A notification on the stream of a call, as the agent gets it; None where it does not."""
+    meta = era.meta_of(message.params)
+    if told.method == "notifications/progress":
+        known = "progressToken" in meta and told.params.get("progressToken") == sent
+        return Notification(told.method, told.params | {"progressToken": meta["progressToken"]}) if known else None
+    if told.method == "notifications/message" and meta.get(translation.META_LEVEL) in translation.LEVELS:
+        return told
+    return None
+
+
+def _may_be_put(message: Request, question: Request) -> bool:
+    """Whether a question can be put to the agent: it has offered to answer such, and its request can be asked about."""
+    needed = capabilities.needed(question.method, question.params)
+    declared = capabilities.declared(era.meta_of(message.params).get(era.META_CAPABILITIES))
+    return question.method in translation.ASKED and message.method in methods.INPUT_REQUIRED and needed in declared
+
+
+def _ourselves(question: Request) -> JsonObject:
+    """Our own answer to what the agent cannot be asked."""
+    if question.method == "ping":
+        return jsonrpc.response_document(Response(question.id, {}, None))
+    return answers.error(question.id, METHOD_NOT_FOUND, "Method not found")
+
+
+def _modern(message: Request, answer: Response) -> Response:
+    if answer.result is not None:
+        return Response(message.id, translation.modern_result(message.method, answer.result), None)
+    return Response(message.id, None, translation.modern_error(message.method, answer.error or {}))
