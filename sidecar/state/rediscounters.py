@@ -1,9 +1,13 @@
-"""Token buckets in Redis, for all gateways that share it: one script takes a token of several, or of none.
+"""Token buckets in Redis, for all gateways that share it.
+
+One script takes a token of several buckets, or of none, and does so for all calls that ask meanwhile.
 
 A bucket is a key whose value is when it will be full, in microseconds of the clock of Redis, and which ends then: the
 clocks of gateways do not matter, and nothing is left of a bucket that nobody uses.
 """
 
+import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -16,29 +20,38 @@ from openmcp.sidecar.state.counters import Bucket, CountersAway
 
 SECONDS: Final = 0.5
 """How long one question may take: calls wait for it."""
-_CONNECTIONS: Final = 32
+_CONNECTIONS: Final = 2
 _PREFIX: Final = "{openmcp}:limit:"
 
-# KEYS: buckets. ARGV: for each of them the time between two tokens, and how far ahead of now it may be full, in
-# microseconds. Answers with the place of the bucket that has no token (0: each had one) and how long it has none.
+_TOGETHER: Final = 100
+"""Questions that are put at once."""
+
+# KEYS: buckets. ARGV: for each question how many of them it is about, and for each of these the time between two
+# tokens, and how far ahead of now it may be full, in microseconds. Answers to each question with the place of the
+# bucket that has no token for the longest (0: each had one, and lost it) and for how long.
 _TAKE: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local full = {}
-local place, longest = 0, 0
-for i = 1, #KEYS do
-  full[i] = math.max(tonumber(redis.call('GET', KEYS[i]) or '0'), now)
-  local wait = full[i] - now - ARGV[2 * i]
-  if wait > longest then place, longest = i, wait end
-end
-if place == 0 then
-  for i = 1, #KEYS do
-    local at = full[i] + ARGV[2 * i - 1]
-    redis.call('SET', KEYS[i], string.format('%.0f', at), 'PX', math.ceil((at - now) / 1000))
+local at, key, answers = 1, 0, {}
+while at <= #ARGV do
+  local count = tonumber(ARGV[at])
+  local full, place, longest = {}, 0, 0
+  for i = 1, count do
+    full[i] = math.max(tonumber(redis.call('GET', KEYS[key + i]) or '0'), now)
+    local wait = full[i] - now - ARGV[at + 2 * i]
+    if wait > longest then place, longest = i, wait end
   end
+  for i = 1, place == 0 and count or 0 do
+    local later = full[i] + ARGV[at + 2 * i - 1]
+    redis.call('SET', KEYS[key + i], string.format('%.0f', later), 'PX', math.ceil((later - now) / 1000))
+  end
+  answers[#answers + 1] = {place, math.ceil(longest)}
+  at, key = at + 1 + 2 * count, key + count
 end
-return {place, math.ceil(longest)}
+return answers
 """
+_log = logging.getLogger("openmcp.limits")
+Answer = asyncio.Future[tuple[int, float]]
 
 
 class RedisCounters:
@@ -55,22 +68,56 @@ class RedisCounters:
             timeout=SECONDS,
             socket_timeout=SECONDS,
             socket_connect_timeout=SECONDS,
-            retry=Retry(NoBackoff(), 0),  # a token whose answer was lost is not taken twice
+            retry=Retry(NoBackoff(), 0),  # tokens whose answer was lost are not taken twice
             **options,
         )
         self._redis: Any = Redis(connection_pool=pool)
-        self._take = self._redis.register_script(_TAKE)
+        self._script = self._redis.register_script(_TAKE)
+        self._waiting: list[tuple[Sequence[Bucket], Answer]] = []
+        self._asking: asyncio.Task[None] | None = None
 
     async def take(self, buckets: Sequence[Bucket]) -> tuple[int, float]:
-        """See `Counters`."""
-        keys = [_PREFIX + bucket.name for bucket in buckets]
-        times = [f"{seconds * 1e6:.0f}" for bucket in buckets for seconds in (bucket.interval, bucket.slack)]
-        try:
-            place, wait = await self._take(keys=keys, args=times)
-        except (RedisError, OSError) as error:
-            raise CountersAway(f"Redis: {error}") from error
-        return int(place) - 1, int(wait) / 1e6
+        """See `Counters`. What is asked while a question is under way is asked together after it: a client of Redis
+        costs as much as a whole call. Who gives up has taken its tokens all the same."""
+        loop = asyncio.get_running_loop()
+        answer: Answer = loop.create_future()
+        self._waiting.append((buckets, answer))
+        if self._asking is None:
+            self._asking = loop.create_task(self._ask_all())
+        return await answer
 
     async def close(self) -> None:
         """See `Counters`."""
+        if self._asking is not None:
+            await asyncio.wait({self._asking})
         await self._redis.aclose(close_connection_pool=True)
+
+    async def _ask_all(self) -> None:
+        try:
+            while self._waiting:
+                together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+                await self._ask(together)
+        finally:
+            self._asking = None
+
+    async def _ask(self, together: list[tuple[Sequence[Bucket], Answer]]) -> None:
+        keys = [_PREFIX + bucket.name for buckets, _ in together for bucket in buckets]
+        arguments: list[int] = []
+        for buckets, _ in together:
+            arguments.append(len(buckets))
+            for bucket in buckets:
+                arguments += (round(bucket.interval * 1e6), round(bucket.slack * 1e6))
+        found: Sequence[tuple[int, int] | CountersAway]
+        try:
+            found = await self._script(keys=keys, args=arguments)
+        except Exception as error:  # whatever it is: calls wait for an answer
+            if not isinstance(error, RedisError | OSError):
+                _log.exception("shared rate limits cannot be asked for")
+            found = [CountersAway(f"Redis: {error}") for _ in together]
+        for (_, answer), said in zip(together, found, strict=True):
+            if answer.done():  # given up
+                continue
+            if isinstance(said, CountersAway):
+                answer.set_exception(said)
+            else:
+                answer.set_result((said[0] - 1, said[1] / 1e6))

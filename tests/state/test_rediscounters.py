@@ -56,6 +56,17 @@ async def test_many_at_once_get_no_more_than_there_is(counters: RedisCounters, s
     await other.close()
 
 
+async def test_what_is_asked_at_once_is_answered_each_by_itself(counters: RedisCounters) -> None:
+    """More than are put at once, of one bucket and of two, with answers of all kinds."""
+    one, two = bucket("one", burst=3), bucket("two", burst=150)
+    questions = [[two] if number % 2 else [two, one] for number in range(300)]
+    answers = await asyncio.gather(*(counters.take(question) for question in questions))
+    pairs = [place for number, (place, _) in enumerate(answers) if number % 2 == 0]
+    alone = [place for number, (place, _) in enumerate(answers) if number % 2]
+    assert (pairs.count(-1), alone.count(-1), alone.count(0)) == (3, 147, 3)
+    assert pairs[:4] == [-1, -1, -1, 1]
+
+
 async def test_tokens_fall_at_their_rate(counters: RedisCounters) -> None:
     quick = bucket("quick", per_token=0.005, burst=20)
     started, through = time.perf_counter(), 0
@@ -74,7 +85,6 @@ async def test_nothing_is_left_of_a_bucket_that_is_full(counters: RedisCounters)
 
 
 async def test_a_call_that_is_given_up_leaves_no_answer_for_another(counters: RedisCounters) -> None:
-    """Its connection may still bring an answer, which is not the next one's."""
     assert await counters.take([bucket("a", burst=1)]) == TAKEN
     for _ in range(50):
         given_up = asyncio.create_task(counters.take([bucket("a", burst=1)]))
