@@ -80,7 +80,7 @@ class Guard:
     def check(self) -> None:
         """Raises `Flood` where there were too many of these."""
         if self._resets < 0:
-            raise Flood("requests that are given up")
+            raise Flood("too many requests that are given up")
 
     def rest(self, seconds: float) -> None:
         """So much time has gone by."""
@@ -93,7 +93,7 @@ class Guard:
         if kind != _DATA or (length < _SMALL and not flags & _END_STREAM):
             self._noise -= _COSTS.get(kind, 1.0)
             if self._noise < 0:
-                raise Flood("frames that carry nothing")
+                raise Flood("too many frames that carry nothing")
 
     def _header_frame(self, kind: int, flags: int, length: int) -> None:
         if kind == _HEADERS:

@@ -90,7 +90,7 @@ class Http2Connection(asyncio.Protocol):
                     take(self, event)
             self._guard.check()
         except Flood as flood:
-            _log.warning("a client of HTTP/2 was cut: too many %s", flood)
+            _log.debug("a client of HTTP/2 is cut: %s", flood)  # the record has it; a log could be filled by it
             self._break(429, wire.ENHANCE_YOUR_CALM)
         except ProtocolError:
             self._break(400, None)

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import random
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
@@ -27,9 +28,9 @@ from tests.support.mtls import careless_client
 from tests.support.raw import Answer
 
 CONNECTIONS = STREAMS = 8
-CALLS = int(os.environ.get("OPENMCP_CALLS", "1600"))
-GROWTH = 8 * 1024
-"""KiB by which the process may grow in the second half: both ends and the server are in it."""
+CALLS = int(os.environ.get("OPENMCP_CALLS", "1000"))
+GROWTH = 6 * 1024
+"""KiB by which the process may grow when it does the same once more: both ends and the server are in it."""
 WIDE = 2**30
 
 
@@ -55,6 +56,7 @@ async def answering(request: Request, reply: Reply) -> None:
 @pytest.fixture
 async def server() -> AsyncIterator[Hostile]:
     async with hostile(answering) as running:
+        running.requests = deque(maxlen=1)  # type: ignore[assignment]  # else they are what grows
         yield running
 
 
@@ -149,14 +151,12 @@ async def test_streams_and_cancels_by_mtls(server: Hostile, tmp_path: Path) -> N
     made = configuration(server.url) | {"identity": {"workloadApi": "none", "agents": [BY_SVID]}}
     made["listen"]["tls"] = files.tls
     async with gate(tmp_path, made) as sidecar:
-        await load(sidecar, ca, CALLS // 2)
-        server.requests.clear()
+        await load(sidecar, ca, CALLS)
         gc.collect()
-        before, records = rss(), len(await sidecar.records())
+        before = rss()
         answered, given_up = await load(sidecar, ca, CALLS)
         left = [one for one in gc.get_objects() if isinstance(one, (Http2Connection, Stream))]
         assert left == [], "without a collection"
-        server.requests.clear()
         gc.collect()
         grown = rss() - before
         print(
@@ -165,10 +165,10 @@ async def test_streams_and_cancels_by_mtls(server: Hostile, tmp_path: Path) -> N
         assert (answered + given_up, given_up > CALLS // 20) == (CALLS, True)
         assert sidecar.app.snapshot.routes["/server"].upstream.in_use == 0
         assert grown < GROWTH
-        lines = (await sidecar.records())[records:]
+        lines = await sidecar.records()
         assert {line["agent"] for line in lines if "agent" in line} == {
             f"spiffe://example.org/agent-{number}" for number in range(CONNECTIONS)
         }
         outcomes = [line["outcome"] for line in lines if "latency" in line]
         assert set(outcomes) == {"ok", "client_gone"}
-        assert outcomes.count("ok") >= answered
+        assert outcomes.count("ok") >= 2 * answered
