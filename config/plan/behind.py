@@ -15,9 +15,9 @@ from openmcp.config.plan.callers import domains
 from openmcp.config.plan.gateway import LISTENER, hostname
 from openmcp.config.plan.traffic import SAFE
 from openmcp.config.plan.values import (
-    AGENT_HEADER,
     ENVOY,
     GATEWAY_API,
+    NAME_HEADERS,
     CannotPlan,
     Document,
     Notices,
@@ -51,7 +51,7 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     rules = [
         {
             "matches": [{"path": {"type": "Exact", "value": path}} for path in paths[at : at + _MATCHES]],
-            "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": [AGENT_HEADER]}}],
+            "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(NAME_HEADERS)}}],
             "timeouts": {"request": "0s"},
             "backendRefs": [backend],
         }

@@ -22,20 +22,20 @@ from openmcp.config.model import (
     WorkloadAgents,
 )
 from openmcp.config.plan.access import Access, Agents, Names, access, as_globs, names
-from openmcp.config.plan.values import AGENT_HEADER, Document, Notices, Target, duration, object_name
+from openmcp.config.plan.values import AGENT_HEADER, SUBJECT_HEADER, Document, Notices, Target, duration, object_name
 
 CERTIFICATE_ID: Final = "connection.uri_san_peer_certificate"
-"""The SPIFFE ID of a client's certificate in CEL; empty without one."""
+"""The SPIFFE ID of a client's certificate in CEL; without one, nothing can be said of it: no rule holds."""
 
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
     """One way in: the `header` whose presence tells it from others (None: the last one), the spec of its
-    SecurityPolicy without target, and whether the caller's name is in `AGENT_HEADER` then."""
+    SecurityPolicy without target, and the header that has the caller's name then (None: there is none)."""
 
     kind: str
     header: str | None
     policy: Document
-    named: bool
+    named: str | None
 
 
 def doors(configuration: Configuration, server: Server, target: Target, notices: Notices) -> list[Door]:
@@ -89,7 +89,7 @@ def _by_key(configuration: Configuration, who: Access, context: _Context) -> Doo
     return Door(
         kind="key",
         header="x-api-key",
-        named=True,
+        named=AGENT_HEADER,
         policy={
             "apiKeyAuth": {
                 "credentialRefs": [{"name": secret}],
@@ -127,7 +127,7 @@ def _by_token(configuration: Configuration, who: Access, context: _Context) -> D
     return Door(
         kind="jwt",
         header="authorization",
-        named=True,
+        named=SUBJECT_HEADER,
         policy={"jwt": {"providers": providers}, "authorization": _rules(rules, configuration)},
     )
 
@@ -142,7 +142,7 @@ def provider(index: int, method: JwtAgents, target: Target, notices: Notices) ->
         "issuer": method.issuer,
         "audiences": list(method.audience[:8]),
         **keys_of(index, method, target, notices),
-        "claimToHeaders": [{"claim": method.principal_claim, "header": AGENT_HEADER}],
+        "claimToHeaders": [{"claim": method.principal_claim, "header": SUBJECT_HEADER}],
         "extractFrom": {"headers": [{"name": "Authorization", "valuePrefix": "Bearer "}]},
     }
 
@@ -209,14 +209,14 @@ def _by_certificate_or_none(configuration: Configuration, who: Access, context: 
         rules += _certificate_rules(domain, who, server, notices)
     if not _closed(configuration, server) and who.allows_name("anonymous"):
         # who presents something is never anonymous
-        empty = [f"{CERTIFICATE_ID} == ''"] * bool(domains(configuration))
+        empty = ["!connection.mtls"] * bool(domains(configuration))
         if any(isinstance(method, ApiKeyAgents | JwtAgents) for method in configuration.identity.agents):
             empty += [f"!('{header}' in request.headers)" for header in ("authorization", "x-api-key")]
         rules.append({"name": "anonymous", "action": "Allow", "cel": " && ".join(empty) or "true"})
     if not any(rule["action"] == "Allow" for rule in rules):
         return None
     kind = "certificate" if domains(configuration) else "anonymous"
-    return Door(kind=kind, header=None, named=False, policy={"authorization": _rules(rules, configuration)})
+    return Door(kind=kind, header=None, named=None, policy={"authorization": _rules(rules, configuration)})
 
 
 def _certificate_rules(domain: str, who: Access, server: Server, notices: Notices) -> list[Document]:

@@ -14,10 +14,10 @@ from openmcp.config.model import (
 )
 from openmcp.config.plan.callers import domains
 from openmcp.config.plan.values import (
-    AGENT_HEADER,
     CONTROLLER,
     ENVOY,
     GATEWAY_API,
+    NAME_HEADERS,
     Document,
     Notices,
     Target,
@@ -83,7 +83,7 @@ def _traffic(configuration: Configuration, target: Target, notices: Notices) -> 
         "headers": {
             "xForwardedClientCert": forward or {"mode": "Sanitize"},
             "withUnderscoresAction": "RejectRequest",
-            "earlyRequestHeaders": {"remove": [AGENT_HEADER]},
+            "earlyRequestHeaders": {"remove": list(NAME_HEADERS)},
         },
         "timeout": {"http": {"requestReceivedTimeout": "60s", "streamIdleTimeout": "0s"}},
         "http2": {"maxConcurrentStreams": 100},
@@ -106,12 +106,10 @@ def _client_certificates(configuration: Configuration, target: Target, notices: 
                 f"identity.agents[{index}].trustDomains",
                 "Envoy does not tie a CA to its trust domain: each of these can make certificates of the others",
             )
-    uris = [{"type": "Prefix", "value": f"spiffe://{domain}/"} for domain in trusted]
     return {
-        "clientValidation": {
+        "clientValidation": {  # no subjectAltNames: with them, Envoy refuses whoever comes without a certificate
             "mode": "VerifyIfGiven",
             "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": bundle}],
-            "subjectAltNames": {"uris": uris},
         }
     }
 

@@ -6,9 +6,9 @@ from openmcp.config.plan.backends import Upstream
 from openmcp.config.plan.callers import Door
 from openmcp.config.plan.gateway import LISTENER, hostname
 from openmcp.config.plan.values import (
-    AGENT_HEADER,
     ENVOY,
     GATEWAY_API,
+    NAME_HEADERS,
     Document,
     Notices,
     Target,
@@ -82,7 +82,7 @@ def _rule(server: Server, up: Upstream, door: Door, filters: Document | None) ->
 def _removed(server: Server) -> list[str]:
     """Taken off after a caller was known by it; what is our own proof to the server stays."""
     own = server.auth.name.lower() if isinstance(server.auth, HeaderAuth) else ""
-    return [header for header in (*_PROOFS, AGENT_HEADER) if header.lower() != own]
+    return [header for header in (*_PROOFS, *NAME_HEADERS) if header.lower() != own]
 
 
 def _own(server: Server) -> str:

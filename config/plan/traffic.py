@@ -5,7 +5,6 @@ from typing import Final
 from openmcp.config.model import Limits, RateLimit, Retries, Server, Timeouts
 from openmcp.config.plan.callers import Door
 from openmcp.config.plan.values import (
-    AGENT_HEADER,
     ENVOY,
     Document,
     Notices,
@@ -121,7 +120,7 @@ def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Documen
             continue
         if "agent" in limit.by and not all(door.named for door in doors):
             notices.warn(place, "callers without a key or a token are not told apart: this limit is not held for them")
-        rules.append(_rate_limit(limit, place, notices))
+        rules += _rate_limit(limit, doors, place, notices)
     if not rules:
         return None
     place = f"servers: {server.name}: rateLimit"
@@ -136,13 +135,15 @@ def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Documen
     return {"type": "Local", "local": {"rules": rules[:_LOCAL_RULES]}}
 
 
-def _rate_limit(limit: RateLimit, place: str, notices: Notices) -> Document:
+def _rate_limit(limit: RateLimit, doors: list[Door], place: str, notices: Notices) -> list[Document]:
     unit = next((size for size in _UNITS if size >= limit.per), max(_UNITS))
     requests = limit.requests * unit / limit.per
     if unit != limit.per:
         notices.warn(place, f"Envoy counts by the {_UNITS[unit].lower()}: {int(requests)} in one, all of them at once")
     elif limit.burst not in (None, limit.requests):
         notices.warn(place, f"Envoy has no burst: all {limit.requests} may come at once")
-    by_agent = [{"headers": [{"name": AGENT_HEADER, "type": "Distinct"}]}] if "agent" in limit.by else None
-    rule: dict[str, object] = {"limit": {"requests": max(int(requests), 1), "unit": _UNITS[unit]}}
-    return {"clientSelectors": by_agent, **rule} if by_agent else rule
+    counted = {"limit": {"requests": max(int(requests), 1), "unit": _UNITS[unit]}}
+    if "agent" not in limit.by:
+        return [counted]
+    headers = dict.fromkeys(door.named for door in doors if door.named)  # a caller has a name in one of them
+    return [{"clientSelectors": [{"headers": [{"name": header, "type": "Distinct"}]}], **counted} for header in headers]

@@ -14,7 +14,10 @@ GATEWAY_API: Final = "gateway.networking.k8s.io"
 ENVOY: Final = "gateway.envoyproxy.io"
 AI: Final = "aigateway.envoyproxy.io"
 AGENT_HEADER: Final = "x-openmcp-agent"
-"""Where Envoy puts the name that it found a caller to have; nobody else can set it."""
+SUBJECT_HEADER: Final = "x-openmcp-subject"
+"""Where Envoy puts the name of the key, or the subject of the token, by which a caller is known; nobody else can set
+them. They are two, since the filter for tokens removes its own from every request."""
+NAME_HEADERS: Final = (AGENT_HEADER, SUBJECT_HEADER)
 CONTROLLER: Final = "gateway.envoyproxy.io/gatewayclass-controller"
 
 _VERSIONS: Final = {GATEWAY_API: "v1", ENVOY: "v1alpha1", AI: "v1beta1"}

@@ -162,9 +162,9 @@ def test_methods_that_the_gateway_does_not_have_let_nobody_in(tmp_path: Path, me
 def test_no_proof_of_a_caller_goes_to_a_server(tmp_path: Path) -> None:
     made = planned(tmp_path, configuration(BY_KEY, allow("*")))
     removed = found(made, "HTTPRoute")["rules"][0]["filters"][1]["requestHeaderModifier"]["remove"]
-    assert removed == ["Authorization", "X-API-Key", "X-Forwarded-Client-Cert", "x-openmcp-agent"]
+    assert removed == ["Authorization", "X-API-Key", "X-Forwarded-Client-Cert", "x-openmcp-agent", "x-openmcp-subject"]
     early = found(made, "ClientTrafficPolicy")["headers"]
-    assert early["earlyRequestHeaders"] == {"remove": ["x-openmcp-agent"]}
+    assert early["earlyRequestHeaders"] == {"remove": ["x-openmcp-agent", "x-openmcp-subject"]}
     assert early["xForwardedClientCert"] == {"mode": "Sanitize"}
 
 
@@ -175,3 +175,23 @@ def test_our_own_proof_stays(tmp_path: Path) -> None:
     filters = found(made, "HTTPRoute")["rules"][0]["filters"]
     assert "Authorization" not in filters[1]["requestHeaderModifier"]["remove"]
     assert found(made, "HTTPRouteFilter")["credentialInjection"]["overwrite"] is True
+
+
+def test_names_of_keys_and_of_tokens_are_in_headers_of_their_own(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration(f"{BY_KEY}, {BY_TOKEN}", allow("*")))
+    key = found(made, "SecurityPolicy", "s-key")["apiKeyAuth"]["forwardClientIDHeader"]
+    (claim,) = found(made, "SecurityPolicy", "s")["jwt"]["providers"][0]["claimToHeaders"]
+    assert (key, claim["header"]) == (
+        "x-openmcp-agent",
+        "x-openmcp-subject",
+    )  # Envoy's filter for tokens removes its own
+
+
+def test_whoever_comes_without_a_certificate_is_heard(tmp_path: Path) -> None:
+    server = SERVER.replace("name: s,", "name: s, requireAuth: false,")
+    made = planned(tmp_path, configuration(BY_CERTIFICATE, allow("anonymous"), server))
+    validation = found(made, "ClientTrafficPolicy")["tls"]["clientValidation"]
+    assert sorted(validation) == ["caCertificateRefs", "mode"]  # subjectAltNames would require a certificate
+    assert validation["mode"] == "VerifyIfGiven"
+    (rule,) = found(made, "SecurityPolicy", "s")["authorization"]["rules"]
+    assert rule["cel"] == f"{ORIGIN} && !connection.mtls"

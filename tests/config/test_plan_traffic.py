@@ -132,3 +132,12 @@ def test_names_differ_where_texts_do() -> None:
     assert len(set(names)) == len(texts)
     assert all(len(name) <= 63 and name[0].isalnum() and name[-1].isalnum() for name in names)
     assert names[0] == "a"
+
+
+def test_a_limit_of_agents_counts_by_each_header_that_names_one(tmp_path: Path) -> None:
+    token = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+    server = 'endpoints: ["http://s.svc/mcp"], rateLimit: [{by: [agent], requests: 5, per: 1s}]'
+    made = plan_of(tmp_path, server, f"{{type: apiKey, keys: {KEYS}}}, {token}")
+    rules = found(made, "BackendTrafficPolicy")["rateLimit"]["local"]["rules"]
+    headers = [rule["clientSelectors"][0]["headers"][0]["name"] for rule in rules]
+    assert headers == ["x-openmcp-subject", "x-openmcp-agent"]
