@@ -35,6 +35,8 @@ def _argument(at: At) -> str | None:
 
 
 def _variable_fault(name: str) -> str | None:
+    if name == "OPENMCP_PROCESS":
+        return "a name that is not ours: by this one we find what a server has started"
     return None if _VARIABLE.fullmatch(name) else "the name of an environment variable: letters, digits and _"
 
 

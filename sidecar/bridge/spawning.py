@@ -37,7 +37,7 @@ def launch(stdio: Stdio) -> Launch:
     program = shutil.which(stdio.command, path=environment["PATH"])
     if program is None:
         raise UpstreamFailed("connect", f"no program {stdio.command} that can be run", sent=False)
-    return Launch((program, *stdio.args), environment, stdio.cwd, mark)
+    return Launch((os.path.abspath(program), *stdio.args), environment, stdio.cwd, mark)
 
 
 def _text(value: str | Secret) -> str:
