@@ -118,7 +118,11 @@ async def test_lists_are_filtered_and_say_how_long_they_hold() -> None:
 
 async def test_errors_come_in_the_words_of_the_agents_era() -> None:
     async with translated(ALL) as it:
-        it.server = LegacyOnly(resources_read=lambda sent: reply(failure(-32002, sent.json["id"])))
+        it.server = LegacyOnly(
+            resources_read=lambda sent: reply(failure(-32002, sent.json["id"])),
+            tools_call=lambda sent: reply(failure(-32021, sent.json["id"])),
+        )
+        assert (await it.agent.modern("tools/call", name="echo")).code == (400, -32021)
         assert (await it.agent.modern("prompts/list")).code == (404, -32601)
         assert (await it.agent.modern("resources/read", uri="file:///a")).code == (200, -32602)
 

@@ -129,6 +129,10 @@ async def test_what_is_about_the_session_is_answered_here() -> None:
         await it.agent.call("echo")
         assert it.sent[-1].json["params"]["_meta"][META_LEVEL] == "warning"
         assert (await it.agent.send(method="DELETE")).status == 200
+        assert (await it.agent.ask("ping")).status == 404
+        assert (await it.agent.call("echo")).status == 404
+        assert (await it.agent.send(notification("initialized"))).status == 404
+        assert (await it.agent.send(method="GET", accept="text/event-stream")).status == 404
 
 
 async def test_a_tool_gets_its_arguments_in_headers_where_it_wants_them() -> None:

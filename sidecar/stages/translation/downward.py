@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, UpstreamFailed
+from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, UpstreamFailed
 from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
@@ -24,6 +24,8 @@ from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, 
 MOST_PARKED: Final = 256
 """Calls that wait for an agent to come back with an answer."""
 _KEY: Final = "question"
+_STATUS: Final = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400}
+"""What errors come with in the modern era; all others with 200 as well."""
 _STREAM: Final = b"accept: text/event-stream\r\n"
 
 
@@ -97,8 +99,7 @@ class Downward:
         if answer is None or (answer.id != talk.sent and answer.error is None):
             kind = "protocol" if response.status == 200 else "status"
             raise UpstreamFailed(kind, f"HTTP {response.status} without the response")
-        unknown = answer.error is not None and answer.error.get("code") == METHOD_NOT_FOUND
-        return spoken.answered(_modern(message, answer), 404 if unknown else 200)
+        return spoken.answered(_modern(message, answer), _STATUS.get((answer.error or {}).get("code", 0), 200))
 
     async def _talk(self, flow: Flow, message: Request, talk: _Talk) -> AsyncGenerator[Message, None]:
         """What the agent gets of a call whose answer is a stream, until the answer or a question."""

@@ -23,6 +23,7 @@ from openmcp.sidecar.mcp import era, jsonrpc, methods, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.stages.translation import rounds, spoken
 from openmcp.sidecar.stages.translation.rounds import Rounds
 from openmcp.sidecar.stages.translation.sides import ROUNDS, Remembered, post, request
@@ -61,14 +62,16 @@ class Upward:
 
     def __init__(self) -> None:
         self._sessions: Remembered[_Legacy] = Remembered()
+        self._ended: Remembered[bool] = Remembered()
         self._mirrors: Remembered[dict[str, tuple[str, ...]]] = Remembered()
 
     # requests and notifications
 
     async def send(self, flow: Flow, message: Request | Notification, params: JsonObject) -> UpstreamResponse:
         """The answer to a legacy message; raises as `forward.send`."""
+        legacy = self._of(flow)
         if isinstance(message, Notification):
-            return self._told(flow, message)
+            return _told(legacy, message)
         if message.method == "initialize":
             return await self._initialize(flow, message)
         if message.method in translation.LOCAL:
@@ -108,17 +111,6 @@ class Upward:
                 return spoken.error(message.id, INVALID_PARAMS, f"one URI, and at most {MOST_URIS} in all")
             legacy.subscribe(uri, wanted=message.method == "resources/subscribe")
         return spoken.result(message.id, {})
-
-    def _told(self, flow: Flow, message: Notification) -> UpstreamResponse:
-        """A modern server is told nothing: an answer that is not wanted any more is not waited for."""
-        if message.method == "notifications/cancelled":
-            identifier = message.params.get("requestId")
-            cut = self._of(flow).under_way.pop(identifier, None) if isinstance(identifier, str | int) else None
-            if isinstance(cut, Spoken):
-                cut.cut(_DROPPED)
-            elif cut is not None:
-                cut.reschedule(0)
-        return spoken.status_alone(202)
 
     async def _call(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
         legacy = self._of(flow)
@@ -212,6 +204,7 @@ class Upward:
 
     async def listen(self, flow: Flow) -> UpstreamResponse:
         """The stream of a session."""
+        self._of(flow)
         client = (flow.session.client if flow.session is not None else None) or {}
         if not client.get("offers"):
             return spoken.status_alone(405)
@@ -243,15 +236,31 @@ class Upward:
         """The session is over."""
         if flow.session is not None:
             gone = self._sessions.pop(flow.session.upstream_id, None)
+            self._ended.keep(flow.session.upstream_id, True)
             if gone is not None and gone.listening is not None:
                 gone.listening.stop()
 
     def _of(self, flow: Flow) -> _Legacy:
-        """What is remembered of the flow's session; of a request without one, nothing."""
+        """What is remembered of the flow's session; of a request without one, nothing. Raises `Refused` (404) for one
+        that was ended."""
         if flow.session is None:
             return _Legacy()
         name = flow.session.upstream_id
+        if name in self._ended:
+            raise session_not_found()
         return self._sessions.seen(name) or self._sessions.keep(name, _Legacy())
+
+
+def _told(legacy: _Legacy, message: Notification) -> UpstreamResponse:
+    """A modern server is told nothing: an answer that is not wanted any more is not waited for."""
+    if message.method == "notifications/cancelled":
+        identifier = message.params.get("requestId")
+        cut = legacy.under_way.pop(identifier, None) if isinstance(identifier, str | int) else None
+        if isinstance(cut, Spoken):
+            cut.cut(_DROPPED)
+        elif cut is not None:
+            cut.reschedule(0)
+    return spoken.status_alone(202)
 
 
 def _offers(given: object) -> JsonObject:
