@@ -171,7 +171,7 @@ class Http2Connection(asyncio.Protocol):
         idle = not self._streams and now >= self._deadline
         if idle or now >= self._ends or now - self._announced >= GOODBYE:
             self.end()
-        elif now >= self._until:
+        elif now >= self._until or not self._listener.accepting:
             self.close_when_idle()
 
     def _sweep_stream(self, stream: Stream, now: float) -> None:

@@ -10,12 +10,13 @@ from contextlib import suppress
 
 import pytest
 
+from openmcp.identity.tls import SpiffeTls
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.net import http2 as implementation
 from openmcp.sidecar.net import outbox, uploads
 from openmcp.sidecar.ports import Exchange, HttpRequest
 from tests.fakes.pki import Ca
-from tests.net.test_lifetimes import AGENT, ending, listening, tls_of
+from tests.net.test_lifetimes import AGENT, US, ending, listening, tls_of
 from tests.support.gate import KEYS, Gate, call, initialize
 from tests.support.hostile import Hostile, Reply, Request, friendly
 from tests.support.http2 import (
@@ -44,7 +45,7 @@ from tests.support.http2 import (
     settings,
     window,
 )
-from tests.support.mtls import bundles_of, careless_client
+from tests.support.mtls import Moved, bundles_of, careless_client
 from tests.support.raw import Connection
 
 DONE = {"content": [{"type": "text", "text": "done"}]}
@@ -720,6 +721,15 @@ async def test_a_drain_lets_everything_end_well(handler: Handler) -> None:
         assert len(handler.requests) == 2
 
 
+async def test_a_connection_whose_handshake_ends_in_the_drain_is_told(handler: Handler) -> None:
+    async with listening(None, handler) as (listener, port), http2(("127.0.0.1", port)) as agent:
+        assert (await agent.ask(b"x")).status == 200
+        listener.accepting = False  # as it is then; the drain itself has told those that were there before
+        assert await agent.said_goodbye(2) == (1, NO_ERROR)
+        await agent.closed()
+        listener.accepting = True
+
+
 async def test_a_drain_does_not_wait_for_a_client_that_says_nothing(
     handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -769,13 +779,15 @@ async def test_a_certificate_that_ends(handler: Handler, monkeypatch: pytest.Mon
 
 async def test_a_ca_that_is_no_longer_trusted(handler: Handler) -> None:
     ca, other = Ca("example.org"), Ca("example.org")
-    tls, context = tls_of(ca)
+    source = Moved.of(ca, US)
+    tls = SpiffeTls(source)
+    context = tls.server_context(lambda why: None)
     by = careless_client(ca.leaf(AGENT))
     async with listening(context, handler) as (listener, port), http2(("127.0.0.1", port), by) as agent:
         handler.release.clear()
         number = await agent.request(b"x")
         await until(lambda: len(handler.requests) == 1)
-        tls._source.rotate(bundles=bundles_of(other))  # type: ignore[attr-defined]
+        source.rotate(bundles=bundles_of(other))
         listener.review(tls.still_trusted)
         assert await agent.said_goodbye() == (number, NO_ERROR)
         handler.release.set()
