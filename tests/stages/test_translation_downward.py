@@ -4,8 +4,11 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from openmcp.sidecar.mcp.era import META_SUBSCRIPTION
 from openmcp.sidecar.mcp.translation import META_LEVEL, META_SERVER
+from openmcp.sidecar.stages.translation import downward
 from openmcp.sidecar.stages.translation.kept import UNUSED
 from tests.policy.rules import allow, deny
 from tests.stages.scene import MODERN, Answer, Scene, Sent, failure, notification, reply, request, response, stream
@@ -147,6 +150,33 @@ async def test_a_stream_is_translated_with_tokens_of_ours() -> None:
         assert answer.messages == [told, response(complete(**text("done")), 9)]
 
 
+async def test_a_stream_that_says_nothing_before_its_answer_becomes_one_answer() -> None:
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(tools_list=lambda sent: stream(failure(-32601, sent.json["id"])))
+        assert (await it.agent.modern("tools/list")).code == (404, -32601)
+        it.server = LegacyOnly(tools_list=lambda sent: stream(broken=True))
+        assert (await it.agent.modern("tools/list")).code == (200, -32603)
+
+
+async def test_a_stream_that_takes_its_time_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downward, "QUIET", 0.0)
+    opened: list[Any] = []
+
+    def called(sent: Sent) -> Any:
+        opened.append((stream(open_end=True), sent.json["id"]))
+        return opened[0][0]
+
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(tools_call=called)
+        body, headers = it.agent.modern_request("tools/call", 3, name="echo")
+        answer = it.agent.begin(body, **headers)
+        serving = asyncio.create_task(it.pipeline(answer))
+        await asyncio.wait_for(answer.begun.wait(), 5)
+        opened[0][0].take(b"data: " + _encoded(response(text("done"), opened[0][1])) + b"\n\n")
+        await asyncio.wait_for(serving, 5)
+        assert answer.messages == [response(complete(**text("done")), 3)]
+
+
 async def test_logs_come_to_whoever_asked_for_them() -> None:
     log = notification("message", level="info", data="x")
 
@@ -192,7 +222,7 @@ async def call(it: Scene, identifier: int, **params: Any) -> Any:
     answer: Answer = await it.agent.modern(
         "tools/call", identifier, capabilities={"elicitation": {}}, name="echo", **params
     )
-    return answer.messages[-1]["result"] if "text/event-stream" in answer.headers["content-type"] else answer.json
+    return answer.json.get("result") or answer.json
 
 
 async def test_questions_of_the_server_bring_the_agent_back() -> None:
@@ -214,7 +244,7 @@ async def test_an_agent_that_comes_back_without_an_answer_is_asked_again() -> No
     async with translated(ALL) as it:
         it.server, told = asking(("elicitation/create", FORM))
         first = await call(it, 1)
-        again = (await call(it, 2, requestState=first["requestState"]))["result"]
+        again = await call(it, 2, requestState=first["requestState"])
         assert again["inputRequests"] == first["inputRequests"]
         given = {"action": "decline"}
         last = await call(it, 3, requestState=again["requestState"], inputResponses={"question": given})

@@ -14,6 +14,7 @@ from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, tr
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.held import QUIET
 from openmcp.sidecar.stages.translation import kept as keeping
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
@@ -83,23 +84,41 @@ class Downward:
                     raise
             else:
                 if not kept.is_dead(response):
-                    return self._answer(flow, message, _Talk(kept, sent, _none()), response)
+                    return await self._answer(flow, message, _Talk(kept, sent, _none()), response)
                 response.close()
                 flow.endpoint = pinned
                 self._keeping.forget(flow, meta, kept)
             flow.endpoint = pinned
         raise UpstreamFailed("status", "the server ends its sessions as they begin")
 
-    def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
+    async def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
         if response.streaming:
             talk.said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
-            return Spoken(self._talk(flow, message, talk)).response
+            return await self._heed(flow, message, talk)
         response.close()
         answer = spoken.complete(response)
         if answer is None or (answer.id != talk.sent and answer.error is None):
             kind = "protocol" if response.status == 200 else "status"
             raise UpstreamFailed(kind, f"HTTP {response.status} without the response")
-        return spoken.answered(_modern(message, answer), _STATUS.get((answer.error or {}).get("code", 0), 200))
+        return _whole(_modern(message, answer))
+
+    async def _heed(self, flow: Flow, message: Request, talk: _Talk) -> UpstreamResponse:
+        """A stream that says nothing before its answer becomes a whole answer, with the status of the modern era.
+        One that takes its time stays a stream, which is kept alive."""
+        said = self._talk(flow, message, talk)
+        first = asyncio.ensure_future(anext(said))
+        try:
+            await asyncio.wait((first,), timeout=QUIET)
+        except asyncio.CancelledError:
+            first.cancel()
+            await asyncio.wait((first,))
+            raise
+        if first.done():
+            heard = first.result()
+            if isinstance(heard, Response):
+                await said.aclose()
+                return _whole(heard)
+        return Spoken(_following(first, said)).response
 
     async def _talk(self, flow: Flow, message: Request, talk: _Talk) -> AsyncGenerator[Message, None]:
         """What the agent gets of a call whose answer is a stream, until the answer or a question."""
@@ -155,14 +174,14 @@ class Downward:
         given = params.get("inputResponses")
         answer = given.get(_KEY) if type(given) is dict else None
         if type(answer) is not dict or talk.question is None:
-            return spoken.answered(self._park(message, talk))
+            return _whole(self._park(message, talk))
         asked, talk.question = talk.question, None
         try:
             await talk.kept.tell(flow, jsonrpc.response_document(Response(asked.id, answer, None)))
         except BaseException:
             await talk.said.aclose()
             raise
-        return Spoken(self._talk(flow, message, talk)).response
+        return await self._heed(flow, message, talk)
 
     def _cancel(self, flow: Flow, kept: Kept, sent: int) -> None:
         """The agent is gone: in its era that cancels the request, in the server's it has to be said."""
@@ -211,6 +230,22 @@ class Downward:
             yield Response(message.id, mark | {"resultType": "complete"}, None)
         finally:
             self._keeping.aside(kept.end(flow))
+
+
+async def _following(
+    first: asyncio.Future[Message], said: AsyncGenerator[Message, None]
+) -> AsyncGenerator[Message, None]:
+    """All that is said, of which the first is there or under way."""
+    try:
+        yield await first
+        async for one in said:
+            yield one
+    finally:
+        await said.aclose()
+
+
+def _whole(answer: Response) -> UpstreamResponse:
+    return spoken.answered(answer, _STATUS.get((answer.error or {}).get("code", 0), 200))
 
 
 async def _none() -> AsyncGenerator[Message, None]:
