@@ -5,7 +5,7 @@ from openmcp.config.plan.access import warn_of_rules
 from openmcp.config.plan.backends import upstream
 from openmcp.config.plan.behind import behind
 from openmcp.config.plan.callers import doors, warn_of_methods
-from openmcp.config.plan.gateway import gateway, warn_of_credentials
+from openmcp.config.plan.gateway import gateway, warn_of_server
 from openmcp.config.plan.mcproutes import mcp_routes
 from openmcp.config.plan.routes import named, routes
 from openmcp.config.plan.traffic import backend_traffic
@@ -35,7 +35,7 @@ def _server(configuration: Configuration, server: Server, target: Target, notice
     up = upstream(server, target, notices)
     if up is None:
         return []
-    warn_of_credentials(server, notices)
+    warn_of_server(server, notices)
     if target.ai_gateway:
         return mcp_routes(configuration, server, up, (target, notices))
     ways = named(server, doors(configuration, server, target, notices))

@@ -114,11 +114,14 @@ def _client_certificates(configuration: Configuration, target: Target, notices: 
     }
 
 
-def warn_of_credentials(server: Server, notices: Notices) -> None:
-    """Say which proofs of ours Envoy does not have for a server."""
+def warn_of_server(server: Server, notices: Notices) -> None:
+    """Say what Envoy cannot do towards a server: prove who we are, speak another era."""
     kinds = {JwtSvidAuth: "a JWT-SVID", OAuthAuth: "an access token by client credentials", SpiffeAuth: "our SVID"}
     for kind, what in kinds.items():
         if isinstance(server.auth, kind):
-            notices.warn(
-                f"servers: {server.name}: auth", f"Envoy Gateway cannot present {what}: the server will refuse"
-            )
+            place = f"servers: {server.name}: auth"
+            notices.warn(place, f"Envoy Gateway cannot present {what}: the server will refuse")
+    if server.translate:
+        notices.warn(
+            f"servers: {server.name}: translate", "Envoy does not translate: clients of another era get nowhere"
+        )

@@ -141,3 +141,18 @@ def test_a_limit_of_agents_counts_by_each_header_that_names_one(tmp_path: Path) 
     rules = found(made, "BackendTrafficPolicy")["rateLimit"]["local"]["rules"]
     headers = [rule["clientSelectors"][0]["headers"][0]["name"] for rule in rules]
     assert headers == ["x-openmcp-subject", "x-openmcp-agent"]
+
+
+@pytest.mark.parametrize("mode", ["direct", "ai"])
+def test_a_server_that_is_a_program_is_left_to_the_sidecar(tmp_path: Path, mode: str) -> None:
+    made = plan_of(tmp_path, "stdio: {command: program, share: session}", mode=mode)
+    assert not {"HTTPRoute", "MCPRoute", "Backend"} & {document["kind"] for document in made.documents}
+    assert "servers: s: has no endpoint over HTTP: only a sidecar can serve it (--sidecar)" in map(str, made.warnings)
+    behind = plan_of(tmp_path, "stdio: {command: program, share: session}", mode="behind")
+    (rule,) = found(behind, "HTTPRoute")["rules"]
+    assert rule["matches"] == [{"path": {"type": "Exact", "value": "/s"}}]
+
+
+def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:
+    _, warnings = traffic(tmp_path, "translate: true")
+    assert "servers: s: translate: Envoy does not translate: clients of another era get nowhere" in warnings
