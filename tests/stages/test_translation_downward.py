@@ -294,18 +294,30 @@ async def test_an_agent_that_goes_away_cancels_its_call() -> None:
         await asyncio.wait_for(cancelled.wait(), 5)
 
 
-async def test_a_subscription_has_a_session_of_its_own() -> None:
-    updated = notification("resources/updated", uri="file:///a")
-    foreign = notification("resources/updated", uri="file:///b")
+def changes(*, reading: Any) -> LegacyOnly:
+    """A server whose sessions have a stream, which `reading` makes."""
 
     def ok(sent: Sent) -> Any:
         return reply(response({}, sent.json["id"]))
 
+    return LegacyOnly(resources_subscribe=ok, resources_unsubscribe=ok, tools_call=done, GET=reading)
+
+
+async def later() -> None:
+    """Let what nobody waits for be done."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_subscription_gets_the_stream_of_the_agents_session() -> None:
+    updated = notification("resources/updated", uri="file:///a")
+    foreign = notification("resources/updated", uri="file:///b")
+
     async with translated(ALL) as it:
-        it.server = server = LegacyOnly(
-            resources_subscribe=ok,
-            GET=lambda sent: stream(notification("tools/list_changed"), foreign, updated, request("ping", "p")),
+        it.server = changes(
+            reading=lambda sent: stream(notification("tools/list_changed"), foreign, updated, request("ping", "p"))
         )
+        await it.agent.modern("tools/call", name="echo")
         wanted = {"toolsListChanged": True, "promptsListChanged": True, "resourceSubscriptions": ["file:///a"]}
         answer = await it.agent.modern("subscriptions/listen", 5, notifications=wanted)
         mark = {"_meta": {META_SUBSCRIPTION: 5}}
@@ -316,10 +328,22 @@ async def test_a_subscription_has_a_session_of_its_own() -> None:
             notification("resources/updated", uri="file:///a", **mark),
             response(complete(**mark), 5),
         ]
-        for _ in range(5):
-            await asyncio.sleep(0)
-        assert methods(it) == [*BEGIN, "resources/subscribe", "GET", "answer", "DELETE"]
-        assert server.sessions == set()
+        await later()
+        following = ["resources/subscribe", "GET", "answer", "resources/unsubscribe"]
+        assert methods(it) == [*BEGIN, "tools/call", *following]
+
+
+async def test_further_subscriptions_have_a_session_of_their_own() -> None:
+    def reading(sent: Sent) -> Any:
+        return reply(status=409) if sent.headers["mcp-session-id"] == "upstream-1" else stream()
+
+    async with translated(ALL) as it:
+        it.server = server = changes(reading=reading)
+        answer = await it.agent.modern("subscriptions/listen", 5, notifications={"toolsListChanged": True})
+        assert [one.get("method") for one in answer.messages] == ["notifications/subscriptions/acknowledged", None]
+        await later()
+        assert methods(it) == [*BEGIN, "GET", *BEGIN, "GET", "DELETE"]
+        assert server.sessions == {"upstream-1"}
 
 
 async def test_a_server_with_both_eras_is_asked_in_the_agents_own() -> None:

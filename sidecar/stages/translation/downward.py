@@ -27,6 +27,8 @@ MOST_PARKED: Final = 256
 _KEY: Final = "question"
 _STATUS: Final = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400}
 """What errors come with in the modern era; all others with 200 as well."""
+_NO_STREAM_NOW: Final = frozenset((400, 404, 409))
+"""The session is gone, or somebody has its stream already."""
 _STREAM: Final = b"accept: text/event-stream\r\n"
 
 
@@ -191,45 +193,82 @@ class Downward:
     # subscriptions
 
     async def _listen(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
-        """A subscription has a session of its own: one stream is all that a session has."""
-        kept = await keeping.begin(flow, era.meta_of(params))
+        """A session has one stream: the agent's first subscription gets that of its calls, since some servers tell only
+        the session in which something was done; others have a session of their own."""
+        meta = era.meta_of(params)
+        shared = await self._keeping.session(flow, meta)
+        made = await self._subscribe(flow, message, params, shared, own=False) if not shared.listened else None
+        if made is None:
+            made = await self._subscribe(flow, message, params, await keeping.begin(flow, meta), own=True)
+        assert made is not None  # one of its own is what there is
+        return made
+
+    async def _subscribe(
+        self, flow: Flow, message: Request, params: JsonObject, kept: Kept, *, own: bool
+    ) -> UpstreamResponse | None:
+        """The subscription on this session; None where that is not our `own` and gives no stream."""
+        kept.listened = True
+        uris: list[str] = []
         try:
             wanted = translation.honoured(params.get("notifications"), kept.capabilities)
-            uris = [uri for uri in wanted.pop("resourceSubscriptions", []) if await _subscribe(flow, kept, uri)]
+            for uri in wanted.pop("resourceSubscriptions", []):
+                if await kept.ask(flow, "resources/subscribe", {"uri": uri}):
+                    uris.append(uri)
             lines, patience = kept.headers(flow, _STREAM), flow.upstream.stream_patience
             response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
         except BaseException:
-            self._keeping.aside(kept.end(flow))
+            self._leave(flow, kept, uris, own=own)
             raise
-        if not response.streaming:
+        if response.streaming:
+            filtered = wanted | ({"resourceSubscriptions": uris} if uris else {})
+        else:
             response.close()
-            return Spoken(self._changes(flow, message, kept, {}, None)).response
-        if uris:
-            wanted["resourceSubscriptions"] = uris
-        return Spoken(self._changes(flow, message, kept, wanted, response)).response
+            filtered = {}
+            if not own and response.status in _NO_STREAM_NOW:
+                self._leave(flow, kept, uris, own=False)
+                return None
+        stream = response if response.streaming else None
+        said = self._changes(message, kept, filtered, stream, flow)
+        return Spoken(_then(said, lambda: self._leave(flow, kept, uris, own=own))).response
+
+    def _leave(self, flow: Flow, kept: Kept, uris: list[str], *, own: bool) -> None:
+        """A subscription is over."""
+        kept.listened = False
+        if own:
+            self._keeping.aside(kept.end(flow))
+            return
+        for uri in uris:
+            self._keeping.aside(kept.ask(flow, "resources/unsubscribe", {"uri": uri}))
 
     async def _changes(
-        self, flow: Flow, message: Request, kept: Kept, wanted: JsonObject, response: UpstreamResponse | None
+        self, message: Request, kept: Kept, wanted: JsonObject, response: UpstreamResponse | None, flow: Flow
     ) -> AsyncGenerator[Message, None]:
         """What a subscription is told of; of a server without a stream it hears nothing."""
         mark: JsonObject = {"_meta": {era.META_SUBSCRIPTION: message.id}}
+        yield Notification("notifications/subscriptions/acknowledged", mark | {"notifications": wanted})
+        if response is None:
+            await asyncio.Event().wait()
+            return
+        said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
         try:
-            yield Notification("notifications/subscriptions/acknowledged", mark | {"notifications": wanted})
-            if response is None:
-                await asyncio.Event().wait()
-                return
-            said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
-            try:
-                async for one in said:
-                    if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
-                        yield Notification(one.method, translation.legacy_params(one.params) | mark)
-                    elif isinstance(one, Request):
-                        await kept.tell(flow, _ourselves(one))
-            finally:
-                await said.aclose()
-            yield Response(message.id, mark | {"resultType": "complete"}, None)
+            async for one in said:
+                if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
+                    yield Notification(one.method, translation.legacy_params(one.params) | mark)
+                elif isinstance(one, Request):
+                    await kept.tell(flow, _ourselves(one))
         finally:
-            self._keeping.aside(kept.end(flow))
+            await said.aclose()
+        yield Response(message.id, mark | {"resultType": "complete"}, None)
+
+
+async def _then(said: AsyncGenerator[Message, None], over: Callable[[], None]) -> AsyncGenerator[Message, None]:
+    """All that is said; and then, however it ends, this is done."""
+    try:
+        async for one in said:
+            yield one
+    finally:
+        await said.aclose()
+        over()
 
 
 async def _following(
@@ -252,10 +291,6 @@ async def _none() -> AsyncGenerator[Message, None]:
     """Nothing is said before the answer."""
     return
     yield
-
-
-async def _subscribe(flow: Flow, kept: Kept, uri: str) -> bool:
-    return await kept.ask(flow, "resources/subscribe", {"uri": uri})
 
 
 def _with_token(params: JsonObject, sent: int) -> JsonObject:

@@ -27,13 +27,14 @@ UNUSED: Final = 600.0
 
 class Kept:
     """One session: where it is, what the server calls it (None: it has no ids) and said when it began. `last` is the
-    last id that we gave to a request on it."""
+    last id that we gave to a request on it; `listened`: a subscription has its stream."""
 
     def __init__(self, endpoint: Endpoint, upstream_id: str | None, version: str, initialized: JsonObject) -> None:
         self.endpoint = endpoint
         self.initialized = initialized
         self.last = 0
         self.used = 0.0
+        self.listened = False
         named = b"mcp-session-id: %b\r\n" % upstream_id.encode() if upstream_id is not None else b""
         self._lines = b"mcp-protocol-version: %b\r\n%b" % (version.encode(), named)
         self.named = upstream_id is not None
@@ -138,21 +139,22 @@ class Keeping:
     def _make_room(self) -> None:
         before = self._now() - UNUSED
         for name, slot in list(self._slots.items()):
-            old = slot.kept is not None and slot.kept.used < before
+            kept = slot.kept
+            old = kept is not None and kept.used < before
             if not old and len(self._slots) <= MOST:
                 return
-            if slot.kept is not None and slot.flow is not None:
+            if kept is not None and slot.flow is not None and not kept.listened:
                 del self._slots[name]
-                self.aside(slot.kept.end(slot.flow))
+                self.aside(kept.end(slot.flow))
 
-    def aside(self, work: Coroutine[Any, Any, None]) -> None:
+    def aside(self, work: Coroutine[Any, Any, object]) -> None:
         """Tell a server something that nobody waits for."""
         task = asyncio.create_task(_quietly(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
 
-async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+async def _quietly(work: Coroutine[Any, Any, object]) -> None:
     try:
         await work
     except (UpstreamFailed, Refused):
