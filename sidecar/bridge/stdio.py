@@ -30,6 +30,8 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 5.0
 """Seconds without another attempt after a process ended before it had answered anything; doubled each time. An agent
 can make a server end that is badly written, so it is no longer than others can put up with."""
+_LAST: Final = 8.0
+"""Seconds that we wait for the end of all processes when we end ourselves."""
 _LOOK: Final = 0.02
 """Seconds between two looks at processes that are ending with us."""
 _log = logging.getLogger("openmcp.bridge")
@@ -107,8 +109,9 @@ class StdioEndpoint:
             one.process.end("was ended: the gateway stops")
 
     async def closed(self) -> None:
-        """Wait until nothing is left of any process, for no longer than they are given."""
-        while self._all:
+        """Wait until nothing is left of any process; of one that cannot be killed, for no longer than `_LAST`."""
+        until = self._loop.time() + _LAST
+        while self._all and self._loop.time() < until:
             for one in tuple(self._all):
                 one.process.sweep(self._loop.time())
             await asyncio.sleep(_LOOK)

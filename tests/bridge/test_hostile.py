@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from typing import cast
 
 import pytest
 
 from openmcp.sidecar.bridge import conversation, process, stdio
-from tests.bridge.conftest import Behind
+from tests.bridge.conftest import PATIENCE, Behind
 from tests.bridge.test_sessions import said
 from tests.support.gate import ask_modern, call, initialize
 from tests.support.raw import Answer
@@ -99,6 +100,8 @@ async def test_the_end_of_the_sidecar_is_that_of_servers_that_do_not_want_to(beh
     async with behind.gate("--deaf") as sidecar, sidecar.connect() as agent:
         await initialize(agent)
         said(await agent.ask(call("allowed_fork")))
+        await agent.send(agent.request(call("allowed_stubborn")))
+        await sidecar.recorded(event="request", name="allowed_stubborn")
         assert len(behind.processes()) == 4
     assert behind.processes() == []
 
@@ -151,6 +154,7 @@ async def test_a_server_that_never_answers_initialize_is_killed(behind: Behind) 
     async with behind.gate("--mute", server=QUICK) as sidecar, sidecar.connect() as agent:
         failed(await agent.ask(call("allowed_echo") | INITIALIZE), LATE)
         await behind.left(0)
+        assert "did not answer initialize" in await sidecar.page("/readyz")
 
 
 async def test_a_shared_process_that_crashes_is_started_again(behind: Behind) -> None:
@@ -168,13 +172,19 @@ async def test_a_reader_that_is_slow_holds_up_its_own_session_alone(behind: Behi
         await initialize(other)
         await slow.send(slow.request(call("allowed_chatter")))
         await slow.answer_head()
-        await asyncio.sleep(0.5)  # all buffers on the way are full then
-        endpoint = next(iter(sidecar.app.snapshot.routes.values())).upstream.endpoints[0]
-        assert endpoint.active == 1
+        slow.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is both ways
+        (endpoint,) = next(iter(sidecar.app.snapshot.routes.values())).upstream.endpoints
+        assert isinstance(endpoint, stdio.StdioEndpoint)
+        (pipe,) = (cast(asyncio.ReadTransport, one.process._pipe(1)) for one in endpoint._all if one.busy)
+        async with asyncio.timeout(PATIENCE):
+            while pipe.is_reading():  # noqa: ASYNC110  # nobody is told of that
+                await asyncio.sleep(0.02)
         for number in range(10):
             said(await other.ask(call("allowed_echo", number)))
-        for _ in range(2000):
-            assert (await slow.event())["method"] == "notifications/message"
+        async with asyncio.timeout(PATIENCE):
+            slow.writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+            while not pipe.is_reading():
+                assert (await slow.event())["method"] == "notifications/message"
 
 
 async def test_a_client_that_leaves_cancels_in_the_modern_era(behind: Behind, caplog: pytest.LogCaptureFixture) -> None:
