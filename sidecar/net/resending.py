@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import msgspec
-
 from openmcp.config.model import Server
 from openmcp.sidecar.net.outliers import Outliers
-from openmcp.sidecar.net.values import Patience
+from openmcp.sidecar.net.values import Patience, Terms
 from openmcp.sidecar.policy.globs import GlobSet
 
 LONGEST_PAUSE: Final = 1.0
@@ -60,13 +58,6 @@ class Resending:
         """Seconds to wait before the attempt of this number (from 1 on): any part of a time that doubles."""
         longest: float = min(self._backoff * 2 ** (again - 1), LONGEST_PAUSE)
         return longest * self._chance()
-
-
-class Terms(msgspec.Struct, frozen=True):
-    """How long a call of a tool may take, and whether it may be sent twice."""
-
-    patience: Patience
-    repeatable: bool
 
 
 class ToolTerms:

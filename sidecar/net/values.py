@@ -64,6 +64,13 @@ class Patience(msgspec.Struct, frozen=True):
     endless: bool = False
 
 
+class Terms(msgspec.Struct, frozen=True):
+    """How long a call of a tool may take, and whether it may be sent twice."""
+
+    patience: Patience
+    repeatable: bool
+
+
 class Outgoing(msgspec.Struct, frozen=True):
     """One request: `headers` are ready lines, `limit` the bytes allowed for the body of an answer that is no stream.
 
