@@ -27,6 +27,8 @@ from openmcp.config.plan.values import AGENT_HEADER, SUBJECT_HEADER, Document, N
 CERTIFICATE_ID: Final = "connection.uri_san_peer_certificate"
 """The SPIFFE ID of a client's certificate in CEL; without one, nothing can be said of it: no rule holds."""
 
+_MOST_KEYS: Final = 256
+
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
     """One way in: the `header` whose presence tells it from others (None: the last one), the spec of its
@@ -84,7 +86,11 @@ def _by_key(configuration: Configuration, who: Access, context: _Context) -> Doo
         notices.warn("identity.agents", "API keys are taken in X-API-Key alone, as others may come without one")
     alone = not tokens and _closed(configuration, server)
     secret = key_secret(keys, target, notices)
-    values = [{"name": AGENT_HEADER, "values": allowed[:256]}]
+    if len(allowed) > _MOST_KEYS:
+        notices.warn(
+            f"servers: {server.name}", f"Envoy Gateway takes {_MOST_KEYS} keys in a rule: others are not let in"
+        )
+    values = [{"name": AGENT_HEADER, "values": allowed[:_MOST_KEYS]}]
     authorization = _rules([{"name": "keys", "action": "Allow", "principal": {"headers": values}}], configuration)
     return Door(
         kind="key",

@@ -195,3 +195,11 @@ def test_whoever_comes_without_a_certificate_is_heard(tmp_path: Path) -> None:
     assert validation["mode"] == "VerifyIfGiven"
     (rule,) = found(made, "SecurityPolicy", "s")["authorization"]["rules"]
     assert rule["cel"] == f"{ORIGIN} && !connection.mtls"
+
+
+def test_more_keys_than_a_rule_takes_are_told_of(tmp_path: Path) -> None:
+    keys = ", ".join(f"{{name: k{index}, sha256: '{index:064x}'}}" for index in range(257))
+    made = planned(tmp_path, configuration(f"{{type: apiKey, keys: [{keys}]}}", allow("*")))
+    (rule,) = found(made, "SecurityPolicy", "s")["authorization"]["rules"]
+    assert len(rule["principal"]["headers"][0]["values"]) == 256
+    assert "servers: s: Envoy Gateway takes 256 keys in a rule: others are not let in" in map(str, made.warnings)
