@@ -14,6 +14,7 @@ from openmcp.identity.tls import SpiffeTls
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.net import http2 as implementation
 from openmcp.sidecar.net import outbox, uploads
+from openmcp.sidecar.net.floods import Flood, Guard
 from openmcp.sidecar.ports import Exchange, HttpRequest
 from tests.fakes.pki import Ca
 from tests.net.test_lifetimes import AGENT, US, ending, listening, tls_of
@@ -813,3 +814,21 @@ async def test_what_is_given_up_at_once_harms_nobody(handler: Handler, fields: l
         handler.release.set()
         assert (await agent.answer(other)).body == b"other"
         assert len(handler.requests) == 1
+
+
+def test_what_is_given_up_is_counted_also_where_it_comes_slowly() -> None:
+    guard = Guard()
+    for _ in range(200):
+        guard.reset()
+    guard.check()
+    guard.reset()
+    with pytest.raises(Flood, match="too many requests that are given up"):
+        guard.check()
+    guard.rest(0.1)
+    guard.answered()
+    guard.reset()
+    guard.reset()
+    guard.check()
+    guard.reset()
+    with pytest.raises(Flood):
+        guard.check()
