@@ -165,6 +165,11 @@ async def _listen(flow: Flow, lines: bytes) -> UpstreamResponse:
     translator = flow.route.translator
     if translator is not None and flow.session is not None and flow.session.client is not None:
         return await translator.listen(flow)
+    return await open_stream(flow, lines)
+
+
+async def open_stream(flow: Flow, lines: bytes) -> UpstreamResponse:
+    """Ask a server for the stream of a session, by a GET with these header lines."""
     patience = flow.upstream.stream_patience
     response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
     for pause in _CROWDED_AGAIN:

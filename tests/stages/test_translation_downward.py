@@ -333,17 +333,37 @@ async def test_a_subscription_gets_the_stream_of_the_agents_session() -> None:
         assert methods(it) == [*BEGIN, "tools/call", *following]
 
 
-async def test_further_subscriptions_have_a_session_of_their_own() -> None:
+async def test_a_subscription_beside_another_has_a_session_of_its_own() -> None:
     def reading(sent: Sent) -> Any:
-        return reply(status=409) if sent.headers["mcp-session-id"] == "upstream-1" else stream()
+        return stream(open_end=sent.headers["mcp-session-id"] == "upstream-1")
 
     async with translated(ALL) as it:
         it.server = server = changes(reading=reading)
+        body, headers = it.agent.modern_request("subscriptions/listen", 4, notifications={"toolsListChanged": True})
+        first = it.agent.begin(body, **headers)
+        serving = asyncio.create_task(it.pipeline(first))
+        await asyncio.wait_for(first.begun.wait(), 5)
         answer = await it.agent.modern("subscriptions/listen", 5, notifications={"toolsListChanged": True})
         assert [one.get("method") for one in answer.messages] == ["notifications/subscriptions/acknowledged", None]
         await later()
         assert methods(it) == [*BEGIN, "GET", *BEGIN, "GET", "DELETE"]
         assert server.sessions == {"upstream-1"}
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_a_session_that_gives_no_stream_is_not_listened_to() -> None:
+    def reading(sent: Sent) -> Any:
+        return reply(status=404) if sent.headers["mcp-session-id"] == "upstream-1" else stream()
+
+    async with translated(ALL) as it:
+        it.server = changes(reading=reading)
+        await it.agent.modern("subscriptions/listen", 5, notifications={"resourceSubscriptions": ["file:///a"]})
+        await later()
+        asked = methods(it)
+        asked.remove("resources/unsubscribe")  # whenever it comes: nobody waits for it
+        subscribed = ["resources/subscribe", "GET"]
+        assert asked == [*BEGIN, *subscribed, *BEGIN, *subscribed, "DELETE"]
 
 
 async def test_a_server_with_both_eras_is_asked_in_the_agents_own() -> None:

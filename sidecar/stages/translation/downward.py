@@ -13,6 +13,7 @@ from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAP
 from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
+from openmcp.sidecar.stages.connections import open_stream
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET
 from openmcp.sidecar.stages.translation import kept as keeping
@@ -214,8 +215,7 @@ class Downward:
             for uri in wanted.pop("resourceSubscriptions", []):
                 if await kept.ask(flow, "resources/subscribe", {"uri": uri}):
                     uris.append(uri)
-            lines, patience = kept.headers(flow, _STREAM), flow.upstream.stream_patience
-            response = await forward.send(flow, b"GET", lines, b"", patience, repeatable=True)
+            response = await open_stream(flow, kept.headers(flow, _STREAM))
         except BaseException:
             self._leave(flow, kept, uris, own=own)
             raise

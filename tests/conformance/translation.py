@@ -1,0 +1,106 @@
+"""Compare the official conformance suite's figures, directly and through a translation between the eras.
+
+    python -m tests.conformance.translation
+
+Each revision runs against a server that has the other era alone, behind a sidecar with ``translate: true``; and against
+the server with both eras behind the same, which has to change nothing.
+
+Exit code 0: nothing is worse but what `NOT_TRANSLATED` names. 1: something is. 3: a part is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.conformance.run import FIXTURE, LEGACY, MODERN, listen_for_browsers
+from tests.conformance.suite import Outcome, SuiteFailed, server_run
+from tests.real_parts import install
+from tests.support.process import ProcessFailed, allow_all, mcp_server, python_server, sidecar
+
+ONE_ERA = "tests.fixtures.one_era_server"
+OTHER = {LEGACY: "modern", MODERN: "legacy"}
+
+NOT_TRANSLATED = {
+    LEGACY: frozenset(
+        (
+            # Told as information, not as a failure: answers are JSON, and streams cannot be resumed.
+            "server-server-sse-multiple-streams: server-sse-streams-functional",
+            "server-server-sse-polling: server-sse-disconnect-resume",
+            "server-server-sse-polling: server-sse-priming-event",
+            "server-server-sse-polling: server-sse-retry-field",
+        )
+    ),
+    MODERN: frozenset(
+        (
+            # A legacy server sees no header of a parameter, and finds none missing.
+            "server-http-custom-header-server-validation: sep-2243-server-reject-param-mismatch",
+            "server-http-custom-header-server-validation: sep-2243-server-validate-param-match",
+            # A legacy server's questions have no keys: all come under one of ours.
+            "server-input-required-result-basic-elicitation: sep-2322-elicitation-complete",
+            "server-input-required-result-basic-elicitation: sep-2322-elicitation-incomplete",
+            "server-input-required-result-ignore-extra-params: sep-2322-ignore-unexpected-params",
+            # Several subscriptions at once: a server that tells the calling session alone tells the first of them.
+            "server-server-stateless: sep-2575-server-sends-prompts-list-changed-on-subscription",
+            "server-server-stateless: sep-2575-server-sends-tools-list-changed-on-subscription",
+            # Questions come one after the other, as the server waits for each answer.
+            "server-input-required-result-multiple-input-requests: sep-2322-multiple-inputs-complete",
+            "server-input-required-result-multiple-input-requests: sep-2322-multiple-inputs-incomplete",
+        )
+    ),
+}
+"""What the suite looks for and translation cannot give, by revision."""
+
+
+def translating(url: str) -> dict[str, Any]:
+    """Return a configuration that serves both eras."""
+    config = {**allow_all(fixture=url), "listen": listen_for_browsers()}
+    config["servers"][0]["translate"] = True
+    return config
+
+
+def run(revision: str, results: Path) -> list[str]:
+    """Run one revision three ways, print the figures and return what is wrong."""
+    with mcp_server("fixture server", python_server(FIXTURE)) as url:
+        direct = server_run(url, revision, results / f"{revision}-direct")
+        with sidecar(translating(url)) as gateway:
+            native = server_run(f"{gateway.url}/fixture", revision, results / f"{revision}-native")
+    with (
+        mcp_server("fixture server", python_server(ONE_ERA, "--era", OTHER[revision])) as url,
+        sidecar(translating(url)) as gateway,
+    ):
+        translated = server_run(f"{gateway.url}/fixture", revision, results / f"{revision}-translated")
+    for name, outcome in (("direct", direct), ("both eras", native), (f"{OTHER[revision]} server", translated)):
+        print(f"{revision} {name}: {_figures(outcome)}", flush=True)
+    lost = set(direct.regressions(translated))
+    print("not translated:", *sorted(lost & NOT_TRANSLATED[revision]))
+    wrong = [f"{revision}: worse where nothing is to be translated: {check}" for check in direct.regressions(native)]
+    return wrong + sorted(
+        f"{revision}: worse through translation: {check}" for check in lost - NOT_TRANSLATED[revision]
+    )
+
+
+def _figures(outcome: Outcome) -> str:
+    checks = f"{outcome.passed} of {outcome.passed + outcome.failed} checks"
+    return f"{checks}, {outcome.required_passed} of {len(outcome.required)} required scenarios"
+
+
+def main() -> int:
+    """Run both revisions and return the exit code."""
+    if missing := [part for part in ("node", "conformance") if not install.is_installed(part)]:
+        print(f"not installed: {', '.join(missing)} (python tests/real_parts/install.py)", file=sys.stderr)
+        return 3
+    with tempfile.TemporaryDirectory(prefix="openmcp-conformance-") as scratch:
+        try:
+            wrong = [line for revision in (LEGACY, MODERN) for line in run(revision, Path(scratch))]
+        except (SuiteFailed, ProcessFailed) as error:
+            print(error, file=sys.stderr)
+            return 3
+    print("\n".join(wrong) or "nothing is worse")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
