@@ -5,12 +5,13 @@ from urllib.parse import urlsplit
 
 from openmcp.config.callers import callers
 from openmcp.config.cursor import At
-from openmcp.config.globs import matches
 from openmcp.config.identitycheck import check_identity
 from openmcp.config.model import Action, Address, Configuration, Policy
 from openmcp.config.policycheck import check_policies
 from openmcp.config.problems import Mark, Report, did_you_mean
-from openmcp.config.values import is_loopback, shown
+from openmcp.config.values import shown
+from openmcp.identity.addresses import is_this_machine
+from openmcp.identity.globs import matches
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
@@ -45,7 +46,7 @@ def _listeners(made: Configuration, at: At | None) -> None:
     mcp, admin = made.listen.mcp, made.listen.admin
     if mcp == admin and mcp.port != 0:
         at.error(f"`mcp` and `admin` have the same address {shown(mcp)}")
-    if not is_loopback(mcp.host) and not made.listen.allowed_hosts and made.listen.url is None:
+    if not is_this_machine(mcp.host) and not made.listen.allowed_hosts and made.listen.url is None:
         (at.key("mcp") or at).warn(
             f"clients that call this machine by a name are refused: {shown(mcp)} is reached from elsewhere "
             "and `allowedHosts` is empty",
@@ -67,7 +68,7 @@ def _leads_to(url: str, listener: Address) -> bool:
     if port != listener.port:
         return False
     target = parts.hostname or ""
-    here = is_loopback(target) and (is_loopback(listener.host) or listener.host in _ANYWHERE)
+    here = is_this_machine(target) and (is_this_machine(listener.host) or listener.host in _ANYWHERE)
     return here or target == listener.host.lower()
 
 

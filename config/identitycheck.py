@@ -19,7 +19,8 @@ from openmcp.config.model import (
     WorkloadAgents,
 )
 from openmcp.config.uses import Use, workload_api_uses
-from openmcp.config.values import is_loopback, shown
+from openmcp.config.values import shown
+from openmcp.identity.addresses import is_this_machine
 
 _NO_SUCH = "the Workload API gives what this needs, and `identity.workloadApi` is none"
 
@@ -30,7 +31,7 @@ def check_identity(made: Configuration, sections: Mapping[str, At], servers: Map
     entries = _entries(identity, "agents")
     if made.identity.workload_api == "":
         _without_workload_api(made, identity, listen, servers)
-    local = is_loopback(made.listen.mcp.host)
+    local = is_this_machine(made.listen.mcp.host)
     for method, at in zip(made.identity.agents, entries, strict=True):
         if isinstance(method, MtlsAgents):
             _mtls(made, method, at)

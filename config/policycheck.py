@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from openmcp.config.cursor import At
-from openmcp.config.globs import beginning, covers, matches, overlap
+from openmcp.config.globs import beginning, covers, overlap
 from openmcp.config.model import Action, AgentSelector, Policy, RequestRule, Server
 from openmcp.config.rulecheck import check_request_rule, check_response_rule
+from openmcp.identity.globs import matches
 
 KINDS = ("tools", "prompts", "resources", "methods")
 Agents = tuple[str | AgentSelector, ...]

@@ -21,7 +21,8 @@ from openmcp.config.cursor import (
     tagged,
 )
 from openmcp.config.spiffevalues import server_ids
-from openmcp.config.values import is_loopback, no_clear_text, secret, url
+from openmcp.config.values import no_clear_text, secret, url
+from openmcp.identity.addresses import is_this_machine
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OURS = re.compile(
@@ -188,7 +189,7 @@ def check_endpoints(server: model.Server, at: At) -> None:
             tls.error("`tls` has no meaning with `auth: {type: spiffe}`", "serverIds say whom we trust: remove `tls`")
     elif not server.auth.allow_http:
         for url in _clear(server.endpoints):
-            if not is_loopback(urlsplit(url).hostname or ""):
+            if not is_this_machine(urlsplit(url).hostname or ""):
                 hint = "write https:// in the endpoints, or allowHttp: true where the way is encrypted otherwise"
                 place.error(f"the credential would go to {shortened(url)} in the clear", hint)
                 break

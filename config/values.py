@@ -12,6 +12,7 @@ from openmcp.config.model import Address, Secret
 from openmcp.config.patterns import check_pattern
 from openmcp.config.problems import did_you_mean
 from openmcp.config.yamlsource import Mapping, Refused, Scalar
+from openmcp.identity.addresses import is_this_machine
 
 _AMOUNT = re.compile(r"([0-9]{1,9})([A-Za-z]*)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -194,18 +195,10 @@ def _surplus(parts: SplitResult, value: str) -> str | None:
 def no_clear_text(at: At, value: str | None, why: str) -> str | None:
     """The same URL; None, reported, for http to another machine."""
     parts = urlsplit(value or "")
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
         at.error(f"http to another machine: {why}", "write https://")
         return None
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def origin(at: At) -> str | None:

@@ -7,7 +7,6 @@ sidecars that ask nobody are spared.
 
 import asyncio
 import errno
-import ipaddress
 import os
 import ssl
 from collections.abc import Callable, Mapping
@@ -15,6 +14,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
+
+from openmcp.identity.addresses import is_this_machine
 
 if TYPE_CHECKING:
     import aiohttp
@@ -105,16 +106,9 @@ def _checked(url: str, allow_http: bool) -> SplitResult:
         raise FetchFailed("not an https URL")
     if parts.username is not None:
         raise FetchFailed("a URL with a user name in it")
-    if parts.scheme == "http" and not (allow_http or _on_this_machine(host)):
+    if parts.scheme == "http" and not (allow_http or is_this_machine(host)):
         raise FetchFailed("http leaves this machine in the clear: only https is used")
     return parts
-
-
-def _on_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _context(ca: bytes | None) -> ssl.SSLContext:
