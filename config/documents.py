@@ -8,7 +8,11 @@ from collections.abc import Callable, Iterable
 from collections.abc import Mapping as Table
 from typing import TypeVar
 
+import msgspec
+
 from openmcp.config import parse
+from openmcp.config.approvalcheck import check_approvals
+from openmcp.config.approvers import approvals
 from openmcp.config.crosscheck import cross_check
 from openmcp.config.cursor import At, Reading, distinct, shortened, unknown_key
 from openmcp.config.identities import identity
@@ -17,6 +21,7 @@ from openmcp.config.model import Approvals, Configuration, Policy, Server, Workf
 from openmcp.config.policies import policy
 from openmcp.config.problems import Report, did_you_mean
 from openmcp.config.reporting import telemetry
+from openmcp.config.state import state
 from openmcp.config.workflows import workflow
 from openmcp.config.yamlsource import Entry, Mapping, Refused, Scalar
 
@@ -27,11 +32,11 @@ _VALUES: Table[str, Reading[object]] = {
     "identity": identity,
     "sessions": parse.sessions,
     "telemetry": telemetry,
+    "approvals": approvals,
+    "state": state,
 }
 _CHECKED_ONLY: Table[str, Reading[object]] = {
-    "state": parse.state,
     "source": parse.source,
-    "approvals": parse.approvals,
 }
 _SINGLE = {**_VALUES, **_CHECKED_ONLY}
 _LISTS = ("servers", "policies")
@@ -135,10 +140,16 @@ def configuration(documents: Iterable[At], report: Report) -> Configuration | No
     if report.errors:
         return None
     kept = {name: value for name, value in values.items() if name in _VALUES}
-    kept["approvals"] = Approvals(workflows=tuple(value for _, value in workflows))
+    kept["approvals"] = _with_workflows(kept.get("approvals"), workflows)
     made = _assembled(kept, servers, policies)
     cross_check(made, sections.single, dict(_places(servers)), dict(_places(policies)), report)
+    check_approvals(made, sections.single, dict(_places(workflows)), dict(_places(policies)))
     return None if report.errors else made
+
+
+def _with_workflows(section: object, workflows: list[tuple[At, Workflow]]) -> Approvals:
+    made = section if isinstance(section, Approvals) else Approvals()
+    return msgspec.structs.replace(made, workflows=tuple(value for _, value in workflows))
 
 
 def _assembled(

@@ -30,7 +30,7 @@ def check_identity(made: Configuration, sections: Mapping[str, At], servers: Map
     identity, listen = sections.get("identity"), sections.get("listen")
     entries = _entries(identity, "agents")
     if made.identity.workload_api == "":
-        _without_workload_api(made, identity, listen, servers)
+        _without_workload_api(made, sections, servers)
     local = is_this_machine(made.listen.mcp.host)
     for method, at in zip(made.identity.agents, entries, strict=True):
         if isinstance(method, MtlsAgents):
@@ -54,11 +54,10 @@ def _entries(at: At | None, key: str) -> list[At]:
     return (found.items() if found is not None else None) or []
 
 
-def _without_workload_api(
-    made: Configuration, identity: At | None, listen: At | None, servers: Mapping[str, At]
-) -> None:
+def _without_workload_api(made: Configuration, sections: Mapping[str, At], servers: Mapping[str, At]) -> None:
+    identity = sections.get("identity")
     for use in workload_api_uses(made):
-        place = _place(use, identity, listen, servers)
+        place = _place(use, sections, servers)
         if place is not None:
             place.error(_NO_SUCH, "write its address, or take another type here")
     svid = identity.key("svid") if identity is not None else None
@@ -66,10 +65,14 @@ def _without_workload_api(
         svid.error("`svid` has no meaning with `workloadApi: none`", "remove one of them")
 
 
-def _place(use: Use, identity: At | None, listen: At | None, servers: Mapping[str, At]) -> At | None:
-    if use.where == "tls":
-        return listen.key("tls") if listen is not None else None
-    return _entries(identity, "agents")[use.index] if use.where == "agents" else servers[use.server].key("auth")
+def _place(use: Use, sections: Mapping[str, At], servers: Mapping[str, At]) -> At | None:
+    if use.where == "agents":
+        return _entries(sections.get("identity"), "agents")[use.index]
+    if use.where == "auth":
+        return servers[use.server].key("auth")
+    section, key = ("listen", "tls") if use.where == "tls" else ("state", "credentials")
+    at = sections.get(section)
+    return at.key(key) if at is not None else None
 
 
 def _mtls(made: Configuration, method: MtlsAgents, at: At) -> None:

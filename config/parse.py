@@ -32,14 +32,7 @@ from openmcp.config.yamlsource import Mapping, Scalar
 
 _nothing: Reading[object] = Shape(object, {}, ignored=("type",))
 
-state: Reading[object] = tagged({"memory": _nothing}, later=("sqlite", "redis", "dynamodb"))
 source: Reading[object] = tagged({"file": _nothing}, later=("kubernetes",))
-approvals: Reading[object] = Shape(
-    object,
-    {},
-    ignored=("workflows",),  # read by themselves: each may also be an object of its own
-    later={"console": absent, "oidc": absent, "tokens": empty_list, "channels": empty_list},
-)
 sessions: Reading[model.Sessions] = Shape(model.Sessions, {"key": secret, "lifetime": duration})
 
 

@@ -69,7 +69,7 @@ def check_request_rule(rule: RequestRule, at: At) -> None:
             )
     approval = at.key("approval")
     if rule.approval is not None and approval is not None:
-        _approval(rule, at, approval)
+        _approval(rule, approval)
 
 
 def check_response_rule(rule: ResponseRule, at: At) -> None:
@@ -78,11 +78,7 @@ def check_response_rule(rule: ResponseRule, at: At) -> None:
     _searched(at.key("patterns"), within_places=bool(rule.paths))
 
 
-def _approval(rule: RequestRule, at: At, approval: At) -> None:
-    at.warn(
-        f'approvals cannot be given in this version of openmcp: calls under "{rule.name}" are answered as pending '
-        "and not made"
-    )
+def _approval(rule: RequestRule, approval: At) -> None:
     bind = approval.key("bind")
     if bind is not None and rule.approval is not None and not rule.approval.bind:
         bind.warn(

@@ -127,7 +127,8 @@ def _scope(at: At) -> str | None:
     return value
 
 
-def _scopes(at: At) -> tuple[str, ...] | None:
+def scopes(at: At) -> tuple[str, ...] | None:
+    """Scopes to ask for, at least one."""
     values = some(list_of(_scope), "remove the key to ask for what the server gives by default")(at)
     if values is not None:
         distinct(((item, item.text()) for item in at.items() or ()), "scope")
@@ -155,7 +156,7 @@ _oauth_shape: Reading[model.OAuthAuth] = Shape(
         "tokenUrl": url("a token endpoint", query=True),
         "client": _client,
         "resource": _resource,
-        "scopes": _scopes,
+        "scopes": scopes,
         "ca": secret,
         "allowHttp": boolean,
     },

@@ -6,6 +6,7 @@ import msgspec
 
 from openmcp.config.model import (
     Configuration,
+    DynamodbState,
     JwtSvidAgents,
     JwtSvidAuth,
     OAuthAuth,
@@ -17,15 +18,18 @@ from openmcp.config.model import (
 
 
 class Use(msgspec.Struct, frozen=True):
-    """One thing that needs it: `listen.tls`, an entry of `identity.agents` or the `auth` of a server, by `index`."""
+    """One thing that needs it: `listen.tls`, an entry of `identity.agents` or the `auth` of a server, by `index`, or
+    `state`."""
 
-    where: Literal["tls", "agents", "auth"]
+    where: Literal["tls", "agents", "auth", "state"]
     index: int = 0
     server: str = ""
 
     def __str__(self) -> str:
         if self.where == "auth":
             return f"servers: {self.server}: auth"
+        if self.where == "state":
+            return "state.credentials"
         return "listen.tls" if self.where == "tls" else f"identity.agents[{self.index}]"
 
 
@@ -38,6 +42,8 @@ def workload_api_uses(configuration: Configuration) -> list[Use]:
     for index, server in enumerate(configuration.servers):
         if _by_svid(server.auth):
             found.append(Use("auth", index, server.name))
+    if isinstance(configuration.state, DynamodbState) and configuration.state.credentials == "spiffe":
+        found.append(Use("state"))
     return found
 
 

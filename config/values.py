@@ -19,6 +19,9 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+MAIL_ADDRESS = re.compile(
+    r"(?=.{3,254}$)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
+)
 _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~-]+)+")
 _URL_TEXT = re.compile(r"[!-~]+")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -242,6 +245,24 @@ def host(at: At) -> str | None:
         at.error(f'not a host: "{shortened(value)}"', hint)
         return None
     return text
+
+
+def host_name(at: At) -> str | None:
+    """An IP address, without brackets, or a name to connect to."""
+    value = string(at)
+    if value is not None and not (_HOST_NAME.fullmatch(value) or _is_ipv6(value)):
+        at.error(f'not a host: "{shortened(value)}"', "an IP address or a name, without scheme and port")
+        return None
+    return value
+
+
+def mail_address(at: At) -> str | None:
+    """An address of e-mail, without a name before it (RFC 5321, 4.1.2, without quoted local parts)."""
+    value = string(at)
+    if value is not None and not MAIL_ADDRESS.fullmatch(value):
+        at.error(f'not an address: "{shortened(value)}"', "write lead@acme.example, without a name and brackets")
+        return None
+    return value
 
 
 def sha256(at: At) -> str | None:

@@ -3,15 +3,15 @@
 import re
 
 from openmcp.config import model
-from openmcp.config.cursor import At, Reading, Shape, distinct, empty_list, integer, list_of, shortened, some, string
+from openmcp.config.cursor import At, Reading, Shape, boolean, distinct, integer, list_of, shortened, some, string
 from openmcp.config.problems import did_you_mean
-from openmcp.config.values import duration, name
+from openmcp.config.values import MAIL_ADDRESS, duration, name
 
 _FORMS = {
     "oidc:group:": (r"\S(?:.*\S)?", "the name of a group in the claim of the identity provider"),
     "oidc:user:": (r"\S(?:.*\S)?", "a user as the identity provider names it"),
     "slack:": (r"[UW][A-Z0-9]{2,}", "a member's id, such as slack:U0123ABC"),
-    "email:": (r"[^@\s]+@[^@\s]+", "an address, such as email:lead@acme.example"),
+    "email:": (MAIL_ADDRESS.pattern, "an address, such as email:lead@acme.example"),
     "token:": (r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", "the name of a token, such as token:oncall"),
 }
 """How approvers are named: the beginning says who vouches for them, the rest is held against the expression."""
@@ -41,11 +41,24 @@ def _approvers(at: At) -> tuple[str, ...] | None:
     return values
 
 
+def _channels(at: At) -> tuple[str, ...] | None:
+    values = list_of(name)(at)
+    if values is not None:
+        distinct(((item, item.text()) for item in at.items() or ()), "channel")
+    return values
+
+
 _shape: Reading[model.Workflow] = Shape(
     model.Workflow,
-    {"name": name, "approvers": _approvers, "required": integer(1, 100), "pendingFor": duration},
+    {
+        "name": name,
+        "approvers": _approvers,
+        "required": integer(1, 100),
+        "pendingFor": duration,
+        "channels": _channels,
+        "requireReason": boolean,
+    },
     required=("name", "approvers"),
-    later={"channels": empty_list},
 )
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -23,6 +23,7 @@ from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
+from openmcp.sidecar.stages.guarded import Guarded
 from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
@@ -36,6 +37,9 @@ from openmcp.sidecar.types import JsonObject
 from openmcp.sidecar.version import VERSION
 from openmcp.sidecar.worker.process import Worker
 
+if TYPE_CHECKING:
+    from openmcp.sidecar.stages.approvals import Approvals
+
 DRAIN: Final = 20.0
 """Seconds for calls under way to finish after SIGTERM; Kubernetes allows 30 in all by default."""
 MIN_BODY: Final = 64 * 1024
@@ -48,28 +52,30 @@ class App:
 
     def __init__(self, configuration: Configuration) -> None:
         """Raises `build.BuildError` or `SecretError` where the configuration cannot be used. Needs a running loop."""
-        version = VERSION
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
-        self.metrics = Metrics(version)
+        self.metrics = Metrics(VERSION)
         self.audit, payloads = telemetry.record(configuration.telemetry.audit, _log_audit)
-        self._exporter = telemetry.exporter(configuration.telemetry.otlp, version, self.metrics)
+        self._exporter = telemetry.exporter(configuration.telemetry.otlp, VERSION, self.metrics)
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
         self._sessions = Sessions(self._sealer, configuration.sessions.lifetime)
-        self._builder = build.Builder(self.metrics)
+        self._builder = build.Builder(self.metrics, self._recorder.approval)
+        self._builder.approving.recording = lambda: self.audit.accepting
         self._identities = self._builder.identities
         snapshot = self._builder.snapshot(configuration, {})
         self._tls = self._identities.listening(configuration.listen.tls)
         tokens, tasks = Tokens(self._sealer), Tasks()
         self._pins = Pins(self._recorder.tool_changed)
         self._worker = Worker()
+        results = Results(tokens, tasks, self._pins, worker=self._worker)
+        self._approvals = Guarded(self._recorder, lambda: self._guarding(tokens, results))
         self._pipeline = Pipeline(
             snapshot,
             self._sessions,
-            Requests(tokens, tasks),
-            Results(tokens, tasks, self._pins, worker=self._worker),
-            self._recorder,
+            Requests(tokens, tasks, held=self._approvals.owns),
+            results,
+            self._approvals,
             functools.partial(random.Random(os.urandom(16)).getrandbits, 64),  # noqa: S311  # ids, not secrets
         )
         self._sweeper = Sweeper()
@@ -83,6 +89,19 @@ class App:
         self._draining = False
         self.metrics.on_scrape(self._scrape)
 
+    def _guarding(self, tokens: Tokens, results: Results) -> "Approvals":
+        from openmcp.sidecar.stages.approvals import Approvals  # here: see `Guarded`
+
+        approvals = Approvals(tokens, results, self._recorder, self._builder.approving.desk)
+        approvals.snapshot = lambda: self.snapshot
+        approvals.tasks.handle = self._pipeline
+        return approvals
+
+    def _follow_approvals(self, configuration: Configuration) -> None:
+        if self._builder.approving.desk.service is not None:
+            self._approvals.load()
+        self._builder.approving.follow(configuration)
+
     @property
     def snapshot(self) -> Snapshot:
         """The configuration in force, compiled."""
@@ -95,11 +114,14 @@ class App:
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
+        self._sweeper.add(self._approvals.sweep)
         self._sweeper.start()
         if self._exporter is not None:
             self._exporter.start()
         self._identities.start(self.snapshot.configuration, self._review_peers)
         self._builder.callers.follow(self.snapshot.configuration.identity)
+        self._follow_approvals(self.snapshot.configuration)
+        await self._builder.approving.open(self.snapshot.configuration)
         for upstream in build.upstreams(self.snapshot).values():
             self._watch(upstream)
 
@@ -122,6 +144,7 @@ class App:
             self._sessions.forget()
         self._identities.start(configuration, self._review_peers)
         self._builder.callers.follow(configuration.identity)
+        self._follow_approvals(configuration)
         self._pipeline.snapshot = after
         if renewed:
             self._review_peers()
@@ -149,11 +172,14 @@ class App:
         if self._draining:
             return
         self._draining = self._pipeline.relays.draining = True
+        self._approvals.release()
         await self._listener.drain(patience, self._end_streams)
         for watcher in self._watchers.values():
             watcher.cancel()
         for upstream in (*build.upstreams(self.snapshot).values(), *self._retired):
             upstream.close()
+        await self._approvals.close(patience)
+        await self._builder.approving.stop()
         await self._admin.drain(0.2, lambda: None)
         self._builder.callers.close()
         await self._identities.stop()
@@ -218,6 +244,7 @@ class App:
             "identity": self._identities.report(),
             "issuers": self._builder.callers.report(),
             "draining": self._draining,
+            "approvals": self._approvals.report() | {"channels": dict(self._builder.approving.channels())},
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
                 "digest": _digest(self.snapshot.configuration),
@@ -251,6 +278,11 @@ class App:
             for endpoint in upstream.endpoints:
                 scrape.endpoint(name, endpoint.url, healthy=endpoint.healthy)
                 scrape.pool(name, endpoint.url, idle=endpoint.idle, active=endpoint.active)
+        for name, count in self._approvals.held().items():
+            scrape.held(name, count)
+        desk = self._builder.approving.desk
+        if desk.service is not None:
+            scrape.state_failing(failing=bool(desk.problem))
         scrape.connections("mcp", self._listener.connections)
         scrape.connections("admin", self._admin.connections)
         scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)
@@ -277,6 +309,8 @@ def _warn_of_restart(before: Configuration, after: Configuration) -> None:
         _log.warning("listen.mcp, listen.admin and listen.tls change only with a restart (certificates are read anew)")
     if (before.identity.workload_api, before.identity.svid) != (after.identity.workload_api, after.identity.svid):
         _log.warning("identity.workloadApi and identity.svid change only with a restart")
+    if before.state != after.state or before.approvals.console != after.approvals.console:
+        _log.warning("state and approvals.console change only with a restart")
     if before.telemetry != after.telemetry:
         _log.warning("telemetry changes only with a restart")
 

@@ -17,6 +17,8 @@ COMMANDS: Final = {
     "pins": "pins",
     "audit": "audit",
     "replay": "replay",
+    "state": "state",
+    "approvals": "approvals",
 }
 """The module of `openmcp.sidecar.commands` that holds each; imported when it is called: `run` pays for no other."""
 

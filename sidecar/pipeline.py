@@ -19,13 +19,13 @@ from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, Ups
 from openmcp.sidecar.mcp import answers, era, jsonrpc
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.policy.decision import DENY, Decision
+from openmcp.sidecar.policy.decision import DENY, REQUIRE_APPROVAL, Decision
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange
 from openmcp.sidecar.stages import admit, answering, batch, forward, pins, reply
 from openmcp.sidecar.stages.connections import Connections
 from openmcp.sidecar.stages.context import Flow
-from openmcp.sidecar.stages.record import Recorder
+from openmcp.sidecar.stages.guarded import Guarded
 from openmcp.sidecar.stages.relays import Relays
 from openmcp.sidecar.stages.requests import Requests
 from openmcp.sidecar.stages.results import Results
@@ -33,6 +33,9 @@ from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.stages.snapshot import Snapshot
 from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import JsonObject, Request, Response
+
+_ABOUT_HELD: Final = frozenset(("notifications/cancelled", "tasks/get", "tasks/update", "tasks/cancel"))
+"""What may be about a call that is held here."""
 
 _WITHHELD: Final = Decision(DENY, rule="pinTools", reason=pins.WITHHELD)
 _log = logging.getLogger("openmcp.pipeline")
@@ -47,14 +50,16 @@ class Pipeline:
         sessions: Sessions,
         requests: Requests,
         results: Results,
-        recorder: Recorder,
+        approvals: Guarded,
         random64: Callable[[], int],
     ) -> None:
+        recorder = approvals.recorder
         self.snapshot = snapshot
         self.relays = Relays(sessions, results, recorder, lambda: self.snapshot)
         self._connections = Connections(sessions, self.relays, recorder)
         self._requests = requests
         self._results = results
+        self._approvals = approvals
         self._recorder = recorder
         self._random64 = random64
         self._exports = recorder.spans is not None
@@ -142,11 +147,22 @@ class Pipeline:
         event = "request" if isinstance(call.message, Request) else "notification"
         if not isinstance(verdict, Permit):
             self._recorder.call(flow, event, verdict)
-            answering.deny(flow, verdict)
+            if verdict.verdict is REQUIRE_APPROVAL and isinstance(call.message, Request):
+                await self._call_if_approved(flow, call, verdict)
+            else:
+                answering.deny(flow, verdict)
             return
         self._recorder.call(flow, event, verdict.decision)
+        if flow.method in _ABOUT_HELD and await self._approvals.intercept(flow, call):
+            return
         params = self._requests.unseal(flow, call)
         await self._forward(flow, verdict, params)
+
+    async def _call_if_approved(self, flow: Flow, call: Call, decision: Decision) -> None:
+        params = self._requests.unseal(flow, call)  # first: a use is not taken for what cannot be sent
+        permit = await self._approvals.settle(flow, call, decision)
+        if permit is not None:
+            await self._forward(flow, permit, params)
 
     def _adopt_trace(self, flow: Flow, call: Call) -> None:
         """Where no header named a parent, the trace context in `_meta` does (basic/index, "OpenTelemetry")."""

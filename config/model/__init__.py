@@ -4,6 +4,17 @@ Only the parser makes these from outside input; everything here may be trusted f
 Units: durations are seconds (float), sizes are bytes (int). Names follow the YAML keys in snake_case.
 """
 
+from openmcp.config.model.approvals import (
+    Approvals,
+    ApproverToken,
+    Channel,
+    Console,
+    EmailChannel,
+    Oidc,
+    SlackChannel,
+    Smtp,
+    Workflow,
+)
 from openmcp.config.model.basics import Address, Secret
 from openmcp.config.model.configuration import Configuration, Sessions
 from openmcp.config.model.identity import (
@@ -25,7 +36,6 @@ from openmcp.config.model.policies import (
     Action,
     AgentSelector,
     Approval,
-    Approvals,
     Binary,
     Condition,
     Operator,
@@ -34,7 +44,6 @@ from openmcp.config.model.policies import (
     ResponseAction,
     ResponseRule,
     Value,
-    Workflow,
 )
 from openmcp.config.model.servers import (
     HeaderAuth,
@@ -50,6 +59,7 @@ from openmcp.config.model.servers import (
     SpiffeAuth,
     Timeouts,
 )
+from openmcp.config.model.state import DynamodbState, MemoryState, RedisState, SqliteState, State
 from openmcp.config.model.telemetry import Audit, Otlp, Rotation, Telemetry
 
 __all__ = [
@@ -61,10 +71,15 @@ __all__ = [
     "ApiKeyAgents",
     "Approval",
     "Approvals",
+    "ApproverToken",
     "Audit",
     "Binary",
+    "Channel",
     "Condition",
     "Configuration",
+    "Console",
+    "DynamodbState",
+    "EmailChannel",
     "ForwardedAgents",
     "HeaderAuth",
     "Health",
@@ -75,14 +90,17 @@ __all__ = [
     "JwtSvidAuth",
     "Limits",
     "Listen",
+    "MemoryState",
     "MtlsAgents",
     "NoneAgents",
     "OAuthAuth",
     "OAuthClient",
+    "Oidc",
     "Operator",
     "Otlp",
     "PinTools",
     "Policy",
+    "RedisState",
     "RequestRule",
     "ResponseAction",
     "ResponseRule",
@@ -92,8 +110,12 @@ __all__ = [
     "ServerAuth",
     "ServerTls",
     "Sessions",
+    "SlackChannel",
+    "Smtp",
     "SpiffeAuth",
     "SpiffeTls",
+    "SqliteState",
+    "State",
     "SvidSelection",
     "Telemetry",
     "Timeouts",

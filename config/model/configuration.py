@@ -2,11 +2,13 @@
 
 import msgspec
 
+from openmcp.config.model.approvals import Approvals
 from openmcp.config.model.basics import Secret
 from openmcp.config.model.identity import Identity
 from openmcp.config.model.listen import Listen
-from openmcp.config.model.policies import Approvals, Policy
+from openmcp.config.model.policies import Policy
 from openmcp.config.model.servers import Server
+from openmcp.config.model.state import MemoryState, State
 from openmcp.config.model.telemetry import Telemetry
 
 
@@ -26,4 +28,5 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[Policy, ...] = ()
     approvals: Approvals = Approvals()
     sessions: Sessions = Sessions()
+    state: State = MemoryState()
     telemetry: Telemetry = Telemetry()

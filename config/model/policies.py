@@ -1,4 +1,4 @@
-"""Policies and the workflows their rules name: `policies`, `approvals`."""
+"""Policies: `policies`."""
 
 from enum import StrEnum
 from typing import Literal
@@ -140,19 +140,3 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "shadow"] = "enforce"
     requests: tuple[RequestRule, ...] = ()
     responses: tuple[ResponseRule, ...] = ()
-
-
-class Workflow(msgspec.Struct, frozen=True, kw_only=True):
-    """Who decides on requests for approval: `approvers` in the forms `oidc:group:NAME`, `oidc:user:NAME`, `slack:ID`,
-    `email:ADDRESS`, `token:NAME`; how many of them are `required`; how long a request waits (seconds)."""
-
-    name: str
-    approvers: tuple[str, ...]
-    required: int = 1
-    pending_for: float = 1800.0
-
-
-class Approvals(msgspec.Struct, frozen=True, kw_only=True):
-    """The approval workflows that rules name."""
-
-    workflows: tuple[Workflow, ...] = ()

@@ -33,7 +33,7 @@ async def work(key: str, url: str) -> None:
         await call(client, "search_tickets", text="charged")
         await call(client, "get_ticket_status", ticket_id="101")
         await call(client, "get_payment", ticket_id="102")
-        await call(client, "get_ticket", ticket_id="102")
+        await call(client, "get_ticket", ticket_id="101")
         await call(client, "delete_ticket", ticket_id="102")
         try:
             await client.read_resource("ticket://102/comments")

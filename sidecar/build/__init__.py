@@ -1,11 +1,13 @@
 """From a configuration to the snapshot that exchanges run under."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from openmcp.config.model import Configuration, Listen, Server
 from openmcp.config.secrets import SecretError
+from openmcp.sidecar.build.approvals import Approving
 from openmcp.sidecar.build.callers import Callers
 from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.build.identities import Identities
@@ -16,6 +18,9 @@ from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.metrics import Metrics
 
+if TYPE_CHECKING:
+    from openmcp.sidecar.approvals.values import Event
+
 __all__ = ["BuildError", "Builder", "hosts", "upstreams"]
 
 LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
@@ -24,14 +29,16 @@ LOOPBACK = frozenset(("127.0.0.1", "localhost", "::1"))
 class Builder:
     """Makes one snapshot after the other, and keeps what outlives them: who we are, and the keys of issuers."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, on_approval: "Callable[[Event], None]" = lambda event: None) -> None:
         self.identities = Identities(metrics)
+        self.approving = Approving(self.identities, metrics, on_approval)
         self.callers = Callers(metrics)
         self._metrics = metrics
 
     def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream]) -> Snapshot:
         """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
         self.identities.prepare(configuration)
+        self.approving.prepare(configuration)
         routes = {
             server.path: Route(server, self._upstream(server, known.get(server))) for server in configuration.servers
         }

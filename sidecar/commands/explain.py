@@ -8,10 +8,17 @@ from typing import Any
 import click
 
 from openmcp.config import ConfigurationError, load
-from openmcp.sidecar.commands.common import WRONG_INPUT, config_option
+from openmcp.config.model import Configuration
+from openmcp.sidecar.commands import grants as grant
+from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option
 from openmcp.sidecar.commands.explanation import Explanation
 from openmcp.sidecar.commands.questions import Question, WrongQuestion, call_for, check_agent, check_server
+from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.policy.engine import PolicySet
+from openmcp.sidecar.state.opening import CannotOpen
+from openmcp.sidecar.state.records import ApprovalRecord, UnknownSchema
+from openmcp.sidecar.state.store import StoreUnavailable
 
 
 def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> Any:
@@ -42,8 +49,9 @@ def _claims(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> t
 @click.option("--method", help="Another method of MCP: tools/list, completion/complete.")
 @click.option("--args", "arguments", metavar="JSON", callback=_arguments, help="The arguments; the params of a method.")
 @click.option("--claim", "claims", metavar="NAME=VALUE", multiple=True, callback=_claims, help="A claim of the agent.")
+@click.option("--grants", is_flag=True, help="Look for the grant that the call would find, too.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the result as one JSON object.")
-def explain(path: Path, agent: str, server: str, *, as_json: bool, **asked: Any) -> None:
+def explain(path: Path, agent: str, server: str, *, grants: bool, as_json: bool, **asked: Any) -> None:
     """Say what policy decides on a call, and why.
 
     Shows every rule that matches, the conditions that do not hold with the values they saw, and the rule that decides.
@@ -53,15 +61,31 @@ def explain(path: Path, agent: str, server: str, *, as_json: bool, **asked: Any)
         check_agent(agent)
         configuration = load(path).configuration
         check_server(configuration, server)
-        explanation = Explanation(PolicySet(configuration.policies), question, call_for(question))
+        call = call_for(question)
+        explanation = Explanation(PolicySet(configuration.policies), question, call)
     except (ConfigurationError, WrongQuestion) as error:
         click.echo(str(error), err=True)
         sys.exit(WRONG_INPUT)
+    found = _granted(configuration, question, call, explanation.decision) if grants else ()
     if as_json:
-        click.echo(json.dumps(explanation.told(), indent=2))
+        more = {"grant": grant.told(found[0])} if found else {}
+        click.echo(json.dumps(explanation.told() | more, indent=2))
         return
-    for line in explanation.lines():
+    for line in (*explanation.lines(), *(grant.line(one) for one in found)):
         click.echo(line)
+
+
+def _granted(
+    configuration: Configuration, question: Question, call: Call, decision: Decision
+) -> tuple[ApprovalRecord | None]:
+    try:
+        return (grant.look(configuration, question.principal, question.server, call, decision),)
+    except grant.NoGrants as error:
+        click.echo(f"--grants: {error}", err=True)
+        sys.exit(WRONG_INPUT)
+    except (CannotOpen, StoreUnavailable, UnknownSchema) as error:
+        click.echo(str(error), err=True)
+        sys.exit(OUTSIDE)
 
 
 def _question(agent: str, server: str, arguments: Any, claims: tuple[tuple[str, str], ...], **things: str) -> Question:

@@ -23,10 +23,12 @@ def run(path: Path) -> None:
 @click.command()
 @click.option("--wait/--no-wait", default=None, help="Stay up afterwards, or end. Default: stay up on a terminal.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where agents call the sidecar. Default: a free port.")
-def demo(wait: bool | None, port: int | None) -> None:
+@click.option("--auto/--no-auto", default=None, help="Approve by itself, or let you. Default: you, on a terminal.")
+def demo(wait: bool | None, port: int | None, auto: bool | None) -> None:
     """Show the whole story on this machine.
 
-    Starts a sample MCP server, the sidecar and agents that are allowed and denied, and shows the record.
+    Starts a sample MCP server, the sidecar and agents that are allowed, denied, and wait for an approval, and shows the
+    record.
     """
     from openmcp.sidecar import demo as story  # the other commands do not pay for it
 
@@ -34,4 +36,5 @@ def demo(wait: bool | None, port: int | None) -> None:
         click.echo(missing, err=True)
         sys.exit(OUTSIDE)
     terminal = sys.stdin.isatty() and sys.stdout.isatty()
-    sys.exit(story.run(wait=terminal if wait is None else wait, port=port))
+    waits, approves = terminal if wait is None else wait, not terminal if auto is None else auto
+    sys.exit(story.run(wait=waits, auto=approves, port=port))

@@ -23,11 +23,13 @@ def missing() -> str | None:
     return None
 
 
-def run(*, wait: bool, port: int | None = None) -> int:
+def run(*, wait: bool, auto: bool = True, port: int | None = None) -> int:
     """Play the story, and stay up after it where `wait`; the agents call `port`, by default a free one.
+
+    `auto`: nobody is waited for who approves what the agent asks for.
 
     Returns the exit code: 0 all came out as told, 1 something did not, 3 something could not start or was stopped.
     """
     from openmcp.sidecar.demo.stage import perform  # after missing(): it imports the extra
 
-    return perform(wait=wait, port=port)
+    return perform(wait=wait, auto=auto, port=port)

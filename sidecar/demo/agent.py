@@ -33,14 +33,17 @@ class Agent:
         """Call a tool. An error of the protocol raises the SDK's MCPError."""
         return Answer.of(await self._client.call_tool(tool, arguments))
 
-    async def watch(self, tool: str, heard: Callable[[float, str], None]) -> "Answer":
+    async def watch(
+        self, tool: str, heard: Callable[[float, str], None], patience: float = PATIENCE, **arguments: str | int
+    ) -> "Answer":
         """Call a tool; `heard` gets each progress message as it comes: seconds since the call, and its text."""
         began = time.monotonic()
 
         async def progressed(progress: float, total: float | None, message: str | None) -> None:
-            heard(time.monotonic() - began, f"{progress:g} of {total or 0:g}: {message}")
+            said = message or ""
+            heard(time.monotonic() - began, f"{progress:g} of {total:g}: {said}" if total is not None else said)
 
-        return Answer.of(await self._client.call_tool(tool, {}, progress_callback=progressed))
+        return Answer.of(await self._client.call_tool(tool, arguments, patience, progressed))
 
 
 class Answer:

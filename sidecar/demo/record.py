@@ -64,9 +64,14 @@ class Record:
         if line["event"] == "reload":
             refused = line.get("reason", UNNAMED) if line["outcome"] != "ok" else UNNAMED
             return _shown({**line, "decision": line["outcome"]}, what=f"reload {refused[:CLIP]}".strip(), rule=UNNAMED)
+        if line["event"] == "approval" and "call" not in line:
+            return None  # what the human did; the call that it was for has a row
         row = self._open.get(line.get("call", UNNAMED))
         if row is None:
             return self._begin(line)
+        if line["event"] == "approval":
+            row.decision = "approved" if line["outcome"] == "used" else row.decision
+            return None
         if line["event"] == "notification":
             row.notifications.append(line["method"])
         row.total_ms = _total_ms(line)

@@ -18,7 +18,7 @@ WIDEST: Final = 100
 """Columns; longer lines are harder to read."""
 COLUMNS: Final = {"time": 5, "agent": 11, "era": 6, "message": 25, "decided": 7, "by rule": 14, "ms": 6}
 """Widths; with a space between them they fill 80 columns."""
-SHORT: Final = {"requireApproval": "pending"}
+SHORT: Final = {"requireApproval": "pending", "approved": "granted"}
 """Decisions whose own word is too long for a column."""
 STYLES: Final = {"allow": "green", "deny": "red"}
 

@@ -62,7 +62,11 @@ policies:
         tools: [refund]
         when: [{path: $$.amount, op: lte, value: 100}]
         action: requireApproval
-        approval: {workflow: leads, show: [$$.number, $$.amount]}
+        approval:                # for this ticket and amount, not for long
+          workflow: leads
+          show: [$$.number, $$.amount]
+          bind: [$$.number, $$.amount]
+          duration: 8s
 
   - name: night-shift
     agents: ["key:night-bot"]
@@ -73,7 +77,13 @@ policies:
         action: allow
 
 approvals:
+  console: {listen: 127.0.0.1:$console}
+  tokens: [{name: lead, sha256: $lead_digest}]
   workflows: [{name: leads, approvers: ["token:lead"]}]
+  hold: 0s                   # who wants no progress is told at once
+  holdWithProgress: 2m
+
+state: {type: sqlite, path: approvals.db}
 
 telemetry:
   audit: {output: {file: audit.jsonl}}
@@ -82,13 +92,16 @@ telemetry:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where everything is. `keys` are the API keys of the two agents by name."""
+    """Where everything is. `keys` are the API keys of the two agents by name, `token` is what the approver
+    logs in with."""
 
     folder: Path
     server_port: int
     mcp_port: int
     admin_port: int
+    console_port: int
     keys: dict[str, str]
+    token: str
 
     @property
     def configuration(self) -> Path:
@@ -111,6 +124,11 @@ class Setting:
         return f"http://127.0.0.1:{self.mcp_port}/{SERVER}"
 
     @property
+    def console(self) -> str:
+        """Where approvers decide."""
+        return f"http://127.0.0.1:{self.console_port}"
+
+    @property
     def admin(self) -> str:
         """The sidecar's own endpoints."""
         return f"http://127.0.0.1:{self.admin_port}"
@@ -121,13 +139,15 @@ def prepare(folder: Path, port: int | None) -> Setting:
 
     Raises Failed where that port is not to be had.
     """
-    mcp, admin, server = _ports(port)
+    mcp, admin, server, console = _ports(port)
     keys = {name: f"{name}-{secrets.token_hex(6)}" for name in (AGENT, OLD_AGENT)}
-    made = Setting(folder, server, mcp, admin, keys)
+    made = Setting(folder, server, mcp, admin, console, keys, f"lead-{secrets.token_hex(6)}")
     text = CONFIGURATION.substitute(
         mcp=made.mcp_port,
         admin=made.admin_port,
         server=made.server_port,
+        console=made.console_port,
+        lead_digest=_digest(made.token),
         agent_digest=_digest(keys[AGENT]),
         old_agent_digest=_digest(keys[OLD_AGENT]),
     )
@@ -141,10 +161,10 @@ def shown(text: str) -> str:
 
 
 def _ports(wanted: int | None) -> list[int]:
-    """Three loopback ports that nobody listens on right now; the first is the one that is wanted."""
+    """Four loopback ports that nobody listens on right now; the first is the one that is wanted."""
     sockets: list[socket.socket] = []
     try:
-        for port in (wanted or 0, 0, 0):
+        for port in (wanted or 0, 0, 0, 0):
             sockets.append(socket.create_server(("127.0.0.1", port)))
         return [int(each.getsockname()[1]) for each in sockets]
     except OSError as error:

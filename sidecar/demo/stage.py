@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from openmcp.sidecar.demo.children import Child, Failed, answers, child, listening
+from openmcp.sidecar.demo.human import Human
 from openmcp.sidecar.demo.record import Record
 from openmcp.sidecar.demo.screen import Screen
 from openmcp.sidecar.demo.setting import Setting, prepare, shown
@@ -21,10 +22,10 @@ LOOK_SECONDS: Final = 0.2
 """How often the record is looked at for what the user does."""
 
 
-def perform(*, wait: bool, port: int | None) -> int:
+def perform(*, wait: bool, auto: bool, port: int | None) -> int:
     """See `openmcp.sidecar.demo.run`."""
     with asyncio.Runner() as runner:
-        return runner.run(_Performance(wait=wait, port=port).give())
+        return runner.run(_Performance(wait=wait, auto=auto, port=port).give())
 
 
 async def _play(story: Story, children: list[Child]) -> None:
@@ -42,8 +43,9 @@ async def _play(story: Story, children: list[Child]) -> None:
 class _Performance:
     """One run of the command."""
 
-    def __init__(self, *, wait: bool, port: int | None) -> None:
+    def __init__(self, *, wait: bool, auto: bool, port: int | None) -> None:
         self._wait = wait
+        self._auto = auto
         self._port = port
         self._screen = Screen()
         self._waiting = False
@@ -74,7 +76,7 @@ class _Performance:
             async with AsyncExitStack() as stack:
                 children = await self._start(setting, stack)
                 record = Record(setting.record)
-                story = Story(self._screen, setting, record)
+                story = Story(self._screen, setting, record, Human(self._screen, setting, auto=self._auto))
                 await _play(story, children)
                 self._conclude(story.surprises)
                 if self._wait:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from openmcp.sidecar.demo.agent import Agent, Answer, connected
+from openmcp.sidecar.demo.human import HUMAN_SECONDS, Human
 from openmcp.sidecar.demo.record import Record, Row
 from openmcp.sidecar.demo.screen import Screen
 from openmcp.sidecar.demo.setting import AGENT, OLD_AGENT, Setting
@@ -17,6 +18,8 @@ SEEN: Final = ["search_tickets", "get_ticket", "get_customer", "refund", "export
 HIDDEN: Final = ["delete_ticket", "reset_password"]
 CUSTOMER: Final = "jane.doe@customer.example"
 INVOICE: Final = "2: Invoice shows the old address"
+GRANT_SECONDS: Final = 8.0
+"""As long as the approval of the configuration holds."""
 RECORD_SECONDS: Final = 3.0
 """How long the record may take to hold what happened; it is written within some 10 ms."""
 
@@ -24,8 +27,11 @@ CALLS: Final = [
     (AGENT, "tools/call search_tickets", "allow"),
     (AGENT, "tools/call delete_ticket", "deny"),
     (AGENT, "tools/call get_customer", "allow"),
-    (AGENT, "tools/call refund", "requireApproval"),
     (AGENT, "tools/call refund", "deny"),
+    (AGENT, "tools/call refund", "approved"),
+    (AGENT, "tools/call refund", "approved"),
+    (AGENT, "tools/call refund", "requireApproval"),
+    (AGENT, "tools/call refund", "requireApproval"),
     (AGENT, "tools/call export_tickets", "allow"),
     (AGENT, "tools/call reset_password", "deny"),
     (AGENT, "tools/call no_such_tool", "deny"),
@@ -37,10 +43,11 @@ CALLS: Final = [
 class Story:
     """One performance. `surprises` counts what did not come out as told."""
 
-    def __init__(self, screen: Screen, setting: Setting, record: Record) -> None:
+    def __init__(self, screen: Screen, setting: Setting, record: Record, human: Human) -> None:
         self._screen = screen
         self._setting = setting
         self._record = record
+        self._human = human
         self._began = time.time()
         self.surprises = 0
 
@@ -53,7 +60,8 @@ class Story:
                 self._allowed,
                 self._denied,
                 self._redacted,
-                self._pending,
+                self._approved,
+                self._granted,
                 self._streams,
                 self._unknown,
             ):
@@ -112,16 +120,42 @@ class Story:
         good = answer.text == whole.text.replace(CUSTOMER, "[redacted:email]")
         self._check("the customer's address is taken out, the colleague's stays", good=good, found=answer.text)
 
-    async def _pending(self, agent: Agent, direct: Agent) -> None:
+    async def _approved(self, agent: Agent, direct: Agent) -> None:
         self._screen.act("A call that a human has to approve")
-        asked = await agent.call("refund", number="2", amount=40)
         too_much = await agent.call("refund", number="2", amount=4000)
-        self._calls("refund(number='2', amount=40)", asked)
         self._calls("refund(number='2', amount=4000)", too_much)
-        good = asked.refused and "a human must approve refund" in asked.text
-        self._check("40 wait for a human: nothing was paid", good=good, found=asked.text)
         good = too_much.refused and "no policy allows this" in too_much.text
         self._check("4000 are beyond what can be asked for", good=good, found=too_much.text)
+        self._screen.say("refund(number='2', amount=40) ->")
+        asking = agent.watch("refund", self._progress, 2 * HUMAN_SECONDS, number="2", amount=40)
+        call = asyncio.create_task(asking)
+        try:
+            await self._human.approve(call)
+            answer = await call
+        finally:
+            call.cancel()
+        self._screen.quote(answer.text, style="red" if answer.refused else "yellow")
+        good = not answer.refused and answer.text == "40 paid back for ticket 2"
+        self._check("40 waited for a human, and were paid once they agreed", good=good, found=answer.text)
+
+    def _progress(self, seconds: float, text: str) -> None:
+        self._screen.quote(f"{seconds:5.2f} s  {text}")
+
+    async def _granted(self, agent: Agent, direct: Agent) -> None:
+        self._screen.act("What was approved, and what was not")
+        again = await agent.call("refund", number="2", amount=40)
+        self._calls("refund(number='2', amount=40)", again)
+        self._check("the same call passes, and nobody is asked again", good=not again.refused, found=again.text)
+        other = await agent.call("refund", number="3", amount=40)
+        self._calls("refund(number='3', amount=40)", other)
+        good = other.refused and 'a human must approve refund(number="3", amount=40)' in other.text
+        self._check("another ticket is another question: nothing was paid", good=good, found=other.text)
+        self._screen.say(f"The approval holds for {GRANT_SECONDS:.0f} seconds; after them:")
+        await asyncio.sleep(GRANT_SECONDS)
+        late = await agent.call("refund", number="2", amount=40)
+        self._calls("refund(number='2', amount=40)", late)
+        good = late.refused and "a human must approve refund" in late.text
+        self._check("the approval has ended: a human is asked anew", good=good, found=late.text)
 
     async def _streams(self, agent: Agent, direct: Agent) -> None:
         self._screen.act("A call that reports its progress")

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from openmcp.sidecar.errors import APPROVAL_PENDING, DENIED, INTERNAL_ERROR, METHOD_NOT_FOUND, Refused, UpstreamFailed
+from openmcp.sidecar.errors import DENIED, INTERNAL_ERROR, METHOD_NOT_FOUND, Refused, UpstreamFailed
 from openmcp.sidecar.types import MODERN, Era, JsonObject, MessageId
 
 DECISION_KEY: Final = "dev.openmcp/decision"
@@ -62,29 +62,6 @@ def tool_error(text: str, era: Era, meta: JsonObject) -> JsonObject:
 def denied(identifier: MessageId, reason: str, decision_id: str) -> JsonObject:
     """Any other denied request. It goes out as HTTP 200: 403 would start an OAuth step-up in clients."""
     return error(identifier, DENIED, f"Denied: {reason}", {DECISION_KEY: decision_id})
-
-
-def pending_call(identifier: MessageId, era: Era, name: str, decision_id: str) -> JsonObject:
-    """A tools/call that a human has to approve first: not made, and said so to the model."""
-    meta: JsonObject = {APPROVAL_KEY: _approval(decision_id), DECISION_KEY: decision_id}
-    return {"jsonrpc": "2.0", "id": identifier, "result": tool_error(_pending(name, decision_id), era, meta)}
-
-
-def pending(identifier: MessageId, method: str, name: str, decision_id: str) -> JsonObject:
-    """Any other request that a human has to approve first."""
-    data = {APPROVAL_KEY: _approval(decision_id), DECISION_KEY: decision_id}
-    return error(identifier, APPROVAL_PENDING, _pending(name or method, decision_id), data)
-
-
-def _approval(decision_id: str) -> JsonObject:
-    return {"id": f"apr_{decision_id}", "status": "pending"}
-
-
-def _pending(name: str, decision_id: str) -> str:
-    return (
-        f"APPROVAL PENDING apr_{decision_id}: a human must approve {name[:200]} first. It was not carried out; "
-        "do not try another way to the same end."
-    )
 
 
 def unknown_method(method: str) -> Refused:

@@ -220,14 +220,23 @@ def _refuse_lookalikes(mapping: JsonObject, where: str) -> None:
     text = "".join(keys)
     if len({key.casefold() for key in keys}) != len(keys):
         raise Malformed(INVALID_REQUEST, f"{where} has keys that differ in letter case alone")
+    posing = [key for key in keys if _JUDGED.get(key.casefold(), key) != key]
+    if posing and where == "params":
+        meant = _JUDGED[posing[0].casefold()]
+        raise Malformed(INVALID_REQUEST, f"params has a key that differs from {meant} in letter case alone")
     if not text.isprintable():
         raise Malformed(INVALID_REQUEST, f"{where} has a key with unprintable characters")
-    if len(text) <= _REMEMBERED_CHARACTERS:
+    if len(text) <= _REMEMBERED_CHARACTERS and not posing:
         if len(_good_keys) >= _REMEMBERED_SETS:
             _good_keys.clear()
         _good_keys.add(keys)
 
 
+_JUDGED: Final = {
+    member.casefold(): member
+    for member in ("_meta", "argument", "arguments", "context", "inputResponses", "name", "ref", "requestState", "uri")
+}
+"""What is judged: a server that ignores case would read `Arguments`, of which no condition has seen anything."""
 _REMEMBERED_SETS: Final = 512
 _REMEMBERED_CHARACTERS: Final = 256
 _good_keys: Final[set[tuple[str, ...]]] = set()  # agents send the same few sets of keys

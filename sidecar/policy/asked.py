@@ -75,7 +75,7 @@ def asked_by(call: Call) -> Asked:
     message = call.message
     method, params = message.method, message.params
     everything = [params, message.id if isinstance(message, Request) else "", call.beside]
-    return Asked(_arguments(method, params), everything, method == COMPLETE)
+    return Asked(arguments_of(method, params), everything, method == COMPLETE)
 
 
 def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
@@ -84,7 +84,8 @@ def asked_with(arguments: object, subjects: Iterable[Subject]) -> Asked:
     return Asked({} if arguments is None else arguments, [names, arguments])
 
 
-def _arguments(method: str, params: JsonObject) -> object:
+def arguments_of(method: str, params: JsonObject) -> object:
+    """What conditions look at, and approvals are for: the arguments of a tool or prompt, else the params."""
     if method in _WITH_ARGUMENTS:
         arguments = params.get("arguments")
         return {} if arguments is None else arguments

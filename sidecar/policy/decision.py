@@ -5,6 +5,8 @@ from typing import Final
 
 import msgspec
 
+from openmcp.sidecar.mcp.values import Call
+
 
 class Verdict(StrEnum):
     """The three answers, as the record, metrics and `openmcp explain` name them."""
@@ -80,6 +82,14 @@ class Decision(msgspec.Struct, frozen=True, cache_hash=True):
     def word(self) -> str:
         """The decision as metrics and the record name it: `allow`, `deny` or `requireApproval`."""
         return self.verdict.value
+
+
+class Approved(msgspec.Struct, frozen=True):
+    """What a human has approved: this very call, as far as these rules want it approved. `by` names the approval."""
+
+    call: Call
+    rules: frozenset[RuleRef]
+    by: str
 
 
 MAX_FAILED: Final = 64

@@ -31,6 +31,7 @@ from openmcp.sidecar.policy.decision import (
     MIXED,
     OPEN,
     REQUIRE_APPROVAL,
+    Approved,
     Decision,
     Failed,
     RuleRef,
@@ -62,9 +63,10 @@ class Permit:
 
     __slots__ = ("call", "decision")
 
-    def __init__(self, call: Call, decision: Decision, *, by: "PolicySet") -> None:
-        if decision.verdict is not ALLOW or not isinstance(by, PolicySet):
-            raise ValueError("a permit needs a decision that allows")
+    def __init__(self, call: Call, decision: Decision, *, by: "PolicySet", approved: Approved | None = None) -> None:
+        allowed = decision.verdict is ALLOW or _is_approved(call, decision, approved)
+        if not allowed or not isinstance(by, PolicySet):
+            raise ValueError("a permit needs a decision that allows, or the approval that it asks for")
         self.call = call
         self.decision = decision
 
@@ -136,6 +138,7 @@ class AgentRules:
     """What an agent may do on a server. Agents under the same policies share one.
 
     `names_resources`: an enforced rule selects resources, so that what none of them allows is meant to be denied.
+    `asks`: an enforced rule requires an approval.
     """
 
     __slots__ = (
@@ -146,6 +149,7 @@ class AgentRules:
         "_resources",
         "_shadow_basis",
         "_tools",
+        "asks",
         "names_resources",
         "search",
     )
@@ -156,6 +160,7 @@ class AgentRules:
         self._shadow_basis = _basis(rules)
         self._any_shadow = any(rule.shadow for rule in rules)
         self.names_resources = any(rule.selectors(RESOURCE) for rule in rules if not rule.shadow)
+        self.asks: bool = any(not (rule.denies or rule.allows or rule.shadow) for rule in rules)
         finders = [rule.finder for rule in rules if rule.finder is not None]
         self.search: Search | None = Search(finders) if finders else None
         self._tools = _Names(TOOL, rules)
@@ -303,6 +308,7 @@ class PolicySet:
     def __init__(self, policies: Iterable[Policy]) -> None:
         self._policies = tuple(_Compiled(policy) for policy in policies)
         self._approvals = {rule.ref: rule.approval for policy in self._policies for rule in policy.rules}
+        self._messages = {rule.ref: rule.message for policy in self._policies for rule in policy.rules}
         self._agents: Bounded[tuple[Principal, str], AgentRules] = Bounded(MAX_AGENTS)
         self._shared: Bounded[tuple[int, ...], AgentRules] = Bounded(MAX_AGENTS)
 
@@ -328,14 +334,28 @@ class PolicySet:
         except Exception:  # whatever went wrong
             return UNEVALUATED
 
-    def authorize(self, agent: Principal, server: str, call: Call) -> Permit | Decision:
-        """A permit for the call, or the decision that refuses it."""
+    def authorize(
+        self, agent: Principal, server: str, call: Call, approved: Approved | None = None
+    ) -> Permit | Decision:
+        """A permit for the call, or the decision that refuses it.
+
+        `approved` is what a human has approved: it counts where it covers every rule that wants this call approved,
+        and lifts nothing else.
+        """
         decision = self._decide_call(self.rules_for(agent, server), call)
-        return Permit(call, decision, by=self) if decision.verdict is ALLOW else decision
+        if decision.verdict is ALLOW:
+            return Permit(call, decision, by=self)
+        if _is_approved(call, decision, approved):
+            return Permit(call, decision, by=self, approved=approved)
+        return decision
 
     def approval_of(self, rule: RuleRef) -> Approval | None:
         """What a requireApproval rule (one of a decision's `approvals`) asks of whom."""
         return self._approvals.get(rule)
+
+    def message_of(self, rule: RuleRef) -> str:
+        """What a requireApproval rule says in its own words; empty where it says nothing."""
+        return self._messages.get(rule, "")
 
     def _decide_call(self, rules: AgentRules, call: Call) -> Decision:
         try:
@@ -355,6 +375,13 @@ class PolicySet:
         return known or self._shared.add(
             applying, AgentRules(rule for i in applying for rule in self._policies[i].rules)
         )
+
+
+def _is_approved(call: Call, decision: Decision, approved: Approved | None) -> bool:
+    """Whether exactly this call was approved, and under every rule that wants that."""
+    if approved is None or decision.verdict is not REQUIRE_APPROVAL or approved.call is not call:
+        return False
+    return bool(decision.approvals) and approved.rules.issuperset(decision.approvals)
 
 
 def _order(rule: Rule) -> tuple[str, str, str, bool, str]:

@@ -26,8 +26,8 @@ class Rule:
     """One compiled request rule. `order` sorts rules by what they are, never by where they are written."""
 
     __slots__ = (
-        *("_rule", "_when", "allows", "approval", "conditional", "denies", "finder", "order", "reason"),
-        *("ref", "shadow"),
+        *("_rule", "_when", "allows", "approval", "conditional", "denies", "finder", "message", "order"),
+        *("reason", "ref", "shadow"),
     )
 
     def __init__(self, policy: Policy, rule: RequestRule) -> None:
@@ -40,7 +40,8 @@ class Rule:
         self.approval: Approval | None = rule.approval
         self.shadow: bool = policy.mode == "shadow"
         self.ref = RuleRef(policy.name, rule.name, rule.action.value, self.shadow)
-        self.reason = rule.message or ("" if self.allows else _reason(policy.name, rule.action))
+        self.message: str = rule.message or ""
+        self.reason = self.message or ("" if self.allows else _reason(policy.name, rule.action))
         self.order = (policy.name, rule.name, rule.action.value, self.shadow, self.reason)
 
     def selectors(self, kind: Kind) -> tuple[str, ...] | None:

@@ -6,9 +6,8 @@ from typing import Final
 
 from openmcp.sidecar.errors import TOO_MANY, Refused, Unidentified, UpstreamFailed
 from openmcp.sidecar.mcp import answers, jsonrpc
-from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.policy.decision import REQUIRE_APPROVAL, Decision
+from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.stages import metadata, reply
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
@@ -53,26 +52,16 @@ def accepted(flow: Flow, response: UpstreamResponse) -> None:
 
 
 def deny(flow: Flow, decision: Decision) -> None:
-    """Answer a call that policy does not let through, or not without a human."""
-    pending = decision.verdict is REQUIRE_APPROVAL
-    flow.outcome = "pending" if pending else "denied"
+    """Answer a call that policy does not let through."""
+    flow.outcome = "denied"
     call = flow.call
     assert call is not None
-    if isinstance(call.message, Request) and pending:
-        _pending(flow, call, call.message)
-    elif not isinstance(call.message, Request):
+    if not isinstance(call.message, Request):
         respond(flow, 202, b"", b"")  # a notification has no answer; it goes no further
     elif call.method == "tools/call":
         send(flow, 200, answers.denied_call(call.message.id, flow.era, decision.reason, flow.id))
     else:
         send(flow, 200, answers.denied(call.message.id, decision.reason, flow.id))
-
-
-def _pending(flow: Flow, call: Call, asked: Request) -> None:
-    if call.method == "tools/call":
-        send(flow, 200, answers.pending_call(asked.id, flow.era, call.name, flow.id))
-    else:
-        send(flow, 200, answers.pending(asked.id, call.method, call.name, flow.id))
 
 
 def refuse(flow: Flow, refusal: Refused) -> None:

@@ -28,6 +28,7 @@ class Flow:
     `unidentified`: the word for why the caller is not identified. `why`: the reason of that, or of a failure, in words,
     for the record. `undecided`: how its message counts where policy was not asked.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
+    `approval`: the approval that the call waits for, or was made under. `progress`: what we told of it ourselves.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
@@ -61,6 +62,8 @@ class Flow:
     unidentified = ""
     why = ""
     undecided = "refused"
+    approval = ""
+    progress = 0.0
     error: JsonObject | None = None
     answer: JsonObject | None = None
     findings: tuple[Finding, ...] = ()

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
@@ -10,6 +10,7 @@ from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.policy.decision import Decision, RuleRef
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.desk import CALL
 from openmcp.sidecar.stages.payloads import Payloads
 from openmcp.sidecar.stages.spans import ended as ended_exchange
 from openmcp.sidecar.telemetry.audit import AuditLog
@@ -18,13 +19,16 @@ from openmcp.sidecar.telemetry.records import clip, encode, timestamp
 from openmcp.sidecar.telemetry.spans import Sink
 from openmcp.sidecar.types import Era, JsonObject, Message, Notification, Request, Response
 
+if TYPE_CHECKING:
+    from openmcp.sidecar.approvals.values import Event
+
 TO_SERVER: Final = "agent-to-server"
 TO_AGENT: Final = "server-to-agent"
 _KINDS: Final = {
     (event, direction): f'","event":"{event}","direction":"{direction}",'.encode()
     for event in (
         *("request", "notification", "client-response", "response", "server-request", "dropped"),
-        *("stream-end", "session-end", "refused", "metadata", "reload", "tool-changed"),
+        *("stream-end", "session-end", "refused", "metadata", "reload", "tool-changed", "approval"),
     )
     for direction in (TO_SERVER, TO_AGENT, "")
 }
@@ -81,13 +85,15 @@ class Recorder:
             self._add_findings(members, flow)
         if flow.why:
             members.append(_members({"reason": clip(flow.why)}))
+        if flow.approval:
+            members.append(_members({"approval": flow.approval}))
         if flow.unidentified:
             self.metrics.unidentified(flow.unidentified)
         self._write(flow.ending, TO_AGENT, members)
         decision = flow.decision.verdict if flow.decision is not None else flow.undecided
         tool = flow.name if flow.method == "tools/call" else ""
         self.metrics.request(flow.server, flow.method, tool, decision, total, flow.upstream_seconds)
-        if flow.outcome not in ("ok", "denied", "pending", "tool_error"):
+        if flow.outcome not in ("ok", "denied", "pending", "tool_error", "cancelled"):
             self.metrics.error(flow.server, flow.method, flow.outcome)
         spans = self.spans
         if spans is not None:
@@ -175,6 +181,15 @@ class Recorder:
         """A pinned tool that is not what it was, and is withheld."""
         line = _members({"server": server, "name": clip(tool), "reason": clip(what)})
         self._write("tool-changed", TO_AGENT, [line])
+
+    def approval(self, event: "Event") -> None:
+        """Something that happened to a request for approval, or to the grant that it has become."""
+        from openmcp.sidecar.approvals.recording import fields_of  # here: who has none, has not loaded them
+
+        call = CALL.get()
+        fields: dict[str, object] = {"call": call} if call else {}
+        self._write("approval", "", [_members(fields | fields_of(event))])
+        self.metrics.approval(event.record.server, event.kind.value)
 
     def _write(self, event: str, direction: str, members: list[bytes]) -> None:
         """One line: time, event and direction, then these members."""

@@ -15,18 +15,26 @@ from openmcp.sidecar.stages.tokens import Tokens, digest
 from openmcp.sidecar.telemetry import trace
 from openmcp.sidecar.types import MODERN, JsonObject
 
+_OF_A_RETRY = ("requestState", "inputResponses")
 _TRACE_KEYS = frozenset(("traceparent", "tracestate", "baggage"))
 
 
 class Requests:
     """Turns a call's params into what the server gets, and pins the flow where a token says so.
 
-    `now` gives Unix seconds.
+    `now` gives Unix seconds; `held` says whether a task (of a server and an agent, by its id) is one of ours.
     """
 
-    def __init__(self, tokens: Tokens, owned: Tasks, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        tokens: Tokens,
+        owned: Tasks,
+        now: Callable[[], float] = time.time,
+        held: Callable[[str, str, object], bool] = lambda server, agent, identifier: False,
+    ) -> None:
         self._tokens = tokens
         self._tasks = owned
+        self._held = held
         self._now = now
 
     def unseal(self, flow: Flow, call: Call) -> JsonObject:
@@ -37,19 +45,24 @@ class Requests:
         elif "requestState" in params:
             params = self._state(flow, call, params)
         elif method == forward.LISTEN:
-            self._listened_tasks(flow, params)
+            params = self._listened_tasks(flow, params)
         elif method in tasks.METHODS:
             owner = self._tasks.owner(flow.server, flow.agent, params)
             self._pin(flow, owner.endpoint)
         return _traced(flow, params)
 
-    def _listened_tasks(self, flow: Flow, params: JsonObject) -> None:
-        """Who listens to tasks listens to its own (extension tasks, "taskIds")."""
-        wanted = params.get("notifications", {}).get("taskIds", [])
+    def _listened_tasks(self, flow: Flow, params: JsonObject) -> JsonObject:
+        """Who listens to tasks listens to its own (extension tasks, "taskIds"); those that are held here are polled."""
+        listened = params.get("notifications", {})
+        wanted = listened.get("taskIds", [])
         if type(wanted) is not list:
             raise Refused(400, INVALID_PARAMS, "params.notifications.taskIds must be a list", reason="malformed")
-        for identifier in wanted:
+        others = [identifier for identifier in wanted if not self._held(flow.server, flow.agent, identifier)]
+        for identifier in others:
             self._pin(flow, self._tasks.owner(flow.server, flow.agent, {"taskId": identifier}).endpoint)
+        if len(others) == len(wanted):
+            return params
+        return params | {"notifications": listened | {"taskIds": others}}
 
     def _cursor(self, flow: Flow, call: Call, params: JsonObject) -> JsonObject:
         token = params["cursor"]
@@ -63,6 +76,8 @@ class Requests:
 
     def _state(self, flow: Flow, call: Call, params: JsonObject) -> JsonObject:
         asked = digest(call.method, params)
+        if self._tokens.round(flow.agent, flow.server, asked, params["requestState"], self._now()):
+            return {key: value for key, value in params.items() if key not in _OF_A_RETRY}  # only we asked to come back
         state, endpoint = self._tokens.open_state(flow.agent, flow.server, asked, params["requestState"], self._now())
         self._pin(flow, endpoint)
         if state is None:

@@ -65,7 +65,7 @@ class Results:
         if method in methods.LISTS:
             return self._list(flow, result)
         if method == "server/discover":
-            return _discovered(result)
+            return _discovered(flow, result)
         if method == "completion/complete":
             return completions.permitted(flow, result)
         if method == "tools/call":
@@ -84,7 +84,7 @@ class Results:
             return result | {"resultType": "complete"}
         if kind == "input_required" and flow.method in methods.INPUT_REQUIRED:
             return self._seal_input_required(flow, result)
-        if kind == "task" and TASKS_EXTENSION in _extensions(flow):
+        if kind == "task" and TASKS_EXTENSION in extensions(flow):
             return result
         raise UpstreamFailed("protocol", f"the server's resultType {str(kind)[:40]!r} is not valid here")
 
@@ -139,12 +139,19 @@ class Results:
         return result | changes
 
 
-def _discovered(result: JsonObject) -> JsonObject:
-    """The server's versions as far as they can pass through here."""
+def _discovered(flow: Flow, result: JsonObject) -> JsonObject:
+    """The server's versions as far as they can pass through here; and tasks, as which calls may wait for people."""
     versions = result.get("supportedVersions")
     if type(versions) is not list:
         raise UpstreamFailed("protocol", "the server's discover result has no supportedVersions")
-    return result | {"supportedVersions": [version for version in versions if version in era.SUPPORTED_VERSIONS]}
+    result = result | {"supportedVersions": [version for version in versions if version in era.SUPPORTED_VERSIONS]}
+    if not flow.snapshot.policies.rules_for(flow.principal, flow.server).asks:
+        return result
+    offered = result.get("capabilities", {})
+    named = offered.get("extensions", {}) if type(offered) is dict else None
+    if type(named) is not dict:
+        raise UpstreamFailed("protocol", "the server's capabilities are not an object")
+    return result | {"capabilities": offered | {"extensions": {TASKS_EXTENSION: {}} | named}}
 
 
 def client_capabilities(flow: Flow) -> JsonObject:
@@ -154,7 +161,8 @@ def client_capabilities(flow: Flow) -> JsonObject:
     return declared if type(declared) is dict else {}
 
 
-def _extensions(flow: Flow) -> JsonObject:
+def extensions(flow: Flow) -> JsonObject:
+    """The extensions that a modern client declared with its request."""
     extensions = client_capabilities(flow).get("extensions")
     return extensions if type(extensions) is dict else {}
 

@@ -66,7 +66,7 @@ class Relay:
         params = call.message.params if call is not None else {}
         token = era.meta_of(params).get("progressToken")
         self._token = token if jsonrpc.valid_id(token) else None  # "a string or integer value"
-        self._progress: float | None = None
+        self._progress: float | None = flow.progress or None
         self._listens = params.get("notifications", {}) if flow.method == LISTEN else None
         self._acknowledged = False
         self._answered = False

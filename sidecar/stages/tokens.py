@@ -15,6 +15,7 @@ from openmcp.sidecar.types import JsonObject
 
 _CURSOR: Final = b"cursor"
 _STATE: Final = b"request-state"
+_ROUND: Final = b"approval-round"
 STATE_LIFETIME: Final = 3600.0
 """Seconds in which a client may come back with the input that a server asked for."""
 
@@ -34,6 +35,14 @@ class _State(msgspec.Struct, frozen=True, array_like=True):
     digest: bytes
     expires: int
     state: str | None
+
+
+class _Round(msgspec.Struct, frozen=True, array_like=True):
+    principal: str
+    server: str
+    digest: bytes
+    expires: int
+    number: int
 
 
 class Tokens:
@@ -70,6 +79,17 @@ class Tokens:
         if opened.expires <= now:
             raise _invalid("params.requestState has expired")
         return opened.state, opened.endpoint
+
+    def seal_round(self, principal: str, server: str, digest: bytes, number: int, now: float) -> str:
+        """The requestState of our own that brings a client back while a human decides; `number` counts from 1."""
+        return self._sealer.seal(_ROUND, _Round(principal, server, digest, int(now + STATE_LIFETIME), number))
+
+    def round(self, principal: str, server: str, digest: bytes, token: object, now: float) -> int:
+        """Its number; 0 for all that is not ours and for this."""
+        opened = self._sealer.open(_ROUND, token, _Round) if type(token) is str else None
+        if opened is None or (opened.principal, opened.server, opened.digest) != (principal, server, digest):
+            return 0
+        return opened.number if opened.expires > now else 0
 
 
 def digest(method: str, params: JsonObject) -> bytes:

@@ -48,6 +48,19 @@ FAMILIES = {
     "tools_withheld": Family(
         "openmcp_tools_withheld", "gauge", "Tools whose definition changed since it was pinned.", ("server",)
     ),
+    "approval_notices": Family(
+        "openmcp_approval_notices", "counter", "Attempts to tell approvers by a channel.", ("channel", "result")
+    ),
+    "approval_forged": Family(
+        "openmcp_approval_forged", "counter", "Requests to channels' endpoints without a good signature."
+    ),
+    "approvals": Family(
+        "openmcp_approvals", "counter", "What happened to requests for approval and to grants.", ("server", "event")
+    ),
+    "held": Family("openmcp_calls_held", "gauge", "Calls that wait for a human to decide.", ("server",)),
+    "state_failing": Family(
+        "openmcp_state_failing", "gauge", "Whether the store of approvals did not answer when it was last asked."
+    ),
     "reloads": Family("openmcp_config_reloads", "counter", "Configuration reloads.", ("result",)),
     "otlp_exported": Family(
         "openmcp_otlp_exported", "counter", "Spans, data points and log records that a collector took.", ("signal",)

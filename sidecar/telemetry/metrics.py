@@ -108,6 +108,14 @@ class Scrape:
         """Report the tools that are withheld since they changed."""
         self.values["tools_withheld", (server,)] = count
 
+    def held(self, server: str, count: int) -> None:
+        """Report the calls that wait for a human."""
+        self.values["held", (server,)] = count
+
+    def state_failing(self, *, failing: bool) -> None:
+        """Report whether the store of approvals could not be reached when it was asked last."""
+        self.values["state_failing", ()] = failing
+
     def streams(self, server: str, kind: str, count: int) -> None:
         """Report open streams; `kind` is for example `post`, `get` or `listen`."""
         self.values["streams", (server, kind)] = count
@@ -218,6 +226,18 @@ class Metrics:
     def credential_fetched(self, server: str, result: str) -> None:
         """Count an attempt to get an access token for a server; `result` is `ok` or `failed`."""
         self._count("credential_fetches", (server, result))
+
+    def approval_notice(self, channel: str, result: str) -> None:
+        """Count an attempt to tell a channel of approvals; `result` is `sent`, `updated` or `failed`."""
+        self._count("approval_notices", (channel, result))
+
+    def approval_forged(self) -> None:
+        """Count a request to the endpoint of a channel that was not signed as it has to be."""
+        self._count("approval_forged", ())
+
+    def approval(self, server: str, event: str) -> None:
+        """Count what happened to a request for approval or a grant."""
+        self._count("approvals", (server, event))
 
     def reload(self, result: str) -> None:
         """Count a reload of the configuration; `result` is `ok` or `error`."""

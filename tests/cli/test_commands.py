@@ -8,6 +8,7 @@ from contextlib import chdir
 from pathlib import Path
 
 import pytest
+from click import Context
 from click.testing import CliRunner
 
 from openmcp.sidecar.cli import main
@@ -139,11 +140,15 @@ def test_run_hands_the_file_on_and_ends_as_the_gateway_ends(folder, monkeypatch,
 
 @pytest.mark.parametrize(
     ("arguments", "given"),
-    [((), (False, None)), (("--wait",), (True, None)), (("--no-wait", "--port", "8080"), (False, 8080))],
+    [
+        ((), (False, True, None)),
+        (("--wait",), (True, True, None)),
+        (("--no-wait", "--no-auto", "--port", "8080"), (False, False, 8080)),
+    ],
 )
 def test_demo_stays_up_where_asked(monkeypatch, arguments, given):
     monkeypatch.setattr("openmcp.sidecar.demo.missing", lambda: None)
-    monkeypatch.setattr("openmcp.sidecar.demo.run", lambda *, wait, port: 0 if (wait, port) == given else 99)
+    monkeypatch.setattr("openmcp.sidecar.demo.run", lambda *, wait, auto, port: 99 * ((wait, auto, port) != given))
     assert openmcp("demo", *arguments) == (0, "", "")
 
 
@@ -172,3 +177,10 @@ def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")
     check_golden(f"cli/help{'-' if command else ''}{command}.txt", out)
+
+
+def test_the_readme_names_every_command() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    names = main.list_commands(Context(main))
+    assert "run" in names
+    assert [name for name in names if f"| `openmcp {name}" not in readme] == []

@@ -12,7 +12,7 @@ from openmcp.config import model
 from tests.config.sources import HEAD, warnings
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-RENAMED = {"except_": "except", "on_failure": "onFailure", "networks": "from"}
+RENAMED = {"except_": "except", "on_failure": "onFailure", "networks": "from", "sender": "from"}
 
 
 def structs(kind: object) -> typing.Iterator[type[msgspec.Struct]]:
@@ -48,6 +48,12 @@ def test_the_example_is_accepted_without_a_warning():
     assert example is not None
     assert example[1].startswith(HEAD)
     assert warnings(example[1].removeprefix(HEAD)) == []
+
+
+def test_the_example_of_approvals_is_accepted_without_a_warning():
+    example = re.search(r"```yaml\n(approvals:.*?)```", TEXT, re.DOTALL)
+    assert example is not None
+    assert warnings(example[1]) == []
 
 
 IDENTITY = (Path(__file__).parents[2] / "docs" / "identity.md").read_text()

@@ -14,8 +14,8 @@ from tests.config.sources import check, errors, outcome, rule, server, single
         "unknown section": ("polices: []", '2: unknown key "polices" (did you mean "policies"?)'),
         "far from anything": (
             "zzz: 1",
-            '2: unknown key "zzz" (known here: apiVersion, listen, identity, sessions, telemetry, state, source, '
-            "approvals, servers, policies)",
+            '2: unknown key "zzz" (known here: apiVersion, listen, identity, sessions, telemetry, approvals, '
+            "state, source, servers, policies)",
         ),
         "snake case": (
             server("require_auth: true"),
@@ -28,7 +28,7 @@ from tests.config.sources import check, errors, outcome, rule, server, single
         "key with a line break": (
             '"a\\nb": 1',
             '2: unknown key "a\N{REPLACEMENT CHARACTER}b" (known here: apiVersion, listen, identity, sessions, '
-            "telemetry, state, source, approvals, servers, policies)",
+            "telemetry, approvals, state, source, servers, policies)",
         ),
         "section that is no mapping": ("listen: [x]", "2: listen: expected a mapping, found a list"),
         "section left empty": ("listen:\n", "2: listen: expected a mapping, found nothing"),

@@ -7,18 +7,6 @@ LATER = "is not available in this version of openmcp"
 
 @check(
     {
-        "approvers' side": (
-            "approvals: {console: {}, oidc: {}, tokens: [{name: a}], channels: [{name: b}]}",
-            f"2: approvals.console: `console` {LATER}",
-            f"2: approvals.oidc: `oidc` {LATER}",
-            f"2: approvals.tokens: `tokens` {LATER}",
-            f"2: approvals.channels: `channels` {LATER}",
-        ),
-        "channels of a workflow": (
-            "approvals: {workflows: [{name: w, approvers: ['token:a'], channels: [slack]}]}",
-            f"2: approvals.workflows[0].channels: `channels` {LATER}",
-        ),
-        "state": ("state: {type: sqlite, path: x}", f"2: state.type: `type: sqlite` {LATER} (available: memory)"),
         "source": ("source: {type: kubernetes}", f"2: source.type: `type: kubernetes` {LATER} (available: file)"),
         "translate": (
             server("translate: true"),

@@ -99,10 +99,10 @@ def when(*conditions: str) -> str:
         (
             "action: requireApproval, tools: [a], approval: {workflow: w, bind: []}",
             [
-                '7: RULE: approvals cannot be given in this version of openmcp: calls under "r" are answered as '
-                "pending and not made",
                 "7: RULE.approval.bind: a grant would hold whatever the arguments are "
                 "(name what it holds for, or remove the key to bind all)",
+                '7: RULE: calls under "r" are never let through: nobody can decide (write approvals.console: {} and '
+                "approvals.tokens)",
             ],
         ),
     ],
@@ -211,7 +211,7 @@ NO_EFFECT = 'has no effect{}: rule "none" of policy "base" denies all of it (rem
 )
 def test_what_another_rule_leaves_nothing_of(policies, expected):
     found = told(policies.replace("APPROVAL", "approval: {workflow: w}"))
-    assert [text for text in found if "approvals cannot be given" not in text] == expected
+    assert [text for text in found if "nobody can decide" not in text] == expected
 
 
 NOTHING = (
@@ -377,11 +377,27 @@ policies:
           maxDuration: 4h
           maxUses: 20
 approvals:
+  console: {listen: 127.0.0.1:15021, url: "https://approvals.acme.example"}
+  oidc: {issuer: "https://idp.acme.example/", clientId: openmcp, clientSecret: {env: OIDC_SECRET}, groupsClaim: groups}
+  tokens: [{name: oncall, sha256: DIGEST}]
   workflows:
     - name: support-leads
       approvers: ["oidc:group:support-leads", "slack:U0123ABC", "email:lead@acme.example", "token:oncall"]
       required: 1
       pendingFor: 30m
+      channels: [leads-slack, leads-mail]
+  channels:
+    - name: leads-slack
+      type: slack
+      mode: http
+      channel: C0123ABC
+      token: {env: SLACK_TOKEN}
+      signingSecret: {env: SLACK_SIGNING_SECRET}
+    - name: leads-mail
+      type: email
+      to: [leads@acme.example]
+      from: openmcp@acme.example
+      smtp: {host: mail, port: 587, startTls: true, user: x, password: {env: SMTP_PASSWORD}}
 sessions: {key: {file: session.key}, lifetime: 24h}
 state: {type: memory}
 telemetry:
@@ -393,11 +409,8 @@ source: {type: file}
 """A support bot's whole configuration, with all that this version has."""
 
 
-def test_a_whole_configuration_is_warned_of_what_this_version_lacks_and_of_nothing_else():
-    assert warnings(EXAMPLE.replace("DIGEST", "1" * 64)) == [
-        '38: policies[1].requests[1]: approvals cannot be given in this version of openmcp: calls under "ticket-text" '
-        "are answered as pending and not made"
-    ]
+def test_a_whole_configuration_is_warned_of_nothing():
+    assert warnings(EXAMPLE.replace("DIGEST", "1" * 64)) == []
 
 
 URIS = st.text("ab%2eEfF./:A", max_size=10)

@@ -58,7 +58,7 @@ def test_the_port_that_is_asked_for(tmp_path):
     (port, *_) = setting._ports(None)
     made = setting.prepare(tmp_path, port)
     assert made.url == f"http://127.0.0.1:{port}/tickets"
-    assert len({made.mcp_port, made.admin_port, made.server_port}) == 3
+    assert len({made.mcp_port, made.admin_port, made.server_port, made.console_port}) == 4
 
 
 @pytest.mark.parametrize(

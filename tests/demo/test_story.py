@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.process import OPENMCP
 
-PATIENCE = 30.0
+PATIENCE = 40.0
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 TOLD = [
     "ready: agents call URL (process N)",
@@ -28,8 +28,11 @@ TOLD = [
     "the agent's model gets to read why, and can do something else",
     "the server never saw the call: ticket 2 is still there",
     "the customer's address is taken out, the colleague's stays",
-    "40 wait for a human: nothing was paid",
     "4000 are beyond what can be asked for",
+    "40 waited for a human, and were paid once they agreed",
+    "the same call passes, and nobody is asked again",
+    "another ticket is another question: nothing was paid",
+    "the approval has ended: a human is asked anew",
     "each message came when the server sent it, not at the end",
     "both get the same answer: it does not tell which tools there are",
     "it speaks MCP 2025-11-25, with a session",
@@ -149,8 +152,11 @@ def test_the_story_comes_out_as_told():
         ("support-bot", "modern", "search_tickets", "allow", "daily-work"),
         ("support-bot", "modern", "delete_ticket", "deny", "no-deleting"),
         ("support-bot", "modern", "get_customer", "allow", "daily-work"),
-        ("support-bot", "modern", "refund", "pending", "money"),
         ("support-bot", "modern", "refund", "deny", "(no rule)"),
+        ("support-bot", "modern", "refund", "granted", "money"),
+        ("support-bot", "modern", "refund", "granted", "money"),
+        ("support-bot", "modern", "refund", "pending", "money"),
+        ("support-bot", "modern", "refund", "pending", "money"),
         ("support-bot", "modern", "export_tickets", "allow", "daily-work"),
         ("support-bot", "modern", "reset_password", "deny", "(no rule)"),
         ("support-bot", "modern", "no_such_tool", "deny", "(no rule)"),
@@ -175,7 +181,12 @@ def shell(lines):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the lines to copy are for curl, which is not installed")
 def test_a_user_at_a_terminal_tries_things_and_presses_ctrl_c():
     with demo_on_a_terminal() as (played, keyboard):
+        played.until(r"Approve it there; after 90 seconds the demo does\.")
+        rid = played.until(r"requests/(apr_[a-z2-7]{26})")[1]
+        configuration = played.until(r"What agents may do: (\S+)")[1]
+        assert "approved" in shell(f"{OPENMCP} approvals approve {rid} -c {configuration}")
         played.until("What you do shows here:")
+        assert "The same from a terminal" not in played.text
         assert "\x1b[" in played.raw
         call, delete, change, watch, admin = offered(played.text).values()
 

@@ -256,6 +256,13 @@ def test_remembered_sets_of_keys_change_no_verdict() -> None:
             jsonrpc.parse(body(f'"id":1,"method":"m","params":{{"{long_key}":1,"{long_key.upper()}":2}}'))
 
 
+def test_a_key_that_poses_as_one_that_is_judged_is_refused_in_params_alone() -> None:
+    for _ in range(2):
+        jsonrpc.parse(body('"id":1,"method":"m","params":{"name":"a","_meta":{"Arguments":{}}}'))
+        with pytest.raises(Malformed, match="differs from arguments in letter case alone"):
+            jsonrpc.parse(body('"id":1,"method":"m","params":{"Arguments":{}}'))
+
+
 def test_few_and_short_sets_of_keys_are_remembered() -> None:
     for number in range(3 * jsonrpc._REMEMBERED_SETS):
         jsonrpc.parse(body(f'"id":1,"method":"m","params":{{"key{number}":1}}'))

@@ -4,7 +4,7 @@
     python tests/real_parts/install.py node sdk   only these
     python tests/real_parts/install.py --list     what there is, and what is installed
 
-A part is a folder of ``npm/`` or ``go/`` here:
+A part is a folder of ``npm/``, ``go/`` or ``maven/`` here:
 
 npm
     ``package.json`` names exact versions, ``package-lock.json`` the checksum of
@@ -12,6 +12,9 @@ npm
 go
     ``go.mod`` names the versions and, as ``tool``, the programs; ``go.sum`` the
     checksum of every module. The programs are built, which takes minutes once.
+maven
+    ``pom.xml`` names the version, ``checksums.txt`` every file that comes with
+    it and its SHA-256, as ``sha256sum`` writes them; any other file is a failure.
 
 What is installed lies under ``$OPENMCP_PARTS``, else ``${XDG_CACHE_HOME:-~/.cache}/openmcp/parts``,
 in a folder named after the part and its lock files, so a changed pin is a new
@@ -32,13 +35,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 RECIPES = Path(__file__).resolve().parent
-LOCKS = {"npm": ("package.json", "package-lock.json"), "go": ("go.mod", "go.sum")}
+LOCKS = {
+    "npm": ("package.json", "package-lock.json"),
+    "go": ("go.mod", "go.sum"),
+    "maven": ("pom.xml", "checksums.txt"),
+}
 """The files of a part's recipe, by its kind; the checksum of all but an npm part's ``package.json`` names it."""
 
 KINDS = {folder.name: kind for kind in LOCKS for folder in (RECIPES / kind).iterdir() if folder.is_dir()}
 PARTS = tuple(sorted(KINDS))
 
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+_MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
 _GO_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags=-s -w")
 
 
@@ -92,15 +100,20 @@ def program(part: str, name: str) -> Path:
     return part_folder(part) / "bin" / name
 
 
+def libraries(part: str) -> Path:
+    """Return the folder of the Java libraries of the Maven ``part``; it exists only once the part is installed."""
+    return part_folder(part) / "lib"
+
+
 def install(part: str) -> Path:
     """Install ``part`` unless it is there, and return its folder.
 
-    :raises PartError: npm or Go is missing, or an installation failed; its output is in the text.
+    :raises PartError: npm, Go or Maven is missing, or an installation failed; its output is in the text.
     """
     target = part_folder(part)
     if target.is_dir():
         return target
-    make = {"npm": _npm, "go": _go}[KINDS[part]]
+    make = {"npm": _npm, "go": _go, "maven": _maven}[KINDS[part]]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{part}-", dir=target.parent) as work:
         for name in LOCKS[KINDS[part]]:
@@ -135,6 +148,20 @@ def _go(part: str, work: Path) -> str:
     environment = {"CGO_ENABLED": "1", "GOWORK": "off", "GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
     _run(part, [go, "build", *_GO_FLAGS, "-o", f"bin{os.sep}", "tool"], work, environment, needs)
     return "bin"
+
+
+def _maven(part: str, work: Path) -> str:
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise PartError(f"{part}: Maven is needed to install it, and is not on the PATH")
+    _run(part, [maven, "-B", "-q", _MAVEN_COPY, "-DoutputDirectory=lib", "-DincludeScope=runtime"], work, {})
+    lines = (work / "checksums.txt").read_text().splitlines()
+    wanted = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (work / "lib").iterdir()}
+    wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if wrong:
+        raise PartError(f"{part}: not what was pinned: {', '.join(wrong)}")
+    return "lib"
 
 
 def _run(part: str, command: list[str], work: Path, environment: Mapping[str, str], hint: str = "") -> None:

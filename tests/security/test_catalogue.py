@@ -158,15 +158,25 @@ CATALOGUE: dict[str, tuple[str, ...]] = {
     "session taken over by another proof": ("test_identity.test_a_session_is_its_principals_by_the_same_proof",),
     "stream outlives its token": ("test_identity.test_a_stream_ends_with_the_token_that_opened_it",),
     "metadata under a foreign Host": ("test_identity.test_a_host_that_is_not_ours_is_never_repeated",),
+    "agent answers its own approval": ("test_approvals.test_an_agent_answers_its_own_approval",),
+    "approve then swap arguments": (
+        "test_approvals.test_approve_then_swap_arguments",
+        "test_approvals.test_a_grant_is_not_for_another_tool_agent_or_method",
+    ),
+    "concurrent use of a one-use grant": (
+        "test_approvals.test_concurrent_use_of_a_one_use_grant",
+        "test_approvals.test_held_calls_share_a_one_use_grant",
+    ),
+    "cancel while held still executes": (
+        "test_approvals.test_cancel_while_held_still_executes",
+        "test_approvals.test_a_client_that_has_gone_gets_nothing_done",
+        "test_approvals.test_a_decision_and_a_cancellation_at_once_make_no_call_after_it",
+    ),
+    "flood of held calls": ("test_approvals.test_flood_of_held_calls", "test_approvals.test_flood_of_tasks"),
 }
 """Attack -> the tests that make it, as module.function of this folder."""
 
 LATER: dict[str, str] = {
-    "agent answers its own approval": "approvals",
-    "approve then swap arguments": "approvals",
-    "concurrent use of a one-use grant": "approvals",
-    "cancel while held still executes": "approvals",
-    "flood of held calls": "approvals",
     "SSE endpoint of a 2024-11-05 server to a foreign host": "transport: sse",
     "stdio newline injection": "stdio",
 }

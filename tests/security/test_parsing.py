@@ -52,6 +52,8 @@ async def test_duplicate_name_or_method(agent: Connection, server: Hostile, body
         f'{{{CALL},"params":{{"name":"allowed","Name":"forbidden"}}}}',
         f'{{{CALL},"params":{{"name":"allowed","name\\u0000":"forbidden"}}}}',
         f'{{{CALL},"params":{{"name":"allowed","arguments":{{}},"argument\u017f":{{}}}}}}',
+        f'{{{CALL},"params":{{"name":"allowed","Arguments":{{"amount":1000000}}}}}}',
+        f'{{{CALL},"params":{{"name":"allowed","inputresponses":{{}}}}}}',
         f'{{{CALL},"params":{{"name":"allowed"}},"param\u017f":{{"name":"forbidden"}}}}',
         f'{{{CALL},"params":{{"name":"allowed"}},"Params":{{"name":"forbidden"}}}}',
         f'{{{CALL},"params":{{"name":"allowed"}},"method\\u0000":"ping"}}',

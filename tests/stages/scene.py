@@ -36,6 +36,8 @@ from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.ports import HttpRequest
 from openmcp.sidecar.sealing import Sealer
+from openmcp.sidecar.stages.approvals import Approvals
+from openmcp.sidecar.stages.desk import Desk
 from openmcp.sidecar.stages.pins import Pins
 from openmcp.sidecar.stages.record import Recorder
 from openmcp.sidecar.stages.requests import Requests
@@ -354,13 +356,15 @@ class Scene:
         recorder = Recorder(self.audit, Metrics("test"))  # type: ignore[arg-type]  # what it writes to is a list here
         sealer, tasks = Sealer(b"k" * 32), Tasks()
         tokens = Tokens(sealer)
+        results = Results(tokens, tasks, Pins(recorder.tool_changed), lambda: self.now)
+        self.approvals = Approvals(tokens, results, recorder, Desk(), lambda: self.now)
         self.sessions = Sessions(sealer, 3600.0)
         self.pipeline = Pipeline(
             self.snapshot,
             self.sessions,
-            Requests(tokens, tasks, lambda: self.now),
-            Results(tokens, tasks, Pins(recorder.tool_changed), lambda: self.now),
-            recorder,
+            Requests(tokens, tasks, lambda: self.now, self.approvals.tasks.owns),
+            results,
+            self.approvals,
             itertools.count(1).__next__,
         )
         self.agent = Agent(self, "bot")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,10 +13,14 @@ from tests.real_parts import install
 
 def require(*parts: str) -> None:
     """Skip the test, or fail it where ``OPENMCP_REAL=1``, unless all ``parts`` are installed."""
-    missing = [part for part in parts if not install.is_installed(part)]
-    if not missing:
-        return
-    message = f"real part missing: {', '.join(missing)} (make real-parts)"
+    absent = [part for part in parts if not install.is_installed(part)]
+    if absent:
+        missing(f"{', '.join(absent)} (make real-parts)")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test, or fail it where ``OPENMCP_REAL=1``, since this is not there."""
+    message = f"real part missing: {what}"
     if os.environ.get("OPENMCP_REAL") == "1":
         pytest.fail(message, pytrace=False)
     pytest.skip(message)

@@ -1,0 +1,1 @@
+"""A human decides: asking, waiting for the decision, using the grant."""

@@ -1,0 +1,1 @@
+"""State stores: each passes the contract, and has its own ways to fail."""

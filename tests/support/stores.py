@@ -1,0 +1,118 @@
+"""Real stores over loopback: a Redis server and DynamoDB Local, which a test may kill and start again.
+
+    with redis_server(folder) as redis:
+        ...                            # redis.url
+        redis.kill()
+        redis.start()                  # what was written is still there: it keeps an append-only file
+
+A `redis-server` on the PATH is used, and the real part `dynamodb` with Java; a test is skipped by name where one is
+missing, and fails with OPENMCP_REAL=1.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from tests.real_parts import install
+from tests.support import parts
+from tests.support.process import Running, running
+
+PASSWORD = "correct horse"
+
+
+class Store:
+    """A server that listens on one port, the same after each start."""
+
+    def __init__(self, name: str, command: Sequence[str | Path], port: int, url: str, warm_up: bytes = b"") -> None:
+        self.name = name
+        self._warm_up = warm_up
+        self.port = port
+        self.url = url
+        self._command = command
+        self._running: Running | None = None
+        self._stack = ExitStack()
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections, and has answered to `warm_up`."""
+        self._running = self._stack.enter_context(running(self.name, self._command))
+        self._running.wait_for(self._connects)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self._running is not None
+        self._running.process.kill()
+        self._running.process.wait()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._stack.close()
+
+    def _connects(self) -> str | None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.settimeout(30)
+            connection.sendall(self._warm_up)
+            return "ready" if not self._warm_up or connection.recv(1) else None
+        return None
+
+
+@contextmanager
+def redis_server(folder: Path, *options: str) -> Iterator[Store]:
+    """A Redis that writes every change to disk before it answers, as production should for approvals."""
+    program = shutil.which("redis-server")
+    if program is None:
+        parts.missing("redis-server (Debian package redis-server)")
+    port = _port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
+    command += ["--appendonly", "yes", "--appendfsync", "always", *options]
+    with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}")) as store:
+        yield store
+
+
+@contextmanager
+def dynamodb_local(folder: Path | None = None) -> Iterator[Store]:
+    """DynamoDB Local; with a folder it keeps its tables there, else in memory."""
+    parts.require("dynamodb")
+    java = shutil.which("java")
+    if java is None:
+        parts.missing("java (Debian package default-jre-headless)")
+    port = _port()
+    libraries = install.libraries("dynamodb")
+    command = [java, "-Xmx512m", f"-Djava.library.path={libraries}", "-cp", f"{libraries}/*"]
+    command += ["com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-disableTelemetry", "-port", str(port)]
+    command += ["-inMemory"] if folder is None else ["-dbPath", str(folder)]
+    with _kept(Store("DynamoDB Local", command, port, f"http://127.0.0.1:{port}", _LIST_TABLES)) as store:
+        yield store
+
+
+_LIST_TABLES = (
+    b"POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.ListTables\r\n"
+    b"Content-Type: application/x-amz-json-1.0\r\n"
+    b"Authorization: AWS4-HMAC-SHA256 Credential=none/20260101/eu-west-1/dynamodb/aws4_request, "
+    b"SignedHeaders=host, Signature=none\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
+)
+"""The first call takes Java seconds on a busy machine, longer than a sidecar waits for its store."""
+
+
+def _port() -> int:
+    """A port that nobody listens on, below those that the system gives to connections.
+
+    One of those would not stay free while the server is away: whoever tries to connect to it may be given it.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+@contextmanager
+def _kept(store: Store) -> Iterator[Store]:
+    try:
+        store.start()
+        yield store
+    finally:
+        store.stop()
