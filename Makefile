@@ -56,7 +56,7 @@ format: $(READY)
 
 # The wheel that is shipped, and an environment that has it installed instead of the sources.
 SHIPPED := .venv-wheel
-SOURCES := $(shell find config identity sidecar -name '*.py') pyproject.toml .ci/wheel.py
+SOURCES := $(shell find config identity injector sidecar -name '*.py') pyproject.toml .ci/wheel.py
 
 wheel: $(SHIPPED)/.ready
 
