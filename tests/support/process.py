@@ -53,17 +53,17 @@ class Running:
         """Return the error that says ``what`` went wrong, with the end of the log."""
         return ProcessFailed(f"{self.name} {what}\n--- its log ---\n{self.printed()[-8000:]}")
 
-    def wait_for(self, ready: Callable[[], str | None]) -> str:
+    def wait_for(self, ready: Callable[[], str | None], patience: float = START_SECONDS) -> str:
         """Return what ``ready`` returns once it is not None.
 
-        :raises ProcessFailed: the process ended first, or took longer than ``START_SECONDS``.
+        :raises ProcessFailed: the process ended first, or took longer than ``patience`` seconds.
         """
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patience
         while (found := ready()) is None:
             if self.process.poll() is not None:
                 raise self.fail(f"ended with {self.process.returncode} before it was ready")
             if time.monotonic() > deadline:
-                raise self.fail(f"was not ready after {START_SECONDS:.0f} s")
+                raise self.fail(f"was not ready after {patience:.0f} s")
             time.sleep(_GLANCE)
         return found
 
