@@ -6,7 +6,7 @@ import os
 import re
 from urllib.parse import SplitResult, urlsplit
 
-from openmcp.config.cursor import At, Reading, shortened, string
+from openmcp.config.cursor import At, shortened, string
 from openmcp.config.jsonpath import PathError, compile_path
 from openmcp.config.model import Address, Secret
 from openmcp.config.patterns import check_pattern
@@ -22,6 +22,8 @@ MAIL_ADDRESS = re.compile(
     r"(?=.{3,254}$)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 )
 _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~-]+)+")
+MAX_URL = 2048
+"""Characters of a URL."""
 _URL_TEXT = re.compile(r"[!-~]+")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
@@ -134,14 +136,15 @@ def url_path(at: At) -> str | None:
     value = string(at)
     if value is None:
         return None
-    fault = _path_fault(value)
+    fault = path_fault(value)
     if fault is not None:
         at.error(f'not a path: "{shortened(value)}"', fault)
         return None
     return value
 
 
-def _path_fault(value: str) -> str | None:
+def path_fault(value: str) -> str | None:
+    """What is wrong with the path of a server."""
     if not value.startswith("/"):
         return f'a path begins with /: "/{shortened(value)}"'
     if "?" in value or "#" in value:
@@ -155,22 +158,30 @@ def _path_fault(value: str) -> str | None:
     return None
 
 
-def url(of: str, *, query: bool = False) -> Reading[str]:
+class url:
     """The URL of something: http or https, a host, nothing that names a user, no fragment, a query where `query`."""
 
-    def read(at: At) -> str | None:
+    def __init__(self, of: str, *, query: bool = False) -> None:
+        self.of, self.query = of, query
+
+    def __call__(self, at: At) -> str | None:
+        """The URL as it is written, None where it was refused."""
         value = string(at)
         if value is None:
             return None
-        bare = value.partition("?")[0] if query and "#" not in value else value
-        fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(bare)
+        fault = self._fault(value)
         if fault is not None:
             shown = "" if "@" in value else f': "{shortened(value)}"'  # what stands before @ may be a password
-            at.error(f"not the URL of {of}{shown}", fault)
+            at.error(f"not the URL of {self.of}{shown}", fault)
             return None
         return value
 
-    return read
+    def _fault(self, value: str) -> str | None:
+        if len(value) > MAX_URL:
+            return f"at most {MAX_URL} characters"
+        if not _URL_TEXT.fullmatch(value):
+            return "only printable ASCII without blanks"
+        return _url_fault(value.partition("?")[0] if self.query and "#" not in value else value)
 
 
 def _url_fault(value: str) -> str | None:
@@ -330,22 +341,23 @@ def _variable(at: At) -> str | None:
     return value
 
 
-def glob(regular_marks: str) -> Reading[str]:
+class glob:
     """A glob (`*` any text, `?` one character); warns where it looks like a regular expression.
 
     `regular_marks` is a regular expression for what such a glob has no use for.
     """
-    marks = re.compile(regular_marks)
 
-    def read(at: At) -> str | None:
+    def __init__(self, regular_marks: str) -> None:
+        self._marks = re.compile(regular_marks)
+
+    def __call__(self, at: At) -> str | None:
+        """The glob as it is written, None where it was refused."""
         value = string(at)
-        found = marks.search(value) if value is not None else None
+        found = self._marks.search(value) if value is not None else None
         if found is not None:
             hint = "globs know * for any text and ? for one character; everything else stands for itself"
             at.warn(f'looks like a regular expression: "{shortened(value or "")}" holds {found[0]}', hint)
         return value
-
-    return read
 
 
 def pattern(at: At) -> str | None:
