@@ -25,6 +25,7 @@ help:
 	@echo "make golden        renew the golden files; look at the difference before committing it"
 	@echo "make soak          fuzz the parsers with atheris               DURATION=3600 (seconds) ARGS=\"listener\""
 	@echo "                   or rotate identities under load, on SPIRE   DURATION=900 ARGS=rotation"
+	@echo "                   or have Kubernetes' API server away         DURATION=120 ARGS=apiserver"
 	@echo "make setup         only the environment in $(VENV)"
 	@echo "make clean         remove the environment and everything that was built"
 
@@ -81,9 +82,9 @@ real-parts: $(READY)
 	$(BIN)/python tests/real_parts/install.py $(ARGS)
 
 # atheris is in an environment of its own: it is large, and not there for every platform.
-ifeq ($(ARGS),rotation)
+ifneq ($(filter apiserver rotation,$(ARGS)),)
 soak: $(READY)
-	$(BIN)/python -m tests.soak.rotation --seconds $(DURATION)
+	$(BIN)/python -m tests.soak.$(ARGS) --seconds $(DURATION)
 else
 soak: build/soak/.ready
 	build/soak/bin/python -m tests.fuzz.run --seconds $(DURATION) $(ARGS)

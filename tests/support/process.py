@@ -67,6 +67,12 @@ class Running:
             time.sleep(_GLANCE)
         return found
 
+    def resident(self) -> int:
+        """Return what it holds in memory now (RSS), in MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+        return int(line.split()[1]) // 1024
+
     def stop(self) -> int:
         """End it by SIGTERM and return its exit code.
 
@@ -143,10 +149,10 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
+def sidecar(config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Iterator[Sidecar]:
     """Run the sidecar with ``config`` on free loopback ports, ready when it is yielded.
 
-    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them.
+    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them, ``env`` is added to ours.
 
     :raises ProcessFailed: it did not get ready, or did not end by SIGTERM with exit code 0.
     """
@@ -159,7 +165,7 @@ def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
         whole["listen"] = {**listen, **config.get("listen", {})}
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
-        with running("openmcp run", [OPENMCP, "run", "-c", file], cwd=folder) as process:
+        with running("openmcp run", [OPENMCP, "run", "-c", file], env, folder) as process:
             scheme = "https" if "tls" in whole["listen"] else "http"
             url, operators = f"{scheme}://{whole['listen']['mcp']}", f"http://{whole['listen']['admin']}"
             process.wait_for(lambda: _ready(operators))
