@@ -112,6 +112,7 @@ def configuration() -> dict[str, object]:
     auth = {"type": "spiffe", "serverIds": [f"spiffe://{DOMAIN}/ns/tools/sa/tickets"]}
     return {
         "apiVersion": "openmcp.dev/v1alpha1",
+        "listen": {"mcp": "127.0.0.1:15001", "admin": "0.0.0.0:15020"},
         "identity": {"agents": [{"type": "workload"}]},
         "servers": [{"name": "tickets", "endpoints": ["https://127.0.0.1:8443/mcp"], "auth": auth}],
         "policies": [{"name": "bot", "agents": [SIDECAR_ID], "servers": ["tickets"], "requests": rules}],
@@ -122,7 +123,7 @@ def ready(pod: Network) -> str | None:
     """Ask /readyz as a kubelet does."""
     try:
         with pod.connect(15020) as probe:
-            probe.sendall(b"GET /readyz HTTP/1.1\r\nhost: 127.0.0.1:15020\r\nconnection: close\r\n\r\n")
+            probe.sendall(b"GET /readyz HTTP/1.1\r\nhost: 10.1.0.1:15020\r\nconnection: close\r\n\r\n")
             return "yes" if b" 200 " in probe.recv(1 << 16) else None
     except OSError:
         return None

@@ -5,8 +5,9 @@
 
 A container sees the programs of this machine, the Python that runs the tests and this project, read-only, and of
 everything else only what is mounted into it. Containers that are given the same `Network` are a pod: they share the
-loopback interface, and nothing else is on it but what `Network.forward` brings in. There is no runtime and no image;
-the kernel does it (mount and network namespaces), so this needs root on Linux: see `unavailable`.
+loopback interface, which also has the pod's address, and reach nothing else but what `Network.forward` brings in.
+There is no runtime and no image; the kernel does it (mount and network namespaces), so this needs root on Linux: see
+`unavailable`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+ADDRESS = "10.1.0.1"
+"""Of every pod: they cannot reach each other."""
 _SYSTEM = ("bin", "lib", "lib32", "lib64", "libx32", "sbin", "usr", "dev", "proc", "sys")
 _PROGRAMS = ("ip", "mount", "nsenter", "setpriv", "unshare")
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
@@ -75,8 +78,11 @@ class Network:
         threading.Thread(target=_serve, args=(listener, connect), daemon=True).start()
 
     def connect(self, port: int) -> socket.socket:
-        """Connect to 127.0.0.1:``port`` of the pod from outside, as a kubelet does to probe it."""
-        return self._inside(lambda: socket.create_connection(("127.0.0.1", port), timeout=5))
+        """Connect to a port of the pod's address from outside, as a kubelet does to probe it.
+
+        :raises OSError: nobody listens there; who listens on loopback alone does not.
+        """
+        return self._inside(lambda: socket.create_connection((ADDRESS, port), timeout=5))
 
     def close(self) -> None:
         """Forward no more."""
@@ -125,7 +131,8 @@ def network() -> Iterator[Network]:
             while os.readlink(made.path) == os.readlink("/proc/self/ns/net"):
                 if pause.poll() is not None:
                     raise AssertionError("no network namespace could be made")
-            subprocess.run(["nsenter", f"--net={made.path}", "ip", "link", "set", "lo", "up"], check=True)
+            for words in ("link set lo up", f"address add {ADDRESS}/32 dev lo"):
+                subprocess.run(["nsenter", f"--net={made.path}", "ip", *words.split()], check=True)
             yield made
         finally:
             made.close()
