@@ -7,7 +7,7 @@ import msgspec
 
 from openmcp.config.cursor import At
 from openmcp.config.documents import API_VERSION, configuration
-from openmcp.config.model import Configuration
+from openmcp.config.model import Configuration, KubernetesOrigin
 from openmcp.config.problems import ConfigurationError, Mark, Problem, Report, in_order
 from openmcp.config.yamlsource import read
 
@@ -20,6 +20,10 @@ class Loaded(msgspec.Struct, frozen=True):
 
     configuration: Configuration
     warnings: tuple[Problem, ...] = ()
+    base: tuple[At, ...] = ()
+    """The documents themselves, where objects of Kubernetes are to be added to them."""
+    closed: str = ""
+    """Why nothing may pass now; empty where it may."""
 
 
 def load(path: Path) -> Loaded:
@@ -37,7 +41,8 @@ def load(path: Path) -> Loaded:
     warnings = in_order(report.warnings)
     if made is None or report.errors:
         raise ConfigurationError(in_order(report.errors), warnings)
-    return Loaded(made, tuple(warnings))
+    base = tuple(documents) if isinstance(made.source, KubernetesOrigin) else ()
+    return Loaded(made, tuple(warnings), base)
 
 
 def source_files(path: Path) -> list[Path]:

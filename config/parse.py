@@ -23,16 +23,12 @@ from openmcp.config.cursor import (
     pairs,
     some,
     string,
-    tagged,
     unique,
 )
 from openmcp.config.serverauth import NoAuth, auth, check_endpoints
 from openmcp.config.values import duration, file_name, name, secret, size, tool_digest, url, url_path
 from openmcp.config.yamlsource import Mapping, Scalar
 
-_nothing: Reading[object] = Shape(object, {}, ignored=("type",))
-
-source: Reading[object] = tagged({"file": _nothing}, later=("kubernetes",))
 sessions: Reading[model.Sessions] = Shape(model.Sessions, {"key": secret, "lifetime": duration})
 
 
