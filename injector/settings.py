@@ -5,7 +5,7 @@ Nothing here can be said by the pods themselves; what they may say is in `annota
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -60,7 +60,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
     native: bool = True
     run_as_user: int | None = 65532
     """None: left to the cluster, as OpenShift wants it."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] | None = None
+    """None: what the sidecar's own configuration says."""
     port: int = 15001
     """Where the configuration in the image, or in a ConfigMap, listens for the agent, on loopback."""
     admin: Address = Address(host="0.0.0.0", port=15020)  # noqa: S104 - the kubelet probes the pod's own address
@@ -83,6 +84,10 @@ class Trust(msgspec.Struct, frozen=True, kw_only=True):
     """Variables that another webhook may add to the sidecar, such as AWS_ROLE_ARN."""
     mounts: tuple[str, ...] = ()
     """Paths at which another webhook may mount volumes of its own into the sidecar."""
+    host_paths: tuple[str, ...] = ()
+    """Folders of the node that containers of agents may mount, with all below; none, where nothing is said."""
+    capabilities: tuple[str, ...] = ()
+    """Beyond those that Pod Security's `baseline` allows, such as NET_ADMIN for the init container of a mesh."""
 
 
 class BuiltInTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +161,7 @@ _variable = _such(
     lambda text: re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) is not None,
     "such as AWS_REGION",
 )
+_capability = _such("a capability", lambda text: re.fullmatch(r"[A-Z][A-Z_]*", text) is not None, "such as NET_ADMIN")
 _level = choice(("debug", "info", "warning", "error"))
 
 
@@ -228,6 +234,8 @@ _trust: Reading[Trust] = Shape(
         "dns": boolean,
         "env": list_of(_variable),
         "mounts": list_of(_folder),
+        "hostPaths": list_of(_folder),
+        "capabilities": list_of(_capability),
     },
 )
 
@@ -277,3 +285,15 @@ def _settings(documents: list[At], file: str, report: Report) -> Settings:
     if made is None or report.errors:
         raise ConfigurationError(in_order(report.errors), in_order(report.warnings))
     return made
+
+
+def in_cluster(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """The settings with the address of the API server that the kubelet told this process, where they name none.
+
+    The kubelet tells the sidecar as well, but there a Service named `kubernetes` in the agent's namespace goes first.
+    """
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT", "443")
+    if settings.sidecar.api_server is not None or not host or not port.isdecimal():
+        return settings
+    found = msgspec.structs.replace(settings.sidecar, api_server=Address(host=host, port=int(port)))
+    return msgspec.structs.replace(settings, sidecar=found)
