@@ -13,12 +13,19 @@ from openmcp.config.values import is_loopback, shown
 
 
 def check_approvals(
-    made: Configuration, sections: Mapping[str, At], workflows: Mapping[str, At], policies: Mapping[str, At]
+    made: Configuration,
+    sections: Mapping[str, At],
+    workflows: Mapping[str, At],
+    policies: Mapping[str, At],
+    *,
+    alone: bool,
 ) -> None:
-    """Report errors and warnings; the mappings give the places of sections, workflows and policies by name."""
+    """Report errors and warnings; the mappings give the places of sections, workflows and policies by name.
+
+    `alone`: there are objects and nothing else, so who decides where is said elsewhere."""
     section = sections.get("approvals")
     approvals = made.approvals
-    for workflow in approvals.workflows:
+    for workflow in approvals.workflows if section is not None else ():
         _channels_exist(approvals, workflows[workflow.name])
     if section is not None:
         _listener(made, section)
@@ -28,7 +35,7 @@ def check_approvals(
     shared = _is_shared(sections.get("state"))
     if here:
         _approvers(approvals, workflows, shared)
-    if here or not shared:
+    if here or not (shared or alone):
         _undecided(made, policies, shared, here)
 
 

@@ -21,11 +21,16 @@ def cross_check(
     servers: Mapping[str, At],
     policies: dict[str, At],
     report: Report,
+    *,
+    alone: bool,
 ) -> None:
-    """Report errors and warnings about how the sections fit; the mappings give their places by name."""
+    """Report errors and warnings about how the sections fit; the mappings give their places by name.
+
+    `alone`: there are objects and nothing else, so who may call is said elsewhere."""
     _listeners(made, sections.get("listen"))
     _own_listener(made, servers)
-    _identification(made, sections.get("identity"), report, servers)
+    if not alone:
+        _identification(made, sections.get("identity"), report, servers)
     check_identity(made, sections, servers)
     for policy in made.policies:
         _policy(made, policy, policies[policy.name])

@@ -53,6 +53,7 @@ class _Sections:
     def __init__(self) -> None:
         self.single: dict[str, At] = {}
         self.lists: dict[str, list[At]] = {name: [] for name in _KINDS.values()}
+        self.objects_alone = True
 
     def add(self, document: At) -> None:
         """Take in one document, reporting what has no place in a configuration."""
@@ -63,6 +64,7 @@ class _Sections:
         if document.key("kind") is not None:
             self._add_object(document)
             return
+        self.objects_alone = False
         for name, section in document.entries():
             self._add_section(document, name, section)
 
@@ -146,7 +148,8 @@ def configuration(documents: Iterable[At], report: Report, objects: Entries | No
     """The configuration that the documents make together; None where an error was reported.
 
     `objects` are entries that come from Kubernetes, already read: where the documents say that they do, and none are
-    given, what depends on them is not looked at.
+    given, what depends on them is not looked at. Nor, where the documents are nothing but objects, is what depends on
+    the rest of a configuration.
     """
     sections = _Sections()
     for document in documents:
@@ -162,7 +165,7 @@ def configuration(documents: Iterable[At], report: Report, objects: Entries | No
     if report.errors:
         return None
     before = len(report.warnings)
-    made = _joined(values, sections.single, entries, report)
+    made = _joined(values, sections, entries, report)
     if elsewhere and objects is None:
         report.warnings[before:] = [one for one in report.warnings[before:] if not one.path.startswith(_OF_RULES)]
     return made
@@ -200,14 +203,13 @@ def _none_here(sections: _Sections) -> None:
             )
 
 
-def _joined(
-    values: Table[str, object], sections: Table[str, At], entries: Entries, report: Report
-) -> Configuration | None:
+def _joined(values: Table[str, object], sections: _Sections, entries: Entries, report: Report) -> Configuration | None:
     kept = {**values, "approvals": _with_workflows(values.get("approvals"), entries.workflows)}
     made = _assembled(kept, entries.servers, entries.policies)
     servers, policies = dict(_places(entries.servers)), dict(_places(entries.policies))
-    cross_check(made, sections, servers, policies, report)
-    check_approvals(made, sections, dict(_places(entries.workflows)), policies)
+    alone = sections.objects_alone
+    cross_check(made, sections.single, servers, policies, report, alone=alone)
+    check_approvals(made, sections.single, dict(_places(entries.workflows)), policies, alone=alone)
     return None if report.errors else made
 
 
