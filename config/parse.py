@@ -32,8 +32,9 @@ from openmcp.config.yamlsource import Mapping, Scalar
 sessions: Reading[model.Sessions] = Shape(model.Sessions, {"key": secret, "lifetime": duration})
 
 
+endpoint: Reading[str] = url("an MCP server")
 endpoint_list: Reading[tuple[str, ...]] = unique(
-    some(list_of(url("an MCP server"), most=100), "write the URL of the MCP server"), "endpoint"
+    some(list_of(endpoint, most=100), "write the URL of the MCP server"), "endpoint"
 )
 
 

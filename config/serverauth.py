@@ -128,15 +128,18 @@ def scope(at: At) -> str | None:
 
 
 scopes: Reading[tuple[str, ...]] = unique(
-    some(list_of(scope), "remove the key to ask for what the server gives by default"), "scope"
+    some(list_of(scope, most=100), "remove the key to ask for what the server gives by default"), "scope"
 )
 """Scopes to ask for, at least one."""
 
 
+token_url: Reading[str] = url("a token endpoint", query=True)
+
+
 def oauth(at: At) -> model.OAuthAuth | None:
     value = oauth_shape(at)
-    token_url, ca = at.key("tokenUrl"), at.key("ca")
-    if value is None or token_url is None:
+    given, ca = at.key("tokenUrl"), at.key("ca")
+    if value is None or given is None:
         return None
     secure = value.token_url.startswith("https:")
     if ca is not None and not secure:
@@ -144,14 +147,14 @@ def oauth(at: At) -> model.OAuthAuth | None:
         return None
     if value.allow_http:
         return value
-    checked = no_clear_text(token_url, value.token_url, "a token would be seen on the way")
+    checked = no_clear_text(given, value.token_url, "a token would be seen on the way")
     return None if checked is None else value
 
 
 oauth_shape: Reading[model.OAuthAuth] = Shape(
     model.OAuthAuth,
     {
-        "tokenUrl": url("a token endpoint", query=True),
+        "tokenUrl": token_url,
         "client": client,
         "resource": resource,
         "scopes": scopes,

@@ -75,7 +75,10 @@ def _glob_fault(value: str) -> str | None:
 
 
 server_ids: Reading[tuple[str, ...]] = unique(
-    some(list_of(workload_glob), 'write the SPIFFE ID of the server: ["spiffe://prod.acme.example/ns/tools/sa/x"]'),
+    some(
+        list_of(workload_glob, most=100),
+        'write the SPIFFE ID of the server: ["spiffe://prod.acme.example/ns/tools/sa/x"]',
+    ),
     "server ID",
 )
 

@@ -35,7 +35,7 @@ def approver(at: At) -> str | None:
 
 
 _approvers: Reading[tuple[str, ...]] = unique(
-    some(list_of(approver), "nobody could approve: write who may, such as oidc:group:NAME"), "approver"
+    some(list_of(approver, most=100), "nobody could approve: write who may, such as oidc:group:NAME"), "approver"
 )
 
 workflow_shape: Reading[model.Workflow] = Shape(
@@ -45,7 +45,7 @@ workflow_shape: Reading[model.Workflow] = Shape(
         "approvers": _approvers,
         "required": integer(1, 100),
         "pendingFor": duration,
-        "channels": unique(list_of(name), "channel"),
+        "channels": unique(list_of(name, most=100), "channel"),
         "requireReason": boolean,
     },
     required=("name", "approvers"),
