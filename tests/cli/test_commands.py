@@ -171,7 +171,9 @@ def test_validating_does_not_load_the_network(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay", "inject"])
+@pytest.mark.parametrize(
+    "command", ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay", "inject"]
+)
 def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")
