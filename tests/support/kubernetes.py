@@ -43,7 +43,7 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 _PATIENCE = 60.0  # seconds: a first start makes all roles and takes ten on two busy cores
 _LOG_SHOWN = 40  # lines
-_WARNING = re.compile(r"^[WEF]\d{4} ", re.MULTILINE)
+_ERROR = re.compile(r"[EF]\d{4} ")
 
 
 class Rejected(Exception):
@@ -85,6 +85,7 @@ class KubeApi:
         """Kill the API server; etcd goes on."""
         self._server.process.kill()
         self._server.process.wait()
+        self._generation += 1
 
     def restart(self) -> None:
         """Start the API server that was killed, on the same port and the same data; wait until it is ready."""
@@ -242,7 +243,7 @@ class KubeApi:
         shown = self._authority.issue_cert("admin.invalid", common_name="admin", organization_name="system:masters")
         shown.private_key_and_cert_chain_pem.write_to_path(str(admin))
         key = ec.generate_private_key(ec.SECP256R1())
-        form = serialization.PrivateFormat.PKCS8
+        form = serialization.PrivateFormat.TraditionalOpenSSL  # the only one that is taken for an EC key
         pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
         (self.folder / "accounts.key").write_bytes(pem)
         return admin
@@ -283,7 +284,7 @@ class KubeApi:
     def _start(self) -> Running:
         self._generation += 1
         server = self._stack.enter_context(running("kube-apiserver", self._server_command()))
-        self._stack.callback(_show_warnings, server)
+        self._stack.callback(_show_errors, server)
         server.wait_for(self._ready, _PATIENCE)
         return server
 
@@ -363,7 +364,7 @@ _OF_ITS_OWN = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 @contextmanager
 def kube_api() -> Iterator[KubeApi]:
-    """Run etcd and kube-apiserver; what the latter warned of is printed at the end."""
+    """Run etcd and kube-apiserver; the errors of the latter are printed at the end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kube-")))
         yield KubeApi(folder, stack)
@@ -408,6 +409,6 @@ def _flags(options: Mapping[str, object]) -> list[str]:
     return [f"--{name}={value}" for name, value in options.items()]
 
 
-def _show_warnings(server: Running) -> None:
-    lines = [line for line in server.printed().splitlines() if _WARNING.match(line)]
-    print("--- warnings of kube-apiserver ---", *lines[-_LOG_SHOWN:], sep="\n")
+def _show_errors(server: Running) -> None:
+    lines = [line for line in server.printed().splitlines() if _ERROR.match(line)]
+    print("--- errors of kube-apiserver ---", *lines[-_LOG_SHOWN:], sep="\n")
