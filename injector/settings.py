@@ -95,11 +95,10 @@ class BuiltInTls(msgspec.Struct, frozen=True, kw_only=True):
 
     secret: str = "openmcp-injector-ca"  # noqa: S105 - the name of a Secret
     lease: str = "openmcp-injector-ca"
-    service: str = "openmcp-injector"
     webhook: str = "openmcp-injector"
     """The MutatingWebhookConfiguration whose caBundle is kept."""
-    lifetime: float = 365 * DAY
-    """Of the CA, in seconds; a successor is made after two thirds of it."""
+    lifetime: float = 90 * DAY
+    """Of a certificate and its CA, in seconds; a successor is made when a third of it is left."""
 
 
 class FilesTls(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,9 +238,18 @@ _trust: Reading[Trust] = Shape(
     },
 )
 
+
+def _lifetime(at: At) -> float | None:
+    value = duration(at)
+    if value is not None and not 60.0 <= value <= 3650 * DAY:
+        at.error(f"between a minute and ten years, found {at.text()}")
+        return None
+    return value
+
+
 _built_in: Reading[BuiltInTls | FilesTls] = Shape(
     BuiltInTls,
-    {"secret": _name, "lease": _name, "service": _name, "webhook": _name, "lifetime": duration},
+    {"secret": _name, "lease": _name, "webhook": _name, "lifetime": _lifetime},
     ignored=("type",),
 )
 _files: Reading[BuiltInTls | FilesTls] = Shape(
@@ -281,7 +289,7 @@ def parse(text: str, file: str = "injector.yaml") -> Settings:
 def _settings(documents: list[At], file: str, report: Report) -> Settings:
     if len(documents) != 1 and not report.errors:
         report.error(Mark(file), "", "one YAML document is wanted", "it begins with `sidecar: {image: ...}`")
-    made = _shape(documents[0]) if documents else None
+    made = _shape(documents[0]) if len(documents) == 1 else None
     if made is None or report.errors:
         raise ConfigurationError(in_order(report.errors), in_order(report.warnings))
     return made
