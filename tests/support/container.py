@@ -77,12 +77,19 @@ class Network:
 
         threading.Thread(target=_serve, args=(listener, connect), daemon=True).start()
 
-    def connect(self, port: int) -> socket.socket:
-        """Connect to a port of the pod's address from outside, as a kubelet does to probe it.
+    def expose(self, port: int, here: int) -> None:
+        """Let 127.0.0.1:``here`` of this machine be that port of the pod's address."""
+        listener = socket.create_server(("127.0.0.1", here))
+        self._listeners.append(listener)
+        threading.Thread(target=_serve, args=(listener, lambda: self.connect(port)), daemon=True).start()
 
-        :raises OSError: nobody listens there; who listens on loopback alone does not.
+    def connect(self, port: int, address: str = ADDRESS) -> socket.socket:
+        """Connect to a port of the pod's address from outside, as a kubelet does to probe it; to 127.0.0.1 of it, as
+        its own containers do.
+
+        :raises OSError: nobody listens there; who listens on loopback alone does not listen at the pod's address.
         """
-        return self._inside(lambda: socket.create_connection((ADDRESS, port), timeout=5))
+        return self._inside(lambda: socket.create_connection((address, port), timeout=5))
 
     def close(self) -> None:
         """Forward no more."""
