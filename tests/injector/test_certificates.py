@@ -194,7 +194,7 @@ async def test_an_ended_certificate_is_not_ready(objects, clock):
     objects.cut = True
     clock.now += LIFETIME
     await leader._tried()
-    assert leader.fault() == "the certificate ended at 2028-01-15T08:00:00Z: cut off"
+    assert leader.fault() == "the certificate ended at 2027-04-15T08:00:00Z: cut off"
 
 
 @pytest.mark.parametrize(
