@@ -6,10 +6,11 @@ Where nothing of the approver's side is written, and the state is shared, that s
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
+from openmcp.config.addresses import shown
 from openmcp.config.cursor import At
 from openmcp.config.model import Action, Approvals, Configuration, EmailChannel, SlackChannel, Workflow
 from openmcp.config.problems import did_you_mean
-from openmcp.config.values import is_loopback, shown
+from openmcp.config.values import is_loopback
 
 
 def check_approvals(

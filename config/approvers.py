@@ -3,11 +3,11 @@
 from typing import Final
 
 from openmcp.config import model
+from openmcp.config.addresses import address, shown
 from openmcp.config.channels import channels
 from openmcp.config.cursor import At, Reading, Shape, distinct, integer, list_of, string
 from openmcp.config.serverauth import scopes
 from openmcp.config.values import (
-    address,
     duration,
     is_loopback,
     name,
@@ -15,7 +15,6 @@ from openmcp.config.values import (
     origin,
     secret,
     sha256,
-    shown,
     url,
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
+from openmcp.config.addresses import shown
 from openmcp.config.callers import callers
 from openmcp.config.cursor import At
 from openmcp.config.globs import matches
@@ -10,7 +11,7 @@ from openmcp.config.identitycheck import check_identity
 from openmcp.config.model import Action, Address, Configuration, Policy
 from openmcp.config.policycheck import check_policies
 from openmcp.config.problems import Mark, Report, did_you_mean
-from openmcp.config.values import is_loopback, shown
+from openmcp.config.values import is_loopback
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 

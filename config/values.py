@@ -6,9 +6,10 @@ import os
 import re
 from urllib.parse import SplitResult, urlsplit
 
+from openmcp.config.addresses import HOST_NAME, is_ipv6
 from openmcp.config.cursor import At, shortened, string
 from openmcp.config.jsonpath import PathError, compile_path
-from openmcp.config.model import Address, Secret
+from openmcp.config.model import Secret
 from openmcp.config.patterns import check_pattern
 from openmcp.config.problems import did_you_mean
 from openmcp.config.yamlsource import Mapping, Refused, Scalar
@@ -17,7 +18,6 @@ _AMOUNT = re.compile(r"([0-9]{1,9})([A-Za-z]*)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 MAIL_ADDRESS = re.compile(
     r"(?=.{3,254}$)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 )
@@ -71,49 +71,6 @@ def size(at: At) -> int | None:
         at.error("must be more than 0")
         return None
     return amount[0] * _BYTES[amount[1]]
-
-
-def address(at: At) -> Address | None:
-    """`host:port` or `[::1]:port`; port 0 means any free one."""
-    if isinstance(at.node, Scalar) and isinstance(at.node.value, int) and not isinstance(at.node.value, bool):
-        at.error(f"expected host:port, found the number {at.text()}", f"write 127.0.0.1:{at.text()}")
-        return None
-    text = string(at)
-    if text is None:
-        return None
-    host, colon, port = text.rpartition(":")
-    wrong = _address_fault(host, colon, port)
-    if wrong is not None:
-        at.error(f'not an address to listen on: "{shortened(text)}"', wrong)
-        return None
-    return Address(host=host.strip("[]"), port=int(port))
-
-
-def shown(address: Address) -> str:
-    """An address as it is written."""
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
-
-
-def _address_fault(host: str, colon: str, port: str) -> str | None:
-    if not colon:
-        return "write host:port, such as 127.0.0.1:15001"
-    if host in ("", "*"):
-        return f"for every interface write 0.0.0.0:{port} or [::]:{port}, for this machine alone 127.0.0.1:{port}"
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        return "the port is a number from 0 to 65535"
-    bracketed = host.startswith("[") and host.endswith("]")
-    if ":" in host and not bracketed:
-        return "an IPv6 address goes in brackets: [::1]:15001"
-    if bracketed:
-        return None if _is_ipv6(host[1:-1]) else "the part in brackets is not an IPv6 address"
-    return None if _HOST_NAME.fullmatch(host) else "the host is an IP address or a name"
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return urlsplit(f"http://[{text}]/").hostname is not None and ":" in text
-    except ValueError:
-        return False
 
 
 def is_name(text: str) -> bool:
@@ -192,7 +149,7 @@ def _url_fault(value: str) -> str | None:
         return "the host or port cannot be read"
     if parts.scheme not in ("http", "https"):
         return "begin with http:// or https://"
-    if port == 0 or not parts.hostname or not (_HOST_NAME.fullmatch(parts.hostname) or ":" in parts.hostname):
+    if port == 0 or not parts.hostname or not (HOST_NAME.fullmatch(parts.hostname) or ":" in parts.hostname):
         return "name a host and, where it is not the usual one, a port from 1 to 65535"
     return _surplus(parts, value)
 
@@ -268,7 +225,7 @@ def host(at: At) -> str | None:
 def host_name(at: At) -> str | None:
     """An IP address, without brackets, or a name to connect to."""
     value = string(at)
-    if value is not None and not (_HOST_NAME.fullmatch(value) or _is_ipv6(value)):
+    if value is not None and not (HOST_NAME.fullmatch(value) or is_ipv6(value)):
         at.error(f'not a host: "{shortened(value)}"', "an IP address or a name, without scheme and port")
         return None
     return value

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from openmcp.config.values import shown
+from openmcp.config.addresses import shown
 from openmcp.injector.annotations import Choices
 from openmcp.injector.settings import CONTAINER, Settings
 

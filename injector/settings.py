@@ -12,11 +12,12 @@ from typing import Literal, TypeVar
 import msgspec
 
 from openmcp.config import ConfigurationError
+from openmcp.config.addresses import address
 from openmcp.config.cursor import At, Reading, Shape, boolean, choice, integer, list_of, shortened, string, tagged
 from openmcp.config.load import read_documents
 from openmcp.config.model import Address
 from openmcp.config.problems import Mark, Report, in_order
-from openmcp.config.values import address, duration, file_name
+from openmcp.config.values import duration, file_name
 from openmcp.config.yamlsource import Scalar, read
 from openmcp.injector import references
 

@@ -7,8 +7,8 @@ Not the official client: it would take tens of MiB in each pod, and its watch ca
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -153,27 +153,33 @@ class Api:
         """DELETE; `body` may hold DeleteOptions (preconditions)."""
         return await self._json("DELETE", path, None, body)
 
-    async def stream(self, path: str, params: Mapping[str, str], *, silence: float = SILENCE) -> AsyncIterator[bytes]:
+    async def stream(
+        self,
+        path: str,
+        params: Mapping[str, str],
+        *,
+        silence: float = SILENCE,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> AsyncGenerator[bytes, None]:
         """The lines of an answer that goes on, without their ends; it ends where the server ends it.
 
-        Raises `ApiUnreachable` after `silence` seconds without a byte, `TooLarge` for an endless line. Close it
-        (`contextlib.aclosing`) where it is left early.
+        `on_open` is called when the server has agreed. Raises `ApiUnreachable` after `silence` seconds without a byte
+        and where a line is cut, `TooLarge` for an endless one. Close it (`contextlib.aclosing`) where it is left early.
         """
-        async with self._request("GET", path, params) as response:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    response = await stack.enter_async_context(self._request("GET", path, params))
+            except TimeoutError:
+                raise ApiUnreachable(f"no answer in {PATIENCE:g} s") from None
+            on_open()
             buffer = bytearray()
             pieces = response.content.iter_any()
-            while True:
-                try:
-                    async with asyncio.timeout(silence):
-                        piece = await anext(pieces, b"")
-                except TimeoutError:
-                    raise ApiUnreachable(f"nothing came for {silence:g} s") from None
-                if not piece:
-                    break
+            while piece := await _within(silence, pieces):
                 for line in _lines(buffer, piece):
                     yield line
             if buffer.strip():
-                yield bytes(buffer)
+                raise ApiUnreachable("the answer ended within a line")
 
     async def close(self) -> None:
         """Close the connections."""
@@ -268,6 +274,14 @@ class Api:
 
 def _import() -> None:
     import aiohttp  # noqa: F401 - loaded here, outside of the loop, and used there
+
+
+async def _within(silence: float, pieces: AsyncIterator[bytes]) -> bytes:
+    try:
+        async with asyncio.timeout(silence):
+            return await anext(pieces, b"")
+    except TimeoutError:
+        raise ApiUnreachable(f"nothing came for {silence:g} s") from None
 
 
 def _lines(buffer: bytearray, piece: bytes) -> list[bytes]:

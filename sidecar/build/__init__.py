@@ -32,8 +32,9 @@ class Builder:
         self.callers = Callers(metrics)
         self._metrics = metrics
 
-    def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream]) -> Snapshot:
-        """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
+    def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream], closed: str = "") -> Snapshot:
+        """Compile a configuration; servers that did not change keep their `known` connections. Where it is `closed`,
+        which says why, nothing passes. Raises `BuildError`."""
         self.identities.prepare(configuration)
         self.approving.prepare(configuration)
         routes = {
@@ -44,11 +45,12 @@ class Builder:
         return Snapshot(
             configuration,
             routes,
-            PolicySet(configuration.policies),
+            PolicySet(() if closed else configuration.policies),
             inspectors,
             self.callers.identifier(configuration.identity, self.identities.source),
             hosts(configuration.listen),
             frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
+            closed,
         )
 
     def _upstream(self, server: Server, known: Upstream | None) -> Upstream:
