@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,15 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "-f",
-    "files",
-    type=click.File("rb"),
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="Manifests; - for standard input.",
-)
+@click.option("-f", "files", multiple=True, required=True, metavar="FILE", help="Manifests; - for standard input.")
 @click.option(
     "-c",
     "--config",
@@ -33,7 +25,7 @@ if TYPE_CHECKING:
     help="The settings of the cluster's injector.",
 )
 @click.option("-n", "--namespace", default="default", show_default=True, help="Of objects that name none.")
-def inject(files: tuple[BinaryIO, ...], path: Path, namespace: str) -> None:
+def inject(files: tuple[str, ...], path: Path, namespace: str) -> None:
     """Put the sidecar into manifests.
 
     Writes all documents to standard output, those with pods or templates of pods changed as the webhook would change
@@ -56,18 +48,19 @@ def inject(files: tuple[BinaryIO, ...], path: Path, namespace: str) -> None:
     click.echo(write_manifests(documents), nl=False)
 
 
-def _read(files: tuple[BinaryIO, ...]) -> list[Any]:
+def _read(files: tuple[str, ...]) -> list[Any]:
     from openmcp.config.yamltext import NotYaml, read_manifests
 
     documents: list[Any] = []
     for file in files:
         try:
-            documents += read_manifests(file.read())
+            with click.open_file(file, "rb") as stream:
+                documents += read_manifests(stream.read())
         except NotYaml as error:
-            click.echo(f"{file.name}: not YAML: {printable(str(error))}", err=True)
+            click.echo(f"{file}: not YAML: {printable(str(error))}", err=True)
             sys.exit(WRONG_INPUT)
         except OSError as error:
-            click.echo(f"{file.name}: cannot be read: {error.strerror}", err=True)
+            click.echo(f"{file}: cannot be read: {error.strerror}", err=True)
             sys.exit(OUTSIDE)
     return documents
 
