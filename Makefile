@@ -10,7 +10,7 @@ ARGS ?=
 DURATION ?= 3600
 
 .DELETE_ON_ERROR:
-.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden soak clean
+.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden crds soak clean
 
 help:
 	@echo "make demo          the whole story on this machine"
@@ -22,6 +22,7 @@ help:
 	@echo "make bench         measure against nginx and Envoy            ARGS=\"--quick\""
 	@echo "make conformance   the official conformance suite, directly and through the sidecar"
 	@echo "make real-parts    install what the real tests need, outside of this folder"
+	@echo "make crds          renew manifests/crds from the tables of the configuration"
 	@echo "make golden        renew the golden files; look at the difference before committing it"
 	@echo "make soak          fuzz the parsers with atheris               DURATION=3600 (seconds) ARGS=\"listener\""
 	@echo "                   or rotate identities under load, on SPIRE   DURATION=900 ARGS=rotation"
@@ -94,6 +95,9 @@ build/soak/.ready: pyproject.toml
 	$(PYTHON) -m venv build/soak
 	build/soak/bin/python -m pip install --quiet --disable-pip-version-check --editable . "atheris>=3"
 	@touch $@
+
+crds: $(READY)
+	$(BIN)/python .ci/crds.py
 
 golden: $(READY)
 	OPENMCP_GOLDEN=renew $(BIN)/python -m pytest $(ARGS)

@@ -8,6 +8,7 @@ import msgspec
 from openmcp.config.cursor import At
 from openmcp.config.documents import API_VERSION, configuration
 from openmcp.config.model import Configuration, KubernetesOrigin
+from openmcp.config.objects import ours
 from openmcp.config.problems import ConfigurationError, Mark, Problem, Report, in_order
 from openmcp.config.yamlsource import read
 
@@ -26,10 +27,11 @@ class Loaded(msgspec.Struct, frozen=True):
     """Why nothing may pass now; empty where it may."""
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, namespace: str | None = None) -> Loaded:
     """Read `gateway.yaml`, or all `*.yaml` and `*.yml` of a folder in the order of their names.
 
-    Raises `ConfigurationError` with every problem, also where a file cannot be read. Blocks while reading.
+    Of objects of Kubernetes those of `namespace` count alone, where it is given. Raises `ConfigurationError` with every
+    problem, also where a file cannot be read. Blocks while reading.
     """
     report = Report()
     documents: list[At] = []
@@ -37,6 +39,7 @@ def load(path: Path) -> Loaded:
         documents += read_documents(file, report)
     if not documents and not report.errors:
         report.error(Mark(str(path)), "", "empty", f"begin with apiVersion: {API_VERSION}; `openmcp init` writes one")
+    documents = ours(documents, report, namespace)
     made = configuration(documents, report)
     warnings = in_order(report.warnings)
     if made is None or report.errors:

@@ -75,7 +75,7 @@ request_shape: Reading[model.RequestRule] = Shape(
         "name": name,
         "action": action,
         **_SELECTORS,
-        "when": list_of(condition),
+        "when": list_of(condition, most=100),
         **_FINDERS,
         "message": string,
         "approval": approval,

@@ -19,12 +19,15 @@ from openmcp.config.model import Operator
 
 Schema = dict[str, Any]
 
-_MANY = 2**31 - 1
-_NO_TEXT: Schema = {"minLength": _MANY}
-_NO_MAPPING: Schema = {"minProperties": _MANY}
-_SCALAR: Schema = {"minItems": _MANY, "minProperties": _MANY}
+_NO_TEXT: Schema = {"minLength": 1, "maxLength": 0}
+_NO_NUMBER: Schema = {"minimum": 1, "maximum": 0}
+_NO_LIST: Schema = {"minItems": 1, "maxItems": 0}
+_NO_MAPPING: Schema = {"minProperties": 1, "maxProperties": 0}
+"""Bounds that nothing of one type meets, and everything of any other."""
+
+_SCALAR: Schema = {**_NO_LIST, **_NO_MAPPING}
 _TEXT: Schema = {"not": _NO_TEXT}
-_NUMBER: Schema = {"not": {"minimum": 1e308}}
+_NUMBER: Schema = {"not": _NO_NUMBER}
 _FILLED_LIST: Schema = {"not": {"maxItems": 0}}
 _ANYTHING: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 
@@ -167,28 +170,21 @@ def _boolean_or_mapping() -> Schema:
     return {**_ANYTHING, "properties": parts, "anyOf": [{"enum": [True, False]}, *mappings]}
 
 
+_NULLABLE = (Operator.EQ, Operator.NE, Operator.IN, Operator.NOT_IN)
 _VALUES: tuple[tuple[tuple[Operator, ...], list[Schema]], ...] = (
-    ((Operator.EQ, Operator.NE), [_SCALAR]),
-    ((Operator.IN, Operator.NOT_IN), [_SCALAR, _FILLED_LIST]),
+    (_NULLABLE[:2], [_SCALAR]),
+    (_NULLABLE[2:], [_SCALAR, _FILLED_LIST]),
     ((Operator.CIDR,), [_TEXT, _FILLED_LIST]),
     ((Operator.MATCHES, Operator.GLOB), [{**_TEXT, "minLength": 1}]),
     ((Operator.LT, Operator.LTE, Operator.GT, Operator.GTE), [_NUMBER]),
     ((Operator.LENGTH_AT_MOST,), [{**_NUMBER, "minimum": 0, "maximum": MAX_LENGTH, "multipleOf": 1}]),
 )
+_NO_VALUE = (Operator.EXISTS, Operator.ABSENT)
 
 
 def _condition() -> Schema:
-    """An entry of `when`, whose `value` is of a type that `op` says."""
-    forms: list[Schema] = [
-        {
-            "required": ["value"],
-            "properties": {"op": {"enum": [one.value for one in operators]}, "value": form},
-        }
-        for operators, each in _VALUES
-        for form in each
-    ]
-    none = [Operator.EXISTS.value, Operator.ABSENT.value]
-    return {
+    """An entry of `when`. Of its `value` CEL sees no more than whether there is one that is not null."""
+    made = {
         "type": "object",
         "required": ["path", "op"],
         "properties": {
@@ -196,8 +192,29 @@ def _condition() -> Schema:
             "op": {"type": "string", "enum": [operator.value for operator in Operator]},
             "value": {**_ANYTHING, "nullable": True},
         },
-        "anyOf": [*forms, {"properties": {"op": {"enum": none}}, "not": {"required": ["value"]}}],
+        "allOf": [
+            *(
+                _with_operator(operators, [{"properties": {"value": form}} for form in forms])
+                for operators, forms in _VALUES
+            ),
+            _with_operator(_NULLABLE, [{"required": ["value"]}]),
+        ],
     }
+    return _ruled(
+        made,
+        rule(f"{_one_of(*_NO_VALUE, *_NULLABLE)} || has(dyn(self).value)", "`value` is required with this `op`"),
+        rule(f"!({_one_of(*_NO_VALUE)}) || !has(dyn(self).value)", "this `op` takes no value"),
+    )
+
+
+def _one_of(*operators: Operator) -> str:
+    return f"self.op in [{', '.join(repr(operator.value) for operator in operators)}]"
+
+
+def _with_operator(operators: Iterable[Operator], forms: Iterable[Schema]) -> Schema:
+    """That one of the forms is met where `op` is one of these."""
+    others = {"properties": {"op": {"not": {"enum": [operator.value for operator in operators]}}}}
+    return {"anyOf": [*forms, others]}
 
 
 _SPECIAL: dict[Reading[object], Callable[[], Schema]] = {
