@@ -23,9 +23,9 @@ from openmcp.sidecar.telemetry import log
 _log = logging.getLogger("openmcp.app")
 
 
-def run(path: Path, admin: Address | None = None) -> int:
-    """Serve the configuration at `path` until SIGTERM or SIGINT, with `admin` instead of `listen.admin`; the exit code
-    of the command."""
+def run(path: Path, admin: Address | None = None, log_level: str | None = None) -> int:
+    """Serve the configuration at `path` until SIGTERM or SIGINT, with `admin` instead of `listen.admin` and `log_level`
+    instead of `telemetry.logLevel`; the exit code of the command."""
     try:
         source, loaded = opened(FileSource(path), usable.fault)
     except ConfigurationError as error:
@@ -34,7 +34,7 @@ def run(path: Path, admin: Address | None = None) -> int:
     except NoCluster as error:
         print(f"{path}: source: {error}", file=sys.stderr)
         return 3
-    log.configure(loaded.configuration.telemetry.log_level)
+    log.configure(log_level or loaded.configuration.telemetry.log_level)
     _raise_file_limit()
     try:
         return _run_loop(source, loaded, admin)

@@ -27,14 +27,17 @@ def _address(context: click.Context, option: click.Parameter, text: str | None) 
     callback=_address,
     help="Serve /healthz, /readyz and /metrics here, not at listen.admin.",
 )
-def run(path: Path, admin: Address | None) -> None:
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Goes before telemetry.logLevel."
+)
+def run(path: Path, admin: Address | None, log_level: str | None) -> None:
     """Serve a configuration.
 
     SIGHUP or a changed file reloads it; SIGTERM lets the calls under way finish and ends.
     """
     from openmcp.sidecar import serve  # the other commands do not pay for the network
 
-    sys.exit(serve.run(path, admin))
+    sys.exit(serve.run(path, admin, log_level))
 
 
 @click.command()
