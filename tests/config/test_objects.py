@@ -92,7 +92,7 @@ def test_objects_of_two_namespaces_are_not_one_configuration():
     assert told(outcome({"all.yaml": text}, "all.yaml")) == [
         'all.yaml:13: metadata: an object of namespace "two" beside those of "one" '
         "(a sidecar sees those of one: choose it with --namespace)",
-        'all.yaml:13: metadata.name: duplicate server name "a" (first at line 3)',
+        'all.yaml:13: spec.name: duplicate server name "a" (first at line 3)',
     ]
 
 
