@@ -201,7 +201,7 @@ class Api:
                 asyncio.timeout(PATIENCE),
                 self._request(method, path, params or {}, data, content_type) as response,
             ):
-                came = await _body(response)
+                came = await _body(response, LIMIT)
             found = msgspec.json.decode(came)
         except TimeoutError:
             raise ApiUnreachable(f"no answer in {PATIENCE:g} s") from None
@@ -296,7 +296,7 @@ def _lines(buffer: bytearray, piece: bytes) -> list[bytes]:
     return [line for line in complete if line.strip()]
 
 
-async def _body(response: "aiohttp.ClientResponse", limit: int = LIMIT) -> bytes:
+async def _body(response: "aiohttp.ClientResponse", limit: int) -> bytes:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiUnreachable("a compressed answer, although nobody offered that")
     body = bytearray()
