@@ -193,7 +193,7 @@ def _become(container: Mapping[str, Any]) -> None:
         hosts.writelines(f"127.0.0.1 {name}\n" for name in container["hosts"])
     for path in ("run", "var", "tmp"):
         (root / path).mkdir(mode=0o755)
-    (root / "var" / "run").symlink_to("/run")
+    (root / "var" / "run").symlink_to("../run")
     for seen in sorted({sys.base_prefix, sys.prefix, str(ROOT)}):
         if not (root / seen[1:]).exists():
             _bind(root, Mount(seen, seen))
@@ -219,7 +219,8 @@ def _same(root: Path, path: Path) -> None:
 
 def _bind(root: Path, mount: Mount) -> None:
     assert mount.path.split("/")[1] not in _SYSTEM, f"{mount.path} would be made on this machine"
-    place = root / mount.path.lstrip("/")
+    place = (root / mount.path.lstrip("/")).resolve()
+    assert place.is_relative_to(root), f"{mount.path} leads out of the container"
     if Path(mount.source).is_dir():
         place.mkdir(parents=True, exist_ok=True)
     else:
