@@ -49,8 +49,8 @@ _log = logging.getLogger("openmcp.app")
 class Origin(Protocol):
     """Where a configuration is come by from that is not a file (`config.kubernetes.source`)."""
 
-    def age(self) -> float | None:
-        """Seconds since it was last heard of; None before."""
+    def age(self) -> float:
+        """Seconds since it was last heard of."""
 
     def objects(self) -> Iterable[tuple[str, str, int]]:
         """Kinds and states of objects, and how many there are."""
@@ -300,7 +300,7 @@ class App:
         self._identities.report_metrics(scrape)
 
     def _scrape_configuration(self, scrape: Scrape) -> None:
-        age: float | None = time.time() - self._loaded_at
+        age = time.time() - self._loaded_at
         if self._origin is not None:
             age = self._origin.age()
             scrape.objects(self._origin.objects(), self._origin.watch_errors())

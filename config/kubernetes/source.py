@@ -51,6 +51,7 @@ class KubernetesSource:
         self._api = api
         self._fault = fault
         self._clock = clock
+        self._begun = clock()
         self._base: Loaded | None = None
         self._origin = KubernetesOrigin()
         self.namespace = ""
@@ -106,11 +107,10 @@ class KubernetesSource:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._api.close()
 
-    def age(self) -> float | None:
-        """Seconds since the API server was last heard of, by the kind that has waited longest; None before."""
-        heard = [reflector.heard for reflector in self._reflectors]
-        known = [time for time in heard if time is not None]
-        return self._clock() - min(known) if known and len(known) == len(heard) else None
+    def age(self) -> float:
+        """Seconds since the API server was last heard of, by the kind that has waited longest; before, since `load`."""
+        heard = (reflector.heard for reflector in self._reflectors)
+        return self._clock() - min(self._begun if time is None else time for time in heard)
 
     def objects(self) -> Iterator[tuple[str, str, int]]:
         """How many objects of each kind are accepted, in force by their previous version, or denied."""
@@ -127,12 +127,11 @@ class KubernetesSource:
 
     def report(self) -> dict[str, Any]:
         """The state of things for `/readyz`."""
-        age = self.age()
         refused = [verdict for verdict in self._verdicts if not verdict.accepted]
         return {
             "type": "kubernetes",
             "namespace": self.namespace,
-            "age": None if age is None else round(age, 1),
+            "age": round(self.age(), 1),
             "closed": self._closed or None,
             "kinds": {
                 reflector.kind: {"objects": len(reflector.objects), "problem": reflector.problem or None}
@@ -184,14 +183,13 @@ class KubernetesSource:
     def _should_be_closed(self) -> str:
         if not all(reflector.synced for reflector in self._reflectors):
             return WAITING
-        left = self._until_stale()
-        return STALE if left is not None and left <= 0 else ""
+        limit = self._origin.max_staleness
+        return STALE if limit is not None and self.age() >= limit else ""
 
     def _until_stale(self) -> float | None:
-        limit, age = self._origin.max_staleness, self.age()
-        if limit is None or age is None or (self._closed and age > limit):
-            return None
-        return limit - age
+        """Seconds until what is known is too old; None where that is never, or has come."""
+        limit = self._origin.max_staleness
+        return limit - self.age() if limit is not None and not self._closed else None
 
     async def _take(self) -> list[Loaded | ConfigurationError]:
         """What has become of it all since the last time."""

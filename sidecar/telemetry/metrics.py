@@ -141,12 +141,10 @@ class Scrape:
         for kind, count in failures:
             self.values["workload_api_failures", (kind,)] = count
 
-    def config(self, *, digest: str, age: float | None) -> None:
-        """Report the configuration in force and how many seconds ago it was loaded, or its origin last heard of (None:
-        never)."""
+    def config(self, *, digest: str, age: float) -> None:
+        """Report the configuration in force and how many seconds ago it was loaded, or its origin last heard of."""
         self.values["config_info", (digest,)] = 1
-        if age is not None:
-            self.values["config_age", ()] = age
+        self.values["config_age", ()] = age
 
     def config_closed(self, *, closed: bool) -> None:
         """Report whether all is denied for want of a configuration."""

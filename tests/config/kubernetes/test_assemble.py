@@ -261,8 +261,8 @@ def test_warnings_belong_to_objects_that_are_accepted():
         "tickets": [],
         "base": [
             'MCPPolicy ns/base: spec.servers[1]: no server is named "nowhere" (there are: tickets)',
-            'MCPPolicy ns/base: spec.requests[0]: rule "all" has no effect: rule "not-valid" of policy "bad" denies all '
-            "of it (remove it, or narrow the other)",
+            'MCPPolicy ns/base: spec.requests[0]: rule "all" has no effect: rule "not-valid" of policy "bad" denies '
+            "all of it (remove it, or narrow the other)",
         ],
         "bad": [],
     }
