@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import re
 import statistics
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.real_parts import install
 from tests.soak.load import Agents, Tally
+from tests.support.container import Container, Mount, command
 from tests.support.gate import call, modern
 from tests.support.kubernetes import KubeApi, kube_api
 from tests.support.process import ROOT, Sidecar, mcp_server, python_server, sidecar
@@ -36,7 +38,7 @@ CONNECTIONS = 8
 EDITS = 20
 EFFECT = 1.0
 """Seconds in which a changed policy must decide, while the API server is there."""
-RECOVERY = 45.0
+RECOVERY = 30.0
 """Seconds in which the sidecar must have caught up with an API server that is back."""
 ASKED = modern(call("get_ticket", ticket_id="101"))
 ANSWER = "101: The card was 4111 1111 1111 1111."
@@ -149,28 +151,52 @@ def may_read(kube: KubeApi, namespace: str) -> None:
 
 
 def configuration(namespace: str, **source: Any) -> dict[str, Any]:
-    """The sidecar's own part: callers are anonymous, and the rest comes from a namespace."""
+    """The sidecar's own part: callers are anonymous, a mesh would name others, and the rest comes from a namespace."""
+    mesh = {"type": "forwarded", "from": ["192.0.2.1/32"]}
     return {
-        "identity": {"agents": [{"type": "none"}]},
+        "identity": {"agents": [mesh, {"type": "none"}]},
         "source": {"type": "kubernetes", "namespace": namespace, **source},
     }
 
 
 @contextmanager
-def governed(kube: KubeApi, url: str, **source: Any) -> Iterator[Governed]:
-    """Run a sidecar before the MCP server at `url`, by a namespace of its own with a server and a policy."""
+def governed(kube: KubeApi, url: str, *, pod: bool = False, **source: Any) -> Iterator[Governed]:
+    """Run a sidecar before the MCP server at `url`, by a namespace of its own with a server and a policy.
+
+    It is told of the API server by a kubeconfig, or as in a `pod`.
+    """
     namespace = kube.namespace("watched")
     may_read(kube, namespace)
     kube.apply([custom("MCPServer", "tickets", {"endpoints": [url]})], namespace)
     reading = {"servers": ["tickets"], "requests": [rule("read", "get_ticket")]}
     kube.apply([custom("MCPPolicy", "reading", reading)], namespace)
-    with tempfile.TemporaryDirectory(prefix="kube-") as folder:
-        file = kube.kubeconfig(Path(folder) / "config", namespace, kube.token_for("default", namespace, seconds=7200))
-        with sidecar(configuration(namespace, **source), {"KUBECONFIG": str(file)}) as running:
-            try:
-                yield Governed(kube, namespace, running)
-            finally:
-                print(f"--- log of the sidecar ---\n{running.running.printed()[-8000:]}")
+    told = in_pod if pod else by_kubeconfig
+    config = configuration(namespace, **source)
+    with tempfile.TemporaryDirectory(prefix="kube-") as folder, told(kube, namespace, Path(folder), config) as running:
+        try:
+            yield Governed(kube, namespace, running)
+        finally:
+            print(f"--- log of the sidecar ---\n{running.running.printed()[-8000:]}")
+
+
+def by_kubeconfig(
+    kube: KubeApi, namespace: str, folder: Path, config: dict[str, Any]
+) -> AbstractContextManager[Sidecar]:
+    """A sidecar that is told of the API server by a kubeconfig."""
+    file = kube.kubeconfig(folder / "config", namespace, kube.token_for("default", namespace, seconds=7200))
+    return sidecar(config, {"KUBECONFIG": str(file)})
+
+
+def in_pod(kube: KubeApi, namespace: str, folder: Path, config: dict[str, Any]) -> AbstractContextManager[Sidecar]:
+    """A sidecar that finds its service account where a pod has it."""
+    env = kube.account_files(folder, "default", namespace)
+    account = Mount(str(folder), "/run/secrets/kubernetes.io/serviceaccount")
+
+    def contained(words: Sequence[str | Path], own: Path) -> list[str]:
+        mounts = [account, Mount(str(own), str(own), read_only=False)]
+        return command(Container([str(word) for word in words], os.getuid(), env, mounts, str(own)))
+
+    return sidecar(config, within=contained)
 
 
 async def effect(there: Governed, *, allowed: bool, patience: float) -> float:

@@ -149,10 +149,15 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Iterator[Sidecar]:
+def sidecar(
+    config: Mapping[str, Any],
+    env: Mapping[str, str] | None = None,
+    within: Callable[[Sequence[str | Path], Path], Sequence[str | Path]] = lambda command, _folder: command,
+) -> Iterator[Sidecar]:
     """Run the sidecar with ``config`` on free loopback ports, ready when it is yielded.
 
-    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them, ``env`` is added to ours.
+    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them, ``env`` is added to ours;
+    ``within`` makes the command that is run of its command and the folder it needs.
 
     :raises ProcessFailed: it did not get ready, or did not end by SIGTERM with exit code 0.
     """
@@ -165,7 +170,7 @@ def sidecar(config: Mapping[str, Any], env: Mapping[str, str] | None = None) -> 
         whole["listen"] = {**listen, **config.get("listen", {})}
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
-        with running("openmcp run", [OPENMCP, "run", "-c", file], env, folder) as process:
+        with running("openmcp run", within([OPENMCP, "run", "-c", file], folder), env, folder) as process:
             scheme = "https" if "tls" in whole["listen"] else "http"
             url, operators = f"{scheme}://{whole['listen']['mcp']}", f"http://{whole['listen']['admin']}"
             process.wait_for(lambda: _ready(operators))
