@@ -224,7 +224,9 @@ class KubernetesSource:
         self._watch_files()
         warned, self._warned = self._warned, frozenset(result.warnings)
         new = tuple(warning for warning in result.warnings if warning not in warned)
-        return [msgspec.structs.replace(result, warnings=new)]
+        if len(new) > _SHOWN:
+            _log.warning("%d warnings are new, of which these are the first %d", len(new), _SHOWN)
+        return [msgspec.structs.replace(result, warnings=new[:_SHOWN])]
 
     async def _settled(self) -> None:
         """Until a burst of changes is over."""
