@@ -1,6 +1,8 @@
 """Renews what lies in manifests/ and follows from something else there; `make manifests`. Needs helm.
 
-    python .ci/manifests.py HELM        the chart's copies of the CRDs, and the kustomize base and components from the chart
+    python .ci/manifests.py HELM
+
+That is: the chart's copies of the CRDs, and the kustomize base and components, which are the chart as it is rendered.
 
 tests/manifests holds all of it equal.
 """
