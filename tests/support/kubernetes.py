@@ -154,6 +154,13 @@ class KubeApi:
         """Return what is at a path."""
         return self.call("GET", path, params=params)
 
+    def text(self, path: str) -> str:
+        """Return what is at a path that has no JSON (`/metrics`)."""
+        status, answer = self._exchange("GET", path, None, {})
+        if status >= 400:
+            raise _rejection(status, answer)
+        return answer.decode()
+
     def create(self, document: Json, namespace: str = "default", *, dry_run: bool = False) -> dict[str, Any]:
         """Create an object as ``kubectl create`` does: unknown fields are refused. Return it as it was stored."""
         params = {"fieldManager": "tests", "fieldValidation": "Strict", **_dry(dry_run)}

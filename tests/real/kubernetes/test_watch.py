@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 import urllib.error
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from openmcp.config.kubernetes.source import WAITING
 from tests.soak import apiserver
 from tests.soak.apiserver import (
     EDITS,
@@ -31,10 +33,13 @@ from tests.soak.apiserver import (
     in_pod,
     rule,
 )
+from tests.soak.load import said
 from tests.support.container import unavailable
+from tests.support.gate import modern_headers
 from tests.support.kubernetes import KubeApi
 from tests.support.parts import missing
-from tests.support.process import Running, mcp_server, python_server
+from tests.support.process import OPENMCP, Running, Sidecar, free_ports, mcp_server, python_server, running
+from tests.support.raw import connect
 from tests.support.spire import wait_until
 
 pytestmark = pytest.mark.real
@@ -42,6 +47,8 @@ pytestmark = pytest.mark.real
 AWAY = int(os.environ.get("OPENMCP_AWAY", "8"))
 """Seconds without the API server, and seconds with one that hangs; `make soak ARGS=apiserver` is the long form."""
 MANY = 5000
+FLOOD, BULK = 1000, 40_000
+"""Objects, and bytes of each: more than what lies between the API server and a watcher that does not read."""
 READ_ALL = 60.0
 """Seconds in which so many objects are known."""
 MEMORY = 130
@@ -73,12 +80,20 @@ def stopped(process: Running) -> Iterator[None]:
 
 
 def readiness(there: Governed) -> tuple[int, dict[str, Any]]:
-    """Status and body of /readyz."""
+    """Status and body of /readyz; 0 while nobody listens there."""
     try:
         with urllib.request.urlopen(f"{there.sidecar.admin}/readyz", timeout=5) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as answer:
         return answer.code, json.load(answer)
+    except OSError:
+        return 0, {}
+
+
+def watches_cut(kube: KubeApi) -> float:
+    """How many watches of policies the API server has ended because nobody read them fast enough."""
+    found = re.findall(r'^apiserver_terminated_watchers_total\{.*"mcppolicies.*\} (\S+)$', kube.text("/metrics"), re.M)
+    return sum(map(float, found))
 
 
 def objects(there: Governed, state: str) -> int:
@@ -105,6 +120,45 @@ async def test_a_history_that_is_gone_is_read_anew(ours: KubeApi, tickets: str):
             await asyncio.to_thread(there.merging, allowed=False)
         assert await decided(there, allowed=False, patience=RECOVERY) < RECOVERY
         assert there.metric("openmcp_kubernetes_watch_errors_total", kind="MCPPolicy", reason="expired") == 1
+
+
+async def test_a_watch_that_is_cut_for_being_slow_is_taken_up_again(ours: KubeApi, tickets: str):
+    with governed(ours, tickets) as there:
+        bulky = custom("MCPPolicy", "bulky", {"servers": ["tickets"], "requests": [rule("search", "search_tickets")]})
+        bulky["metadata"]["annotations"] = {"example.com/manifest": "x" * BULK}
+        await asyncio.to_thread(ours.create, bulky, there.namespace)
+        before = watches_cut(ours)
+        with stopped(there.sidecar.running):
+            names = [f"bulky-{number}" for number in range(FLOOD)]
+            await asyncio.to_thread(ours.multiply, bulky, names, there.namespace)
+            await asyncio.to_thread(wait_until, lambda: watches_cut(ours) > before, "the watch to be cut")
+        await asyncio.to_thread(wait_until, lambda: objects(there, "accepted") == FLOOD + 2, "all objects", READ_ALL)
+        assert await effect(there, allowed=True, patience=RECOVERY) < RECOVERY
+
+
+async def test_a_sidecar_that_starts_first_serves_nothing_and_waits(ours: KubeApi, tickets: str, tmp_path: Path):
+    with governed(ours, tickets) as before:
+        pass
+    file = ours.kubeconfig(tmp_path / "config", before.namespace)
+    mcp, admin = (f"127.0.0.1:{port}" for port in free_ports(2))
+    record = {"audit": {"output": {"file": str(tmp_path / "audit.jsonl")}}}
+    config = configuration(before.namespace) | {"listen": {"mcp": mcp, "admin": admin}, "telemetry": record}
+    (tmp_path / "gateway.yaml").write_text(json.dumps({"apiVersion": "openmcp.dev/v1alpha1", **config}))
+    await asyncio.to_thread(ours.kill)
+    command = [OPENMCP, "run", "-c", tmp_path / "gateway.yaml"]
+    with running("openmcp run", command, {"KUBECONFIG": str(file)}) as process:
+        there = Governed(ours, before.namespace, Sidecar(f"http://{mcp}", f"http://{admin}", process, tmp_path))
+        await asyncio.to_thread(process.wait_for, lambda: "up" if readiness(there)[0] else None)
+        status, body = await asyncio.to_thread(readiness, there)
+        assert (status, body["configuration"]["closed"]) == (503, WAITING)
+        async with connect(there.sidecar.url, "/tickets") as agent:
+            answer = await agent.ask(apiserver.ASKED, **modern_headers(apiserver.ASKED))
+        assert (answer.status, WAITING in answer.body.decode()) == (503, True)
+        await asyncio.to_thread(ours.restart)
+        await asyncio.to_thread(wait_until, lambda: readiness(there)[0] == 200, "it to be ready", RECOVERY)
+        async with there.agents().connection() as agent:
+            answer = await agent.ask(apiserver.ASKED, **modern_headers(apiserver.ASKED))
+        assert said(answer) == apiserver.ANSWER
 
 
 async def test_an_update_that_is_not_valid_leaves_what_was_in_force(ours: KubeApi, tickets: str):
