@@ -1,5 +1,7 @@
 """Globs as the policy language has them: `*` is any text, `?` one character, everything else itself."""
 
+from collections.abc import Iterable
+
 
 def matches(glob: str, text: str) -> bool:
     """Whether the whole of `text` matches, case counting. Takes at most len(glob) * len(text) steps."""
@@ -22,6 +24,23 @@ def matches(glob: str, text: str) -> bool:
 def is_literal(glob: str) -> bool:
     """Whether the glob can match one text alone: itself."""
     return "*" not in glob and "?" not in glob
+
+
+class Names:
+    """Names, and which of them globs match: a literal is looked up, and each other glob is held against all once."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._found: dict[str, frozenset[str]] = {"*": self._names}
+
+    def matching(self, glob: str) -> frozenset[str]:
+        """The names that match."""
+        if is_literal(glob):
+            return self._names & {glob}
+        found = self._found.get(glob)
+        if found is None:
+            found = self._found[glob] = frozenset(name for name in self._names if matches(glob, name))
+        return found
 
 
 def beginning(glob: str) -> str:
