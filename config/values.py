@@ -16,6 +16,9 @@ from openmcp.config.yamlsource import Mapping, Refused, Scalar
 
 _AMOUNT = re.compile(r"([0-9]{1,9})([A-Za-z]*)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST = "876000h"
+"""A duration of a hundred years: what others who read ours can count."""
+_LONGEST_SECONDS = 876_000 * 3600.0
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 MAIL_ADDRESS = re.compile(
@@ -59,7 +62,11 @@ def duration(at: At) -> float | None:
     if amount[0] == 0:
         at.error("must be more than 0")
         return None
-    return amount[0] / 1000 if amount[1] == "ms" else amount[0] * _SECONDS[amount[1]]
+    seconds = amount[0] / 1000 if amount[1] == "ms" else amount[0] * _SECONDS[amount[1]]
+    if seconds > _LONGEST_SECONDS:
+        at.error(f"must be at most {LONGEST}, found {at.text()}")
+        return None
+    return seconds
 
 
 def size(at: At) -> int | None:

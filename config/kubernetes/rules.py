@@ -20,9 +20,9 @@ def rule(expression: str, message: str) -> Rule:
 
 
 def _like(expression: str, subject: str = "self") -> str:
-    """Whether all of a text is as the regular expression says."""
+    """Whether all of a text is as the regular expression says, but for the line end of a YAML block."""
     quote = '"' if "'" in expression else "'"
-    return f"{subject}.matches(r{quote}^(?:{expression})${quote})"
+    return rf"{subject}.matches(r{quote}^(?:{expression})\n*${quote})"
 
 
 def _text(*rules: Rule, most: int = MAX_TEXT, pattern: str | None = None) -> dict[str, Any]:
@@ -39,7 +39,7 @@ _ONE_LINE = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\n*$"
 """What `str.isprintable` takes, with something to be seen in it; without what only some regular expressions know."""
 
 _PORT = r"0*(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\]"
 _ORIGIN = rf"(?i:https?)://(?:{_HOST})(?::(?:{_PORT})?)?"
 _LOOPBACK = r"(?i:http)://(?:(?i:localhost)|127(?:\.[0-9]{1,3}){3}|\[(?:0*:)+0*1\])(?:[:/?].*)?"
 _DOMAIN = "[a-z0-9._-]{1,255}"
@@ -56,7 +56,7 @@ _NAME = rule(
 )
 
 
-def _amount(what: str, units: str, example: str) -> dict[str, Any]:
+def _amount(what: str, units: str, example: str, *more: Rule) -> dict[str, Any]:
     alternatives = units.replace(", ", "|")
     return _text(
         rule(
@@ -64,8 +64,16 @@ def _amount(what: str, units: str, example: str) -> dict[str, Any]:
             f"not a {what}: a whole number and one of {units}, such as {example}",
         ),
         rule(f"!{_like(f'0+(?:{alternatives})')}", "must be more than 0"),
+        *more,
         most=12,
     )
+
+
+_OVERFLOWING = "0*[1-9](?:[0-9]{8}m|[0-9]{6,8}h)"
+_LONGEST = rule(
+    f"!{_like('[0-9]{1,9}(?:ms|s|m|h)')} || (!{_like(_OVERFLOWING)} && duration(self) <= duration('{values.LONGEST}'))",
+    f"must be at most {values.LONGEST}",
+)
 
 
 def _path() -> dict[str, Any]:
@@ -77,7 +85,6 @@ def _path() -> dict[str, Any]:
             "not a path: segments of letters, digits and . _ ~ -, one / between them and none at the end, "
             "neither . nor .. alone, no query and no fragment",
         ),
-        most=1024,
     )
 
 
@@ -105,14 +112,14 @@ def _approver() -> dict[str, Any]:
             "not an approver: oidc:group: and oidc:user: are followed by a name, slack: by a member's id (U0123ABC), "
             "email: by an address, token: by the name of a token",
         ),
-        most=512,
+        rule(f"!self.startsWith('email:') || size(self) <= {6 + 254}", "not an address: longer than 254 characters"),
     )
 
 
 LEAVES: dict[Reading[object], dict[str, Any]] = {
     cursor.string: _text(pattern=_ONE_LINE),
     values.name: _text(_NAME, most=253),
-    values.duration: _amount("duration", "ms, s, m, h", "30s"),
+    values.duration: _amount("duration", "ms, s, m, h", "30s", _LONGEST),
     values.size: _amount("size", "B, KiB, MiB, GiB", "64KiB"),
     values.url_path: _path(),
     values.file_name: _text(pattern=_ONE_LINE),
@@ -127,25 +134,21 @@ LEAVES: dict[Reading[object], dict[str, Any]] = {
             f"!{_like(f'(?i:{serverauth.OURS.pattern})')}",
             "this header is not for a secret, it belongs to the protocol: Authorization or X-API-Key is usual",
         ),
-        most=256,
     ),
     serverauth.prefix: _text(
         rule(
             _like(serverauth.PREFIX.pattern),
             "not what can stand before a secret: printable ASCII, with a blank at the end where one is wanted",
         ),
-        most=256,
     ),
     serverauth.resource: _text(
         rule(
             _like(r"[A-Za-z][A-Za-z0-9+.-]*:[!-\"$-~]+"),
             "not a resource: an absolute URI without a fragment, the URL of the MCP server",
         ),
-        most=2048,
     ),
     serverauth.scope: _text(
         rule(_like(serverauth.SCOPE.pattern), "not a scope: each an entry of the list, without blanks and quotes"),
-        most=256,
     ),
     spiffevalues.workload_glob: _server_id(),
     workflows.approver: _approver(),
@@ -163,7 +166,6 @@ SECRET: dict[str, Any] = {
                     _like("[A-Za-z_][A-Za-z0-9_]*"),
                     "not the name of an environment variable: letters, digits and _; the name, not the value",
                 ),
-                most=256,
             ),
         },
     },

@@ -29,6 +29,7 @@ _SCALAR: Schema = {**_NO_LIST, **_NO_MAPPING}
 _TEXT: Schema = {"not": _NO_TEXT}
 _NUMBER: Schema = {"not": _NO_NUMBER}
 _FILLED_LIST: Schema = {"not": {"maxItems": 0}}
+_NETWORK: Schema = {**_TEXT, "pattern": r"^[0-9A-Fa-f:.]+(?:/[0-9]{1,3})?$"}
 _ANYTHING: Schema = {"x-kubernetes-preserve-unknown-fields": True}
 
 
@@ -60,6 +61,10 @@ def _ruled(found: Schema, *added: Schema) -> Schema:
 def _shape(shape: cursor.Shape[object]) -> Schema:
     properties = {key: schema(reading) for key, reading in shape.keys.items()}
     properties |= {key: found for key, reading in shape.later.items() if (found := _later(key, reading))}
+    # Where null is not kept, `agents:` with nothing behind it would become a policy for everybody.
+    properties = {
+        key: found if key in shape.required else {**found, "nullable": True} for key, found in properties.items()
+    }
     required = {"required": list(shape.required)} if shape.required else {}
     return {"type": "object", **required, "properties": properties}
 
@@ -159,7 +164,7 @@ def _closed(keys: Iterable[str]) -> list[Schema]:
 def _text_or_mapping() -> Schema:
     """An entry of `agents`."""
     parts = schema(policies.parts)["properties"]
-    bounds = {"minLength": 1, "maxLength": cursor.MAX_TEXT, "not": {"maxLength": 0, "maxProperties": 0}}
+    bounds = {**LEAVES[cursor.string], "not": {"maxLength": 0, "maxProperties": 0}}
     return {**_ANYTHING, **bounds, "properties": parts, "anyOf": [*_closed(parts)]}
 
 
@@ -173,8 +178,8 @@ def _boolean_or_mapping() -> Schema:
 _NULLABLE = (Operator.EQ, Operator.NE, Operator.IN, Operator.NOT_IN)
 _VALUES: tuple[tuple[tuple[Operator, ...], list[Schema]], ...] = (
     (_NULLABLE[:2], [_SCALAR]),
-    (_NULLABLE[2:], [_SCALAR, _FILLED_LIST]),
-    ((Operator.CIDR,), [_TEXT, _FILLED_LIST]),
+    (_NULLABLE[2:], [_SCALAR, {**_FILLED_LIST, "items": _SCALAR}]),
+    ((Operator.CIDR,), [_NETWORK, {**_FILLED_LIST, "items": _NETWORK}]),
     ((Operator.MATCHES, Operator.GLOB), [{**_TEXT, "minLength": 1}]),
     ((Operator.LT, Operator.LTE, Operator.GT, Operator.GTE), [_NUMBER]),
     ((Operator.LENGTH_AT_MOST,), [{**_NUMBER, "minimum": 0, "maximum": MAX_LENGTH, "multipleOf": 1}]),
@@ -190,7 +195,7 @@ def _condition() -> Schema:
         "properties": {
             "path": {"type": "string", **LEAVES[values.json_path]},
             "op": {"type": "string", "enum": [operator.value for operator in Operator]},
-            "value": {**_ANYTHING, "nullable": True},
+            "value": {**_ANYTHING, "nullable": True, "items": {**_ANYTHING, "nullable": True}},
         },
         "allOf": [
             *(

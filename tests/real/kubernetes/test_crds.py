@@ -66,7 +66,7 @@ def test_a_thousand_rules_are_within_what_checking_may_cost(cluster, namespace):
     rule = {
         "tools": [f"tool_{number}" for number in range(10)],
         "action": "requireApproval",
-        "when": [{"path": "$.a", "op": "lt", "value": number} for number in range(5)],
+        "when": [{"path": "$.a", "op": "lt", "value": 5}],
         "approval": {"workflow": "leads", "duration": "30m", "maxDuration": "4h"},
     }
     spec = {"servers": ["*"], "requests": [{"name": f"rule-{number}", **rule} for number in range(1000)]}
