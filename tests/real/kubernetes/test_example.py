@@ -37,6 +37,8 @@ BOT, TICKETS = f"spiffe://{DOMAIN}/ns/support-ai/sa/support-bot", f"spiffe://{DO
 SIDECAR_USER, SERVER_USER = 65532, 1000
 SOON = 1.0
 """Seconds until running sidecars obey a change."""
+RSS = 130
+"""MiB."""
 IMAGES = {
     "ghcr.io/openmcp/openmcp": Image(
         [str(OPENMCP)],
@@ -200,6 +202,15 @@ def test_the_agents_container_got_an_address_and_nothing_else(steady: RunningPod
         "/run/spire/agent-sockets",
         "/var/run/secrets/kubernetes.io/serviceaccount",
     }
+
+
+def test_the_sidecar_is_small(steady: RunningPod):
+    """With SPIFFE and the watches of three kinds, after it was used."""
+    assert may(steady, "whoami")
+    status = Path(f"/proc/{steady.started['openmcp'].process.pid}/status").read_text()
+    (kib,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+    print(f"the sidecar has {int(kib) / 1024:.0f} MiB")
+    assert int(kib) / 1024 < RSS
 
 
 def test_only_loopback_reaches_the_sidecar(steady: RunningPod):
