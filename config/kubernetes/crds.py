@@ -3,12 +3,14 @@
 `make crds` writes them into manifests/crds; a test holds the files equal.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from openmcp.config import parse, policies, workflows
 from openmcp.config.cursor import Reading
+from openmcp.config.kubernetes.descriptions import DESCRIPTIONS
 from openmcp.config.kubernetes.rules import rule
 from openmcp.config.kubernetes.schemas import Schema, schema
 
@@ -126,12 +128,30 @@ def _object(kind: Kind) -> Schema:
 
 def _spec(kind: Kind) -> Schema:
     """One entry of the list, but for its name, which is that of the object."""
-    spec = schema(kind.spec)
-    properties = dict(spec["properties"])
+    spec = _described(schema(kind.spec), DESCRIPTIONS[kind.kind], "")
+    properties = spec["properties"]
     if "mode" in properties:
         properties["mode"] = {**properties["mode"], "default": "enforce"}  # for the column
     required = [key for key in spec["required"] if key != "name"]
     return {**spec, "required": required, "properties": properties}
+
+
+def _described(found: Schema, texts: Mapping[str, str], path: str) -> Schema:
+    """The schema with the descriptions of its keys; of a list they are those of its entries."""
+    made = dict(found)
+    if "items" in found:
+        made["items"] = _described(found["items"], texts, path)
+    if "properties" in found:
+        below = f"{path}." if path else ""
+        made["properties"] = {
+            key: {**_text(texts, below + key), **_described(inner, texts, below + key)}
+            for key, inner in found["properties"].items()
+        }
+    return made
+
+
+def _text(texts: Mapping[str, str], path: str) -> Schema:
+    return {"description": texts[path]} if path in texts else {}
 
 
 _STATUS: Final[Schema] = {

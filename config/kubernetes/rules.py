@@ -158,8 +158,9 @@ LEAVES: dict[Reading[object], dict[str, Any]] = {
 SECRET: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "file": {"type": "string", **_text(pattern=_ONE_LINE)},
+        "file": {"description": "A file that the sidecar sees.", "type": "string", **_text(pattern=_ONE_LINE)},
         "env": {
+            "description": "An environment variable of the sidecar.",
             "type": "string",
             **_text(
                 rule(

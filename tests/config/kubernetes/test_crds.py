@@ -10,6 +10,7 @@ import pytest
 from openmcp.config import parse, policies, workflows
 from openmcp.config.cursor import Shape, string
 from openmcp.config.kubernetes.crds import KINDS, definitions
+from openmcp.config.kubernetes.descriptions import DESCRIPTIONS
 from openmcp.config.kubernetes.schemas import schema
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,3 +81,15 @@ def test_every_message_fits_into_a_line():
             for rule in node.get("x-kubernetes-validations", ()):
                 assert rule["message"].isprintable(), path
                 assert len(rule["message"]) < 250, path
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_every_key_is_described_and_nothing_else(kind):
+    spec = root_schema(kind.plural)["properties"]["spec"]
+    keys = {path.removeprefix("spec.").replace(".items", "") for path, _ in nodes(spec, "spec") if path != "spec"}
+    keys = {key for key in keys if "additionalProperties" not in key and key.rpartition(".")[2] not in ("file", "env")}
+    if kind.kind == "MCPServer":
+        keys.add("pinTools.file")
+    assert keys == DESCRIPTIONS[kind.kind].keys()
+    undescribed = [path for path, node in nodes(spec, "spec") if "." in path and "description" not in node]
+    assert [path for path in undescribed if not path.endswith((".items", ".additionalProperties"))] == []
