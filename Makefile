@@ -10,7 +10,7 @@ ARGS ?=
 DURATION ?= 3600
 
 .DELETE_ON_ERROR:
-.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden crds soak clean
+.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden crds manifests soak clean
 
 help:
 	@echo "make demo          the whole story on this machine"
@@ -24,6 +24,7 @@ help:
 	@echo "make real-parts    install what the real tests need, outside of this folder"
 	@echo "make crds          renew manifests/crds from the tables of the configuration"
 	@echo "make golden        renew the golden files; look at the difference before committing it"
+	@echo "make manifests     renew the chart's CRDs and the kustomize base after the CRDs or the chart were changed"
 	@echo "make soak          fuzz the parsers with atheris               DURATION=3600 (seconds) ARGS=\"listener\""
 	@echo "                   or rotate identities under load, on SPIRE   DURATION=900 ARGS=rotation"
 	@echo "                   or have Kubernetes' API server away         DURATION=120 ARGS=apiserver"
@@ -101,6 +102,9 @@ crds: $(READY)
 
 golden: $(READY)
 	OPENMCP_GOLDEN=renew $(BIN)/python -m pytest $(ARGS)
+
+manifests: crds
+	$(BIN)/python .ci/manifests.py "$$($(BIN)/python -c 'from tests.real_parts.install import program; print(program("kubernetes", "helm"))')"
 
 clean:
 	rm -rf $(VENV) $(SHIPPED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
