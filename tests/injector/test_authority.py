@@ -47,6 +47,8 @@ def test_the_key_of_the_ca_is_nowhere():
     assert key.count(b"PRIVATE KEY") == 2
     assert not serves(Generation(made.ca, made.ca, key), (), NOW)
     assert ca.public_bytes(Encoding.PEM) == made.ca
+    limits = ca.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (limits.critical, limits.value) == (True, x509.BasicConstraints(ca=True, path_length=0))
 
 
 def test_the_key_is_not_shown():

@@ -161,6 +161,24 @@ async def test_a_writer_that_was_overtaken_writes_nothing(objects, clock):
     assert bundles(objects) == [stock(objects).current.ca]
 
 
+async def test_a_secret_that_others_wrote_meanwhile_is_not_written_over(objects, clock, caplog):
+    leader = replica(objects, clock, held=True)
+    await settled(leader)
+    clock.now += LIFETIME * 2 / 3
+    theirs = Stock(issue({NAME}, clock.now, LIFETIME), previous=(stock(objects).current.ca,))
+
+    def overtake(path):
+        objects.before_write = lambda path: None
+        objects.put(SECRET, {"data": encoded(theirs)})
+
+    objects.before_write = overtake
+    assert not await leader._tried()
+    assert stock(objects) == theirs
+    await settled(leader)
+    assert stock(objects) == theirs
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_two_writers_make_one_certificate(objects, clock):
     one, two = (replica(objects, clock, held=True) for _ in range(2))
 

@@ -116,6 +116,14 @@ async def test_only_the_holder_releases(objects, clock):
     assert spec(objects)["holderIdentity"] == "a"
 
 
+async def test_a_holder_that_was_succeeded_takes_nothing_back(objects, clock):
+    lease = lease_of(objects, clock, "a")
+    await looks(lease)
+    objects.put(PATH, {"spec": {"holderIdentity": "b", "leaseDurationSeconds": 15}})
+    await lease.release()
+    assert spec(objects)["holderIdentity"] == "b"
+
+
 async def test_work_is_done_while_it_is_held_and_cancelled_when_lost(objects, clock):
     lease, seen = lease_of(objects, clock, "a"), asyncio.Queue()
 
