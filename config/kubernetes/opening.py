@@ -1,8 +1,9 @@
 """Which source a file asks for. What Kubernetes takes is imported where it is asked for alone."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from openmcp.config.filesource import FileSource
 from openmcp.config.kubernetes.credentials import NoCluster
@@ -10,7 +11,10 @@ from openmcp.config.load import Loaded
 from openmcp.config.model import Configuration, KubernetesOrigin, Server
 from openmcp.config.problems import ConfigurationError
 
-__all__ = ["NoCluster", "Source", "opened"]
+__all__ = ["NoCluster", "Source", "loaded", "opened"]
+
+PATIENCE: Final = 15.0
+"""Seconds for a command to learn the objects."""
 
 
 class Source(Protocol):
@@ -22,11 +26,19 @@ class Source(Protocol):
     def poke(self) -> None:
         """Have `changes` read everything again at once."""
 
-    def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
+    @property
+    def problem(self) -> str:
+        """What keeps it from being up to date; empty where nothing does."""
+
+    def changes(self) -> AsyncGenerator[Loaded | ConfigurationError, None]:
         """After each change the new configuration, or why it cannot be used. Never ends."""
 
 
-def opened(file: FileSource, fault: Callable[[Configuration, Server], str | None]) -> tuple[Source, Loaded]:
+def unknown(configuration: Configuration, server: Server) -> None:
+    """For those who use no servers: nothing is known of what keeps one from being used."""
+
+
+def opened(file: FileSource, fault: Callable[[Configuration, Server], str | None] = unknown) -> tuple[Source, Loaded]:
     """The source that `file` asks for, and the configuration that it begins with. `fault` as for `KubernetesSource`.
 
     Raises `ConfigurationError`, and `NoCluster` where nothing says how to reach the API server. Blocks.
@@ -39,3 +51,26 @@ def opened(file: FileSource, fault: Callable[[Configuration, Server], str | None
 
     source = KubernetesSource(file, Api.find(), fault=fault)
     return source, source.load()
+
+
+def loaded(path: Path) -> Loaded:
+    """The configuration at `path` now, with the objects of Kubernetes where it says so, for a command that runs once.
+
+    Raises `ConfigurationError`, and `NoCluster` where the objects cannot be had. Blocks.
+    """
+    source, found = opened(FileSource(path))
+    return asyncio.run(_first(source)) if found.closed else found
+
+
+async def _first(source: Source) -> Loaded:
+    changes = source.changes()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            found = await anext(changes)
+    except TimeoutError:
+        raise NoCluster(f"the objects cannot be had: {source.problem}") from None
+    finally:
+        await changes.aclose()
+    if isinstance(found, ConfigurationError):
+        raise found
+    return found

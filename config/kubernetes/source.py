@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,7 +91,12 @@ class KubernetesSource:
         """Have `changes` read the file again at once (SIGHUP)."""
         self._file.poke()
 
-    async def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
+    @property
+    def problem(self) -> str:
+        """What keeps it from being up to date; empty where nothing does."""
+        return "; ".join(sorted({reflector.problem for reflector in self._reflectors if reflector.problem}))
+
+    async def changes(self) -> AsyncGenerator[Loaded | ConfigurationError, None]:
         """First everything as soon as it is known, and then after each change, as `FileSource.changes` does; also where
         it becomes closed and open again. Never ends."""
         tasks = [asyncio.create_task(reflector.run()) for reflector in self._reflectors]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -20,9 +22,11 @@ from openmcp.config.model import Address
 from openmcp.sidecar import serve
 from openmcp.sidecar.app import App
 from openmcp.sidecar.build import usable
+from tests.fakes import slack
 from tests.fakes.kubernetes_api import Answer, KubernetesApi, Reach, kubernetes_api
 from tests.support.gate import Gate, call, configuration, initialize, message
 from tests.support.hostile import friendly, hostile
+from tests.support.process import OPENMCP
 
 ALLOW = {"name": "tools", "tools": ["allowed*"], "action": "allow"}
 DENY = {"name": "off", "tools": ["allowed*"], "action": "deny", "message": "off today"}
@@ -106,6 +110,7 @@ async def governed(
     *,
     prepare: Callable[[KubernetesApi, str], None] | None = None,
     admin: Address | None = None,
+    base: dict[str, Any] = BASE,
     **origin: Any,
 ) -> AsyncIterator[Governed]:
     """A sidecar with one server and one policy that allows `allowed`, or with what `prepare` makes."""
@@ -117,7 +122,7 @@ async def governed(
             kubernetes.put("MCPPolicy", "base", {"servers": ["*"], "requests": [ALLOW]})
         file, record = folder / "gateway.yaml", folder / "audit.jsonl"
         telemetry = {"audit": {"output": {"file": str(record)}}}
-        file.write_text(json.dumps({**BASE, "telemetry": telemetry, "source": {"type": "kubernetes", **origin}}))
+        file.write_text(json.dumps({**base, "telemetry": telemetry, "source": {"type": "kubernetes", **origin}}))
         there: Governed | None = None
         source = KubernetesSource(
             FileSource(file, interval=0.05),
@@ -336,3 +341,55 @@ async def test_streams_end_where_nothing_may_pass(tmp_path: Path):
             there.source._woken.set()
             await there.until((503, STALE))
             assert (await agent.ask(message("tools/list", 4))).status == 503
+
+
+async def test_rules_that_ask_somebody_may_come_late(tmp_path: Path):
+    """No rule asks anybody when the sidecar starts: what tells of requests is opened with the first that does."""
+    for name, secret in (("token", slack.TOKEN), ("app-token", slack.APP_TOKEN)):
+        (tmp_path / name).write_text(secret)
+    async with slack.fake_slack() as chat:
+        channel = {
+            "name": "chat",
+            "type": "slack",
+            "mode": "socket",
+            "channel": slack.CHANNEL,
+            "token": {"file": "token"},
+            "appToken": {"file": "app-token"},
+            "apiUrl": chat.url,
+        }
+        async with governed(tmp_path, base={**BASE, "approvals": {"channels": [channel]}}) as there:
+            await there.until(OPEN)
+            there.kubernetes.put("ApprovalWorkflow", "leads", {"approvers": ["slack:U0ANN"], "channels": ["chat"]})
+            there.policy({**ALLOW, "action": "requireApproval", "approval": {"workflow": "leads"}})
+            app = there.gate.app
+            await there.when(lambda told: app.snapshot.configuration.policies[0].requests[0].approval is not None)
+            async with there.gate.connect() as agent:
+                await initialize(agent)
+                await agent.send(agent.request(call()))
+                posted = await chat.seen("chat.postMessage")
+            assert posted["channel"] == slack.CHANNEL
+
+
+async def test_commands_see_the_objects_too(tmp_path: Path):
+    async with kubernetes_api() as kubernetes:
+        kubernetes.put("MCPServer", "server", {"endpoints": ["http://127.0.0.1:9/mcp"]})
+        kubernetes.put("MCPPolicy", "base", {"servers": ["*"], "requests": [ALLOW]})
+        file, kubeconfig = tmp_path / "gateway.yaml", tmp_path / "kubeconfig"
+        file.write_text(json.dumps({**BASE, "source": {"type": "kubernetes"}}))
+        kubeconfig.write_text(
+            json.dumps(
+                {
+                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{kubernetes.port}"}}],
+                    "users": [{"name": "u", "user": {"token": "a-token"}}],
+                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "test"}}],
+                    "current-context": "x",
+                }
+            )
+        )
+        command = [OPENMCP, "explain", "-c", file, "--agent", "key:alice", "--server", "server", "--tool", "allowed"]
+        environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
+        process = await asyncio.create_subprocess_exec(*map(str, command), env=environment, stdout=PIPE, stderr=PIPE)
+        out, err = await process.communicate()
+        assert (process.returncode, err) == (0, b"")
+        assert b"allow" in out
+        assert {asked.headers["authorization"] for asked in kubernetes.asked} == {"Bearer a-token"}
