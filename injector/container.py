@@ -16,6 +16,8 @@ Json = dict[str, Any]
 SOCKET_FOLDER = "/run/spire/agent-sockets"
 """Where the socket of the Workload API is in the sidecar."""
 CONFIG_FOLDER = "/etc/openmcp"
+API_SERVER = ("KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT")
+"""Variables that say where the API server is."""
 CREDENTIALS = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 SOCKET_VOLUME = f"{CONTAINER}-workload-api"
@@ -61,7 +63,7 @@ def _container(choices: Choices, settings: Settings) -> Json:
         "readinessProbe": _probe("/readyz", settings, period=5, failures=3),
         "livenessProbe": _probe("/healthz", settings, period=10, failures=6),
         "terminationMessagePath": "/dev/termination-log",
-        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "terminationMessagePolicy": "File",  # never the last lines of the log: they may be the record
         "securityContext": _security(settings),
     }
     return made | {"restartPolicy": "Always"} if choices.native else made
@@ -74,8 +76,7 @@ def _environment(choices: Choices, settings: Settings) -> list[Json]:
     if choices.volume != "none":
         texts["SPIFFE_ENDPOINT_SOCKET"] = f"unix://{SOCKET_FOLDER}/{ours.spiffe.socket}"
     if ours.api_server is not None:
-        texts["KUBERNETES_SERVICE_HOST"] = ours.api_server.host
-        texts["KUBERNETES_SERVICE_PORT"] = str(ours.api_server.port)
+        texts |= dict(zip(API_SERVER, (ours.api_server.host, str(ours.api_server.port)), strict=True))
     return variables + [{"name": name, "value": text} for name, text in texts.items()]
 
 
