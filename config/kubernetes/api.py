@@ -291,7 +291,7 @@ def _lines(buffer: bytearray, piece: bytes) -> list[bytes]:
         complete[0] = bytes(buffer) + complete[0]
         buffer.clear()
     buffer += rest
-    if len(buffer) > LINE:
+    if len(buffer) > LINE or any(len(line) > LINE for line in complete):
         raise TooLarge(f"an event is larger than {LINE} bytes")
     return [line for line in complete if line.strip()]
 

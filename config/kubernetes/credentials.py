@@ -99,16 +99,17 @@ class Kubeconfig:
         Raises `NoCluster`."""
         try:
             from kubernetes.client import Configuration
-            from kubernetes.config import ConfigException, kube_config
+            from kubernetes.config import kube_config
         except ImportError:
             raise NoCluster("a kubeconfig needs the official client: pip install 'openmcp[kubernetes]'") from None
         reader: Any = kube_config
+        path = path or os.environ.get("KUBECONFIG")  # the library looks there when it is imported
         self._configuration = Configuration()
         self._configuration.proxy = None  # a proxy is used where the kubeconfig names one, whatever the environment
         try:
             contexts, active = reader.list_kube_config_contexts(path)
             reader.load_kube_config(path, context, self._configuration, persist_config=False)
-        except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # of the file, its YAML, a plugin
             raise NoCluster(f"the kubeconfig cannot be used: {_first_line(error)}") from None
         chosen = next((entry for entry in contexts if entry["name"] == context), active)
         self.namespace: str = chosen["context"].get("namespace") or "default"
