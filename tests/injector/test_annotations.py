@@ -1,8 +1,10 @@
 """What a pod may choose, and how far."""
 
+from pathlib import Path
+
 import pytest
 
-from openmcp.injector.annotations import Annotations, Choices, Server
+from openmcp.injector.annotations import KNOWN, Annotations, Choices, Server
 from openmcp.injector.settings import Resources
 from tests.injector.pods import IMAGE, SETTINGS, settings
 
@@ -152,3 +154,11 @@ def test_an_annotation_that_nobody_knows_is_a_warning():
         "unknown annotation openmcp.dev/mood: it has no effect",
         'unknown annotation openmcp.dev/server: did you mean "servers"?',
     ]
+
+
+def test_the_documentation_has_them_all():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "injection.md").read_text(encoding="utf-8")
+    table = page.partition("## Annotations")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name for cell in cells for name in cell.split("`")[1::2]}
+    assert named == set(KNOWN) - {"status"}
