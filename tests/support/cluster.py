@@ -117,6 +117,8 @@ class Replicas:
             _, port, _ = there[(self._turn + number) % len(there)]
             with suppress(OSError):
                 far = socket.create_connection(("127.0.0.1", port), timeout=5)
+                for end in (near, far):
+                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each answer waits 40 ms
                 for pair in ((near, far), (far, near)):
                     threading.Thread(target=pump, args=pair, daemon=True).start()
                 return
