@@ -22,6 +22,8 @@ from openmcp.injector.stock import Stock, advance, authorities, bundle, decoded,
 
 LOOK: Final = 5.0
 """Seconds between two looks."""
+_UNREADY: Final = 1.0
+"""The same while nothing is served that API servers trust."""
 _AT_ONCE: Final = 4
 """Looks that follow each other where each one has changed something."""
 _MAX_FILE: Final = 1024 * 1024
@@ -165,7 +167,8 @@ class BuiltIn:
             for _ in range(_AT_ONCE):
                 if not await self._tried():
                     break
-            await asyncio.sleep(self._pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
+            pause = min(self._pause, _UNREADY) if self.fault() else self._pause
+            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load, no secret
 
     def fault(self) -> str:
         """See `Keeper`."""

@@ -15,6 +15,9 @@ from openmcp.injector.review import Admission
 
 PATIENCE: Final = 2.0
 """Seconds for a line; an API server waits 5 for the answer."""
+_MOST: Final = 1000
+"""Characters of a text: what strangers send may be long, what API servers send is not."""
+_MOST_WARNINGS: Final = 20
 _WAITING: Final = 1000
 """Lines that wait for a slow reader at most."""
 
@@ -81,15 +84,15 @@ class Records:
 def _line(admission: Admission, seconds: float) -> bytes:
     line = Line(
         time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        uid=admission.uid,
-        namespace=admission.namespace,
-        name=admission.name,
-        user=admission.user,
+        uid=admission.uid[:_MOST],
+        namespace=admission.namespace[:_MOST],
+        name=admission.name[:_MOST],
+        user=admission.user[:_MOST],
         outcome=admission.outcome,
-        reason=admission.reason,
+        reason=admission.reason[:_MOST],
         image=admission.image,
         dry_run=admission.dry_run,
-        warnings=admission.warnings,
+        warnings=tuple(warning[:_MOST] for warning in admission.warnings[:_MOST_WARNINGS]),
         milliseconds=round(seconds * 1000, 3),
     )
     return msgspec.json.encode(line) + b"\n"

@@ -144,6 +144,15 @@ async def test_what_is_no_review_is_refused_and_not_recorded(body, status):
         assert scene.counted('openmcp_injector_admissions_total{result="error"}') == 1
 
 
+async def test_strangers_do_not_make_long_lines():
+    long = "x" * 100_000
+    stranger = asked(POD | {"metadata": {"generateName": long}}, long, namespace=long, userInfo={"username": long})
+    async with Scene() as scene:
+        await scene.post(stranger)
+        (line,) = scene.recorded()
+    assert [len(line[key]) for key in ("uid", "namespace", "name", "user")] == [1000] * 4
+
+
 async def test_there_is_nothing_else_to_be_had():
     async with Scene() as scene:
         assert (await scene.post(asked(), path="/"))[0] == 404
