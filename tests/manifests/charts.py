@@ -128,7 +128,11 @@ MATRIX: Mapping[str, Json] = {
     "no-spiffe": {"sidecar": {"spiffe": {"volume": "none"}}, "spire": {"enabled": False}},
     "lenient": {
         "injector": {"failurePolicy": "Ignore", "timeoutSeconds": 2, "excludedNamespaces": ["istio-system"]},
-        "admissionPolicy": {"action": "Audit", "allowRoot": True, "allowOptOut": False},
+        "admissionPolicy": {
+            "action": "Audit",
+            "allowRoot": True,
+            "allowOptOut": False,
+        },
     },
     "no-policy": {"admissionPolicy": {"enabled": False}, "crds": {"install": False}},
     "governed": {

@@ -305,7 +305,9 @@ def _selects(selector: Json, labels: Json) -> bool:
         {"key": key, "operator": "In", "values": [value]} for key, value in selector.get("matchLabels", {}).items()
     ]
     found = [
-        (labels.get(each["key"]) in each["values"]) is (each["operator"] == "In")
+        each["key"] in labels
+        if each["operator"] == "Exists"
+        else (labels.get(each["key"]) in each["values"]) is (each["operator"] == "In")
         for each in [*wanted, *selector.get("matchExpressions", [])]
     ]
     return all(found)
@@ -313,15 +315,18 @@ def _selects(selector: Json, labels: Json) -> bool:
 
 @pytest.mark.parametrize("namespace", [None, "true", "false"])
 @pytest.mark.parametrize("pod", [None, "true", "false"])
-def test_a_pod_is_asked_about_once_where_it_or_its_namespace_asks(namespace: str | None, pod: str | None) -> None:
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_pod_is_asked_about_once_where_it_or_its_namespace_asks(
+    namespace: str | None, pod: str | None, marked: bool
+) -> None:
     labels = {"kubernetes.io/metadata.name": "support-ai"} | ({INJECT: namespace} if namespace else {})
+    own = ({INJECT: pod} if pod else {}) | ({INJECTED: "true"} if marked else {})
     asked = [
         each
         for each in one(of("defaults"), "MutatingWebhookConfiguration")["webhooks"]
-        if _selects(each["namespaceSelector"], labels)
-        and _selects(each.get("objectSelector", {}), {INJECT: pod} if pod else {})
+        if _selects(each["namespaceSelector"], labels) and _selects(each.get("objectSelector", {}), own)
     ]
-    assert len(asked) == (1 if "true" in (namespace, pod) else 0)
+    assert len(asked) == (1 if marked or "true" in (namespace, pod) else 0)
 
 
 def test_the_injector_s_own_pods_are_never_asked_about() -> None:

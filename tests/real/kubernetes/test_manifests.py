@@ -74,7 +74,7 @@ def test_what_the_injector_wrote_stays_over_an_upgrade(cluster: KubeApi) -> None
         cluster.apply(changed)
         after = cluster.read(webhook)
         assert after["metadata"]["labels"]["app.kubernetes.io/version"] == "9.9.9"
-        assert [each["clientConfig"]["caBundle"] for each in after["webhooks"]] == [bundle, bundle]
+        assert [each["clientConfig"]["caBundle"] for each in after["webhooks"]] == [bundle] * 3
         assert cluster.read(secret, NAMESPACE)["data"] == {"tls.key": "a2V5"}
         assert cluster.read(lease, NAMESPACE)["spec"]["holderIdentity"] == "openmcp-injector-0"
     finally:
@@ -264,6 +264,8 @@ ATTEMPTS: list[tuple[str, Change, str]] = [
     ("a library before it", _of_sidecar(env=[{"name": "LD_PRELOAD", "value": "/x.so"}]), "something else"),
     ("a module before it", _of_sidecar(env=[{"name": "PYTHONPATH", "value": "/x"}]), "something else"),
     ("an environment from elsewhere", _of_sidecar(envFrom=[{"configMapRef": {"name": "x"}}]), "something else"),
+    ("a program at its start", _of_sidecar(lifecycle={"postStart": {"exec": {"command": ["sh"]}}}), "something else"),
+    ("a program as a probe", _of_sidecar(livenessProbe={"exec": {"command": ["sh"]}}), "something else"),
     ("a sidecar that ends", _ended, "restartPolicy Always"),
     ("the node's network", _spec(hostNetwork=True), "its own network"),
     ("the node's processes", _spec(hostPID=True), "its own network"),
