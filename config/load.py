@@ -67,13 +67,15 @@ def _files(path: Path, report: Report) -> list[Path]:
     return files
 
 
-def read_documents(file: Path, report: Report) -> list[At]:
-    """The documents of one YAML file; what is wrong with it goes to `report`. Blocks while reading."""
+def read_documents(file: Path, report: Report, to_begin: str = "`openmcp init` writes one to begin with") -> list[At]:
+    """The documents of one YAML file; what is wrong with it goes to `report`. Blocks while reading.
+
+    `to_begin` is the hint where there is no such file."""
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        report.error(Mark(str(file)), "", "no such file", "`openmcp init` writes one to begin with")
+        report.error(Mark(str(file)), "", "no such file", to_begin)
         return []
     except OSError as error:
         report.error(Mark(str(file)), "", f"cannot be read: {error.strerror}")

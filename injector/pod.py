@@ -14,7 +14,7 @@ import msgspec
 from openmcp.injector import wellformed
 from openmcp.injector.annotations import INJECT, INJECTED, PREFIX, STATUS, Annotations, Choices, Server
 from openmcp.injector.comparison import container_differences
-from openmcp.injector.container import VOLUMES, Json, Sidecar, sidecar
+from openmcp.injector.container import API_SERVER, VOLUMES, Json, Sidecar, sidecar
 from openmcp.injector.refusals import containers, faults
 from openmcp.injector.settings import CONTAINER, Settings
 
@@ -98,8 +98,15 @@ def _foreign_container(pod: Json, wanted: Sidecar, settings: Settings) -> Iterat
             if found["name"] == CONTAINER and key != place:
                 yield f"a container named {CONTAINER} is among the {key}, ours would be among the {place}"
             elif found["name"] == CONTAINER:
-                for difference in container_differences(wanted.container, found, settings):
+                whole = found | {"env": [*(found.get("env") or ()), *_told_by_cluster(wanted, found)]}
+                for difference in container_differences(wanted.container, whole, settings):
                     yield f"the container named {CONTAINER} is not what the injector puts in: {difference}"
+
+
+def _told_by_cluster(wanted: Sidecar, found: Json) -> list[Json]:
+    """What a sidecar lacks that was put into a manifest outside of the cluster, where its API server is not known."""
+    there = {variable["name"] for variable in found.get("env") or ()}
+    return [one for one in wanted.container["env"] if one["name"] in API_SERVER and one["name"] not in there]
 
 
 def _foreign_volumes(pod: Json, wanted: Sidecar) -> Iterator[str]:
@@ -121,9 +128,12 @@ def _put_in(changes: "_Changes", wanted: Sidecar) -> None:
     there = {volume["name"] for volume in spec.get("volumes") or ()}
     missing = [volume for volume in wanted.volumes if volume["name"] not in there]
     changes.insert(("spec", "volumes"), len(there), missing)
-    if not any(one["name"] == CONTAINER for one in spec.get(place) or ()):
-        first = 0 if place == "initContainers" else len(spec["containers"])  # kubectl takes the first for the main one
-        changes.insert(("spec", place), first, [wanted.container])
+    for index, found in enumerate(spec.get(place) or ()):
+        if found["name"] == CONTAINER:
+            end = len(found.get("env") or ())
+            return changes.insert(("spec", place, index, "env"), end, _told_by_cluster(wanted, found))
+    first = 0 if place == "initContainers" else len(spec["containers"])  # kubectl takes the first for the main one
+    return changes.insert(("spec", place), first, [wanted.container])
 
 
 def _tell_agents(changes: "_Changes", choices: Choices, settings: Settings) -> Iterator[str]:

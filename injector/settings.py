@@ -277,7 +277,8 @@ _shape: Reading[Settings] = Shape(
 def load(path: Path) -> Settings:
     """Read a file. Raises `ConfigurationError` with every problem; blocks while reading."""
     report = Report()
-    return _settings(read_documents(path, report), str(path), report)
+    hint = "say which by -c; the ConfigMap openmcp-injector of a cluster holds it"
+    return _settings(read_documents(path, report, hint), str(path), report)
 
 
 def parse(text: str, file: str = "injector.yaml") -> Settings:

@@ -63,6 +63,18 @@ def test_a_second_pass_changes_nothing(case):
     assert inject(patched(given, by), by, "support-ai") == Unchanged(reason="the sidecar is there already")
 
 
+@pytest.mark.parametrize("more", ["", "native: false"])
+def test_a_sidecar_of_a_manifest_is_told_where_the_api_server_is(more):
+    """`openmcp inject` does not know that; everything else has to be what the injector would put in."""
+    offline, there = settings(more), settings(f"{more}{more and ', '}apiServer: '10.96.0.1:443'")
+    made = patched(pod(), offline)
+    assert patched(made, there) == patched(pod(), there)
+    sidecar_of(made)["env"].append({"name": "KUBERNETES_SERVICE_HOST", "value": "10.66.6.6"})
+    assert refused(made, there) == [
+        "the container named openmcp is not what the injector puts in: env: KUBERNETES_SERVICE_HOST differs"
+    ]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_the_golden_files_can_be_read_as_they_were(case):
     given, by = CASES[case]

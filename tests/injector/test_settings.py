@@ -181,3 +181,10 @@ def test_which_namespaces_are_left_alone():
         "mesh",
         "build",
     ]
+
+
+def test_a_file_that_is_missing(tmp_path):
+    with pytest.raises(ConfigurationError) as caught:
+        load(tmp_path / "injector.yaml")
+    hint = "say which by -c; the ConfigMap openmcp-injector of a cluster holds it"
+    assert str(caught.value) == f"{tmp_path}/injector.yaml: no such file ({hint})"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -172,6 +173,24 @@ def test_an_agent_does_its_work_through_its_sidecar(cluster: Cluster):
         assert sidecar.stop() == 0, sidecar.printed()
 
 
+def test_manifests_with_the_sidecar_in_them_are_as_the_cluster_makes_them(cluster: Cluster, tmp_path: Path):
+    """For GitOps: by the settings of the cluster, offline, and then through the webhook."""
+    (words,) = re.findall(r"openmcp inject -c injector.yaml -f (\S+)\n", README)
+    kind = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "openmcp-injector"}}
+    assert r"kubectl -n openmcp-system get configmap openmcp-injector -o jsonpath='{.data.injector\.yaml}'" in README
+    (tmp_path / "injector.yaml").write_text(cluster.kube.read(kind, SYSTEM)["data"]["injector.yaml"])
+    command = [OPENMCP, "inject", "-c", tmp_path / "injector.yaml", "-f", words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    offline = chosen(objects(done.stdout), "Job")
+    assert "openmcp" in str(offline)
+    wanted = cluster.kube.create(pod_of(chosen(cluster.apply(Path(words).name), "Job")), "support-ai", dry_run=True)
+    made = cluster.kube.create(pod_of(offline), "support-ai", dry_run=True)
+    assert made["spec"] == wanted["spec"]
+    assert made["metadata"]["labels"].items() <= wanted["metadata"]["labels"].items()  # the rest is the controller's
+    assert made["metadata"]["labels"]["openmcp.dev/injected"] == "true"
+
+
 def test_around_its_sidecar_the_agent_has_nothing_to_show(cluster: Cluster):
     with cluster.job("around.yaml") as running:
         assert running.wait("agent") == 0, running.log("agent")
@@ -219,17 +238,16 @@ def test_only_loopback_reaches_the_sidecar(steady: RunningPod):
 
 
 def test_a_change_of_policy_is_obeyed_at_once(cluster: Cluster, steady: RunningPod):
-    name = {"apiVersion": "openmcp.dev/v1alpha1", "kind": "MCPPolicy", "metadata": {"name": "support-bot"}}
-    (words,) = re.findall(r"patch mcppolicy support-bot --type json \\\n  -p '(.*)'", README)
+    assert "sed 's/whoami, //' examples/kubernetes/governance.yaml | kubectl apply -f -\n" in README
     assert may(steady, "whoami")
-    before = cluster.kube.read(name, "support-ai")
+    before = (FOLDER / "governance.yaml").read_text()
+    assert before.count("whoami, ") == 1
     try:
-        path = cluster.kube.path(name, "support-ai")
-        cluster.kube.call("PATCH", path, json.loads(words), content_type="application/json-patch+json")
+        cluster.kube.apply(before.replace("whoami, ", ""))
         assert until(lambda: not may(steady, "whoami"), "whoami to be denied") < SOON
         assert may(steady, "get_ticket_status")
     finally:
-        cluster.kube.patch(name, {"spec": {"requests": before["spec"]["requests"]}}, "support-ai")
+        cluster.kube.apply(before)
     until(lambda: may(steady, "whoami"), "whoami to be allowed")
 
 
