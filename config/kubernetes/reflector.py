@@ -30,12 +30,8 @@ _BRIEF: Final = 1.0
 """Seconds. A watch that ends sooner, with nothing said, would otherwise be begun again at once, for ever."""
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 15.0
-_REASONS: Final = {401: "unauthorized", 403: "forbidden", 404: "not_found", 429: "too_many_requests"}
+_REASONS: Final = {401: "unauthorized", 403: "forbidden", 404: "not_found", 410: "expired", 429: "too_many_requests"}
 _log = logging.getLogger("openmcp.kubernetes")
-
-
-class _Expired(Exception):
-    """What was known is too old to go on from."""
 
 
 class _Event(msgspec.Struct):
@@ -95,11 +91,9 @@ class Reflector:
                 if not self._version:
                     await self._list()
                 await self._watch()
-            except _Expired:
-                self._version = ""
-                self._count("expired")
-                await self._pause(None)
             except ApiError as error:
+                if error.status == 410:
+                    self._version = ""
                 self._failed(
                     _REASONS.get(error.status, "server_error" if error.status >= 500 else "refused"), error.message
                 )
@@ -119,12 +113,7 @@ class Reflector:
         found: dict[str, Object] = {}
         token = ""
         while True:
-            try:
-                page = await self._api.list_page(self._path, limit=self._page, token=token)
-            except ApiError as error:
-                if error.status == 410:
-                    raise _Expired from None
-                raise
+            page = await self._api.list_page(self._path, limit=self._page, token=token)
             self._sign()
             for item in page.items:
                 one = self._object(item)
@@ -149,16 +138,11 @@ class Reflector:
         }
         begun = self._clock()
         quiet = True
-        try:
-            async with aclosing(self._api.stream(self._path, params, on_open=self._sign)) as lines:
-                async for line in lines:
-                    self._sign()
-                    self._failures, quiet = 0, False
-                    self._take(line)
-        except ApiError as error:
-            if error.status == 410:
-                raise _Expired from None
-            raise
+        async with aclosing(self._api.stream(self._path, params, on_open=self._sign)) as lines:
+            async for line in lines:
+                self._sign()
+                self._failures, quiet = 0, False
+                self._take(line)
         if quiet and self._clock() - begun < _BRIEF:
             self._failed("closed", "watches are closed as soon as they are open")
             await self._pause(None)
@@ -170,10 +154,7 @@ class Reflector:
             self._version = ""  # what it said is not known
             raise ApiUnreachable("an event that is not JSON") from None
         if event.type == "ERROR":
-            error = refusal(0, msgspec.json.encode(event.object))
-            if error.status == 410:
-                raise _Expired
-            raise error
+            raise refusal(0, msgspec.json.encode(event.object))
         if event.type != "BOOKMARK":
             self._apply(event)
         self._version = _version(event.object)
@@ -213,11 +194,8 @@ class Reflector:
             self._page = max(self._page // 4, 1)
 
     def _failed(self, reason: str, message: str) -> None:
-        self._count(reason)
-        self.problem = message
-
-    def _count(self, reason: str) -> None:
         self.errors[reason] += 1
+        self.problem = message
 
     async def _pause(self, asked: float | None) -> None:
         """Wait before the next attempt: as long as the server asked for, else ever longer, by chance."""

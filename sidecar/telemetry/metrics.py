@@ -251,7 +251,7 @@ class Metrics:
         self._count("approvals", (server, event))
 
     def reload(self, result: str) -> None:
-        """Count a reload of the configuration; `result` is `ok` or `error`."""
+        """Count a reload of the configuration; `result` is `ok`, `error`, or `closed` where all is refused."""
         self._count("reloads", (result,))
 
     def on_scrape(self, callback: Callable[[Scrape], None]) -> None:

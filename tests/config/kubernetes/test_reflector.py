@@ -111,18 +111,26 @@ async def test_pages(monkeypatch):
 
 async def test_pages_that_are_forgotten_on_the_way_are_listed_anew(monkeypatch):
     monkeypatch.setattr(module, "_PAGE", 2)
-    async with following("a", "b", "c") as followed:
-        followed.server.match = "continue"
-        async with asyncio.timeout(10):
-            await followed.until("a", "b", "c")
-        followed.server.forget()
-        followed.server.answers.append(Answer(410, "Expired"))
-        followed.server.match = f"GET {PATH}"
-        followed.server.put("MCPPolicy", "d", SPEC)
-        followed.server.forget()
-        followed.server.cut()
-        await followed.until("a", "b", "c", "d")
-        assert followed.reflector.errors["expired"] >= 1
+    async with kubernetes_api() as server:
+        for name in ("a", "b", "c"):
+            server.put("MCPPolicy", name, SPEC)
+        followed = Followed(server)
+        first, list_page = True, followed.api.list_page
+
+        async def pages(path, **given):
+            nonlocal first
+            if given["token"] and first:
+                first = False
+                server.put("MCPPolicy", "aa", SPEC)
+                server.forget()
+            return await list_page(path, **given)
+
+        monkeypatch.setattr(followed.api, "list_page", pages)
+        task = asyncio.create_task(followed.reflector.run())
+        await followed.until("a", "aa", "b", "c")
+        assert (dict(followed.reflector.errors), followed.changes) == ({"expired": 1}, 1)
+        task.cancel()
+        await followed.api.close()
 
 
 @pytest.mark.parametrize("as_event", [False, True], ids=["as an answer", "as an event"])
