@@ -148,8 +148,8 @@ def test_files_are_beside_the_settings(tmp_path):
             "injector.yaml:2: tls.lifetime: between a minute and ten years, found 59s",
         ),
         (
-            "sidecar: {image: a/b}\ntls: {type: builtIn, lifetime: 999999999h}",
-            "injector.yaml:2: tls.lifetime: between a minute and ten years, found 999999999h",
+            "sidecar: {image: a/b}\ntls: {type: builtIn, lifetime: 99999h}",
+            "injector.yaml:2: tls.lifetime: between a minute and ten years, found 99999h",
         ),
     ],
 )
