@@ -70,15 +70,23 @@ def posing(kube: KubeApi, **changes: Any) -> dict[str, Any]:
 SHELL = {"command": ["sh", "-c", "sleep infinity"], "args": []}
 
 
-def test_a_pod_of_another_namespace_that_looks_governed(kube: KubeApi, developer: None):
-    denied(refused(lambda: create(kube, posing(kube, **SHELL), FREE)), "are for pods that the injector has seen")
-
-
-def test_one_that_asks_and_looks_governed_is_compared(kube: KubeApi, developer: None):
+@pytest.mark.parametrize("namespace", [FREE, GOVERNED])
+@pytest.mark.parametrize("asks", [{}, {"openmcp.dev/inject": "true"}])
+def test_a_pod_that_looks_governed_is_compared(kube: KubeApi, developer: None, namespace: str, asks: dict[str, str]):
     given = posing(kube, **SHELL)
-    given["metadata"]["labels"]["openmcp.dev/inject"] = "true"
-    assert "is not what the injector puts in: args differs" in refused(lambda: create(kube, given, FREE)).message
-    assert "is not what the injector puts in: args differs" in refused(lambda: create(kube, given, GOVERNED)).message
+    given["metadata"]["labels"] |= asks
+    message = refused(lambda: create(kube, given, namespace)).message
+    assert "the container named openmcp is not what the injector puts in: args differs" in message
+
+
+def test_even_a_good_copy_has_to_ask(kube: KubeApi, developer: None):
+    denied(refused(lambda: create(kube, posing(kube), FREE)), "are for pods that the injector has seen")
+
+
+def test_one_that_does_not_look_governed_has_no_sidecar(kube: KubeApi, developer: None):
+    given = posing(kube, **SHELL)
+    del given["metadata"]["labels"]
+    denied(refused(lambda: create(kube, given, FREE)), "are for pods that the injector has seen")
 
 
 def test_one_that_asks_and_says_that_it_is_a_mirror_pod_is_run_by_no_kubelet(kube: KubeApi, developer: None):
