@@ -172,7 +172,8 @@ def test_validating_does_not_load_the_network(folder):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay", "inject"]
+    "command",
+    ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay", "inject", "injector"],
 )
 def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
