@@ -124,7 +124,7 @@ MATRIX: Mapping[str, Json] = {
     "host-path": {
         "sidecar": {"spiffe": {"volume": "host-path", "directory": "/var/run/spire"}},
         "approvals": {**APPROVALS, "dynamodb": {**APPROVALS["dynamodb"], "credentials": "spiffe"}},
-    },  # type: ignore[dict-item]  # a Mapping
+    },
     "no-spiffe": {"sidecar": {"spiffe": {"volume": "none"}}, "spire": {"enabled": False}},
     "lenient": {
         "injector": {"failurePolicy": "Ignore", "timeoutSeconds": 2, "excludedNamespaces": ["istio-system"]},
@@ -164,7 +164,7 @@ MATRIX: Mapping[str, Json] = {
                 "endpoint": "https://vpce.example.com",
             },
         },
-    },  # type: ignore[dict-item]  # a Mapping
+    },
     "monitored": {"monitoring": {**MONITORED, "rules": {"enabled": True, "labels": {"release": "prometheus"}}}},
     "named": {
         "fullnameOverride": "governor",
@@ -208,7 +208,7 @@ def _template(values: str, namespace: str, release: str) -> list[Json]:
 
 def template(values: Json, namespace: str = NAMESPACE, release: str = "openmcp") -> list[Json]:
     """The objects that the chart becomes."""
-    return json.loads(json.dumps(_template(json.dumps(values), namespace, release)))  # type: ignore[no-any-return]  # a copy
+    return json.loads(json.dumps(_template(json.dumps(values), namespace, release)))
 
 
 def of(case: str) -> list[Json]:

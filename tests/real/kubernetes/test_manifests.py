@@ -160,7 +160,7 @@ def _injected(settings: Settings, namespace: str, pod: Json | None = None) -> Js
     pod = pod or _pod()
     found = inject(pod, settings, namespace)
     assert isinstance(found, Patch), found
-    return jsonpatch.apply_patch(pod, json.loads(json.dumps(found.operations)))  # type: ignore[no-any-return]  # untyped
+    return jsonpatch.apply_patch(pod, json.loads(json.dumps(found.operations)))
 
 
 def test_what_the_injector_makes_is_let_through(cluster: KubeApi, governed: str, settings: Settings) -> None:
@@ -193,11 +193,11 @@ def test_a_pod_that_opts_out_or_did_not_ask_is_let_through(cluster: KubeApi, gov
 
 
 def _agent(pod: Json) -> Json:
-    return next(each for each in pod["spec"]["containers"] if each["name"] == "agent")  # type: ignore[no-any-return]  # JSON
+    return next(each for each in pod["spec"]["containers"] if each["name"] == "agent")
 
 
 def _sidecar(pod: Json) -> Json:
-    return next(each for each in pod["spec"]["initContainers"] if each["name"] == "openmcp")  # type: ignore[no-any-return]  # JSON
+    return next(each for each in pod["spec"]["initContainers"] if each["name"] == "openmcp")
 
 
 def _secured(**context: Any) -> Change:
