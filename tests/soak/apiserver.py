@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.real_parts import install
 from tests.soak.load import Agents, Tally
-from tests.support.container import Container, Mount, command
+from tests.support.container import Container, Mount, command, unavailable
 from tests.support.gate import call, modern
 from tests.support.kubernetes import KubeApi, kube_api
 from tests.support.process import ROOT, Sidecar, mcp_server, python_server, sidecar
@@ -150,20 +150,17 @@ def may_read(kube: KubeApi, namespace: str) -> None:
     )
 
 
-def configuration(namespace: str, **source: Any) -> dict[str, Any]:
-    """The sidecar's own part: callers are anonymous, a mesh would name others, and the rest comes from a namespace."""
+def configuration(**source: Any) -> dict[str, Any]:
+    """The sidecar's own part: callers are anonymous, a mesh would name others, and the rest comes from Kubernetes."""
     mesh = {"type": "forwarded", "from": ["192.0.2.1/32"]}
-    return {
-        "identity": {"agents": [mesh, {"type": "none"}]},
-        "source": {"type": "kubernetes", "namespace": namespace, **source},
-    }
+    return {"identity": {"agents": [mesh, {"type": "none"}]}, "source": {"type": "kubernetes", **source}}
 
 
 @contextmanager
 def governed(kube: KubeApi, url: str, *, pod: bool = False, **source: Any) -> Iterator[Governed]:
     """Run a sidecar before the MCP server at `url`, by a namespace of its own with a server and a policy.
 
-    It is told of the API server by a kubeconfig, or as in a `pod`.
+    It is told of the API server by a kubeconfig, or as in a `pod` (which is lighter, and needs root).
     """
     namespace = kube.namespace("watched")
     may_read(kube, namespace)
@@ -171,7 +168,7 @@ def governed(kube: KubeApi, url: str, *, pod: bool = False, **source: Any) -> It
     reading = {"servers": ["tickets"], "requests": [rule("read", "get_ticket")]}
     kube.apply([custom("MCPPolicy", "reading", reading)], namespace)
     told = in_pod if pod else by_kubeconfig
-    config = configuration(namespace, **source)
+    config = configuration(namespace=namespace, **source)
     with tempfile.TemporaryDirectory(prefix="kube-") as folder, told(kube, namespace, Path(folder), config) as running:
         try:
             yield Governed(kube, namespace, running)
@@ -277,7 +274,7 @@ def main() -> int:
         kube = stack.enter_context(kube_api())
         install_crds(kube)
         url = stack.enter_context(mcp_server("the MCP server", python_server("tests.fixtures.ticket_server")))
-        there = stack.enter_context(governed(kube, url))
+        there = stack.enter_context(governed(kube, url, pod=unavailable() is None))
         report = asyncio.run(run(seconds, there))
     print(report.text())
     return 0 if report.good else 1

@@ -142,7 +142,7 @@ async def test_a_sidecar_that_starts_first_serves_nothing_and_waits(ours: KubeAp
     file = ours.kubeconfig(tmp_path / "config", before.namespace)
     mcp, admin = (f"127.0.0.1:{port}" for port in free_ports(2))
     record = {"audit": {"output": {"file": str(tmp_path / "audit.jsonl")}}}
-    config = configuration(before.namespace) | {"listen": {"mcp": mcp, "admin": admin}, "telemetry": record}
+    config = configuration(namespace=before.namespace) | {"listen": {"mcp": mcp, "admin": admin}, "telemetry": record}
     (tmp_path / "gateway.yaml").write_text(json.dumps({"apiVersion": "openmcp.dev/v1alpha1", **config}))
     await asyncio.to_thread(ours.kill)
     command = [OPENMCP, "run", "-c", tmp_path / "gateway.yaml"]
@@ -205,7 +205,7 @@ async def test_five_thousand_objects_at_once(ours: KubeApi, tickets: str, tmp_pa
             callers.ending.set()
         memory = there.sidecar.running.resident()
         began = time.monotonic()
-        with in_pod(ours, there.namespace, tmp_path, configuration(there.namespace)) as other:
+        with in_pod(ours, there.namespace, tmp_path, configuration()) as other:
             ready = time.monotonic() - began
             other_memory = other.running.resident()
         print(
