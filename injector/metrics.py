@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 _BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 """Seconds; the API server gives up after five."""
@@ -86,7 +86,9 @@ class _Lately:
         """The library calls this."""
         ends, taken = self.certificate
         yield _gauge("certificate_expires_seconds", "When the certificate ends, in Unix time.", (), [((), ends())])
-        yield _gauge("certificates_taken", "Certificates taken over since the start.", (), [((), taken())])
+        yield CounterMetricFamily(
+            "openmcp_injector_certificates_taken", "Certificates taken over since the start.", taken()
+        )
         held = [((lease,), float(held())) for lease, held in self.leases.items()]
         yield _gauge("leader", "Whether this replica holds the Lease.", ("lease",), held)
         yield _gauge(

@@ -241,6 +241,18 @@ async def test_a_missing_configuration_is_named(objects, clock):
     assert leader.fault() == f"there is no certificate yet: 404 NotFound: {WEBHOOK} not found"
 
 
+async def test_who_empties_the_secret_gets_another_certificate_at_once(objects, clock):
+    leader, other = replica(objects, clock, held=True), replica(objects, clock, held=False)
+    await settled(leader)
+    before = stock(objects)
+    del objects.found[SECRET]["data"]
+    await other.look()
+    await settled(leader)
+    await other.look()
+    assert bundles(objects) == [stock(objects).current.ca] != [before.current.ca]
+    assert (leader.fault(), other.fault(), other.served.taken) == ("", "", 1)
+
+
 async def test_labels_of_the_secret_and_what_else_is_in_it_stay(objects, clock):
     objects.put(SECRET, {"metadata": {"labels": {"team": "x"}}, "data": {"note": "eA=="}})
     await settled(replica(objects, clock, held=True))
