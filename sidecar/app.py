@@ -22,6 +22,7 @@ from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
+from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
 from openmcp.sidecar.stages.approvals import Approvals
@@ -135,13 +136,14 @@ class App:
         methods = [entry.__struct_config__.tag for entry in self.snapshot.configuration.identity.agents]
         return f"{self._identities.describe()}; callers are identified by: {', '.join(map(str, methods)) or 'nothing'}"
 
-    def reload(self, configuration: Configuration, closed: str = "") -> None:
+    def reload(self, configuration: Configuration, closed: str = "", policies: PolicySet | None = None) -> None:
         """Swap to another configuration; what is under way ends under its own. Where it is `closed`, which says why,
-        nothing more begins. Raises `build.BuildError` or `SecretError`, and then nothing has changed."""
+        nothing more begins. `policies` are its own, compiled, for thousands of them take a while. Raises
+        `build.BuildError` or `SecretError`, and then nothing has changed."""
         before = self.snapshot
         known = build.upstreams(before)
         key = _session_key(configuration) if configuration.sessions.key is not None else None
-        after = self._builder.snapshot(configuration, known, closed)
+        after = self._builder.snapshot(configuration, known, closed, policies)
         renewed = self._identities.renew_listening(configuration.listen.tls)
         if key is not None:
             self._sealer.rekey(key)

@@ -18,6 +18,7 @@ from openmcp.config.secrets import SecretError
 from openmcp.sidecar import build
 from openmcp.sidecar.app import App, Origin, summary
 from openmcp.sidecar.build import usable
+from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.telemetry import log
 
 _log = logging.getLogger("openmcp.app")
@@ -111,8 +112,9 @@ async def follow(source: Source, app: App, admin: Address | None = None) -> None
             continue
         for warning in found.warnings:
             _log.warning("%s", warning)
+        policies = await asyncio.to_thread(PolicySet, found.configuration.policies)
         try:
-            app.reload(_listening(found, admin).configuration, found.closed)
+            app.reload(_listening(found, admin).configuration, found.closed, policies)
         except (build.BuildError, SecretError) as error:
             app.refused_reload(str(error))
         else:

@@ -168,10 +168,7 @@ class _Work:
         return bool(by_object)
 
     def _drop(self, name: str, errors: tuple[Problem, ...]) -> None:
-        one = self._parsed[name]
-        previous = self._good.get(one.object.uid)
-        usable = previous is not None and previous.object.spec != one.object.spec
-        if self._standing[name] is Standing.CURRENT and usable:
+        if self._standing[name] is Standing.CURRENT and self._parsed[name].object.uid in self._good:
             self._standing[name] = Standing.PREVIOUS
         else:
             self._standing[name] = Standing.DENIED

@@ -32,9 +32,16 @@ class Builder:
         self.callers = Callers(metrics)
         self._metrics = metrics
 
-    def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream], closed: str = "") -> Snapshot:
+    def snapshot(
+        self,
+        configuration: Configuration,
+        known: Mapping[Server, Upstream],
+        closed: str = "",
+        policies: PolicySet | None = None,
+    ) -> Snapshot:
         """Compile a configuration; servers that did not change keep their `known` connections. Where it is `closed`,
-        which says why, nothing passes. Raises `BuildError`."""
+        which says why, nothing passes. `policies` are those of the configuration, where they are compiled already.
+        Raises `BuildError`."""
         self.identities.prepare(configuration)
         self.approving.prepare(configuration)
         routes = {
@@ -45,7 +52,7 @@ class Builder:
         return Snapshot(
             configuration,
             routes,
-            PolicySet(() if closed else configuration.policies),
+            PolicySet(()) if closed else policies or PolicySet(configuration.policies),
             inspectors,
             self.callers.identifier(configuration.identity, self.identities.source),
             hosts(configuration.listen),

@@ -210,6 +210,21 @@ async def test_what_cannot_be_read_is_asked_for_anew(line):
         await followed.until("a", "b")
 
 
+@pytest.mark.parametrize("event", [5, "RENAMED"], ids=["wrong types", "unknown event"])
+async def test_an_event_that_can_never_be_read_is_got_around_by_a_list(event):
+    async with following("a") as followed:
+        await followed.watching()
+        server = followed.server
+        server.silent = True
+        server.put("MCPPolicy", "b", SPEC)
+        version, _, path, found = server._history[-1]
+        server._history[-1] = (version, event, path, found)
+        server.silent = False
+        server.cut()
+        await followed.until("a", "b")
+        assert lists(server) == 2
+
+
 async def test_the_server_says_how_long_to_wait():
     async with kubernetes_api() as server:
         server.answers.append(Answer(429, "TooManyRequests", headers={"retry-after": "7"}))
