@@ -99,6 +99,14 @@ def test_pods_are_admitted_and_a_new_certificate_is_taken_over(installed):
     assert [line["message"] for line in said if line.get("level") in ("error", "critical")] == []
 
 
+def test_without_a_certificate_it_is_not_ready_and_ends_all_the_same(installed):
+    (installed.folder / "tls.key").unlink()
+    with running("openmcp injector", installed.command, installed.environment) as process:
+        process.wait_for(lambda: "admin on" if "admin on" in process.printed() else None)
+        assert installed.ready() is None
+        assert process.stop() == 0
+
+
 def test_what_it_is_told_must_be_right(installed):
     (installed.folder / "injector.yaml").write_text("sidecar: {}\nlisten: everywhere")
     done = subprocess.run(installed.command, capture_output=True, text=True, check=False)
