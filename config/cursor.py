@@ -106,6 +106,11 @@ def shortened(text: str) -> str:
 
 def string(at: At) -> str | None:
     """Text of one line that is not empty; the line end of a YAML block is left out."""
+    return text(at, MAX_TEXT)
+
+
+def text(at: At, most: int) -> str | None:
+    """The same with at most so many characters."""
     if not isinstance(at.node, Scalar) or not isinstance(at.node.value, str):
         is_scalar = isinstance(at.node, Scalar) and at.node.value is not None
         at.expected("text", f'put it in quotes: "{at.text()}"' if is_scalar else None)
@@ -117,8 +122,8 @@ def string(at: At) -> str | None:
     if not value.isprintable():
         at.error(f'must be one line without control characters, found "{shortened(value)}"')
         return None
-    if len(value) > MAX_TEXT:
-        at.error(f"a text of {len(value)} characters", f"at most {MAX_TEXT}")
+    if len(value) > most:
+        at.error(f"a text of {len(value)} characters", f"at most {most}")
         return None
     return value
 

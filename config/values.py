@@ -7,7 +7,7 @@ import re
 from urllib.parse import SplitResult, urlsplit
 
 from openmcp.config.addresses import HOST_NAME, is_ipv6
-from openmcp.config.cursor import At, shortened, string
+from openmcp.config.cursor import At, shortened, string, text
 from openmcp.config.jsonpath import PathError, compile_path
 from openmcp.config.model import Secret
 from openmcp.config.patterns import check_pattern
@@ -27,6 +27,8 @@ MAIL_ADDRESS = re.compile(
 _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~-]+)+")
 MAX_URL = 2048
 """Characters of a URL."""
+MAX_PATTERN = 65_536
+"""Characters of a regular expression, before RE2's own limit on its size."""
 _URL_TEXT = re.compile(r"[!-~]+")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
@@ -326,7 +328,7 @@ class glob:
 
 def pattern(at: At) -> str | None:
     """A regular expression that RE2 takes."""
-    value = string(at)
+    value = text(at, MAX_PATTERN)
     fault = check_pattern(value) if value is not None else None
     if fault is not None:
         at.error(f'RE2 refuses the pattern "{shortened(value or "")}"', fault)

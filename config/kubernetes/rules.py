@@ -123,7 +123,7 @@ LEAVES: dict[Reading[object], dict[str, Any]] = {
     values.size: _amount("size", "B, KiB, MiB, GiB", "64KiB"),
     values.url_path: _path(),
     values.file_name: _text(pattern=_ONE_LINE),
-    values.pattern: _text(pattern=_ONE_LINE),
+    values.pattern: _text(most=values.MAX_PATTERN, pattern=_ONE_LINE),
     values.json_path: _text(most=256, pattern=_ONE_LINE),
     values.tool_digest: _text(most=64, pattern="^[0-9a-f]{64}$"),
     parse.endpoint: _url("an MCP server", r"(?:/[!-\"$->@-~]*)?", "no query and no fragment"),
