@@ -76,6 +76,7 @@ class KubernetesSource:
         self._base = self._last = self._file.load()
         origin = self._base.configuration.source
         assert isinstance(origin, KubernetesOrigin), "a file of another type has no use for this"
+        self._warned = frozenset(self._base.warnings)
         self._origin, self.namespace = origin, origin.namespace or self._api.namespace
         self._reflectors = [
             Reflector(self._api, kind, self.namespace, self._notify, clock=self._clock) for kind in KINDS
@@ -101,6 +102,8 @@ class KubernetesSource:
         it becomes closed and open again. Never ends."""
         tasks = [asyncio.create_task(reflector.run()) for reflector in self._reflectors]
         tasks.append(asyncio.create_task(self._follow_file()))
+        for task in tasks:
+            task.add_done_callback(_tell_end)
         try:
             while True:
                 await self._wait()
@@ -289,6 +292,11 @@ class KubernetesSource:
         """Files that objects refer to are looked at as well."""
         assert self._last is not None, "`load` comes first"
         self._file.watch((*self._extra, *referenced_files(self._last.configuration)))
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.error("changes are not followed any more", exc_info=task.exception())
 
 
 def _lines(problems: Iterable[Problem]) -> str:
