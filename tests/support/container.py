@@ -77,11 +77,13 @@ class Network:
 
         threading.Thread(target=_serve, args=(listener, connect), daemon=True).start()
 
-    def expose(self, port: int, here: int) -> None:
-        """Let 127.0.0.1:``here`` of this machine be that port of the pod's address."""
+    def expose(self, port: int, here: int, address: str = ADDRESS) -> int:
+        """Let 127.0.0.1:``here`` (0: a free one) of this machine be that port of the pod's address, or of its loopback
+        as ``kubectl port-forward`` does; return it."""
         listener = socket.create_server(("127.0.0.1", here))
         self._listeners.append(listener)
-        threading.Thread(target=_serve, args=(listener, lambda: self.connect(port)), daemon=True).start()
+        threading.Thread(target=_serve, args=(listener, lambda: self.connect(port, address)), daemon=True).start()
+        return int(listener.getsockname()[1])
 
     def connect(self, port: int, address: str = ADDRESS) -> socket.socket:
         """Connect to a port of the pod's address from outside, as a kubelet does to probe it; to 127.0.0.1 of it, as

@@ -6,6 +6,7 @@ command, environment, user and mounts that are written there (see `tests.support
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
@@ -13,13 +14,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.approvals.console.site import Browser
 from tests.support.cluster import CLUSTER_SPIFFE_ID, SYSTEM, chosen, furnish, install, pod_of, rendered
 from tests.support.container import Mount, unavailable
 from tests.support.gate import call, modern, modern_headers
@@ -36,6 +38,7 @@ README = (FOLDER / "README.md").read_text(encoding="utf-8")
 DOMAIN = "example.org"
 BOT, TICKETS = f"spiffe://{DOMAIN}/ns/support-ai/sa/support-bot", f"spiffe://{DOMAIN}/ns/tools/sa/tickets"
 SIDECAR_USER, SERVER_USER = 65532, 1000
+PATIENCE = 20.0
 SOON = 1.0
 """Seconds until running sidecars obey a change."""
 RSS = 130
@@ -76,17 +79,16 @@ class Cluster:
     node: Agent
     injector: RunningPod
     tickets: RunningPod
-    applied: set[str] = field(default_factory=set)
 
     def apply(self, name: str) -> list[dict[str, Any]]:
         """``kubectl apply -f examples/kubernetes/NAME``, which the README must say."""
         assert f"kubectl apply -f examples/kubernetes/{name}\n" in README
-        self.applied.add(name)
         return self.kube.apply((FOLDER / name).read_text())
 
     @contextmanager
     def job(self, name: str) -> Iterator[RunningPod]:
         """Apply a file with a Job, and run the pod that its controller would make."""
+        self.apply("agent.yaml")  # its service account is there
         with self.run(pod_of(chosen(self.apply(name), "Job"))) as running:
             yield running
 
@@ -123,7 +125,7 @@ def cluster() -> Iterator[Cluster]:
         served = kube.create(pod_of(chosen(kube.apply((FOLDER / "tickets.yaml").read_text()), "Deployment")), "tools")
         tickets = stack.enter_context(run_pod(served, Node(kube, tools, IMAGES)))
         until(lambda: f"serving as {TICKETS}" in tickets.log("tickets"), "the MCP server")
-        made = Cluster(kube, domain, node, injector, tickets, {"namespaces.yaml", "tickets.yaml"})
+        made = Cluster(kube, domain, node, injector, tickets)
         made.apply("governance.yaml")
         yield made
 
@@ -267,6 +269,45 @@ def may(pod: RunningPod, tool: str) -> bool:
     return not denied
 
 
+@dataclass
+class Forwarded:
+    """What `kubectl port-forward` offers."""
+
+    port: int
+
+
+async def approve(port: int) -> None:
+    """Be the human of the README: log in, wait for the request, and approve it."""
+    (token,) = re.findall(r"log in with `([^`]+)`", README)
+    us = {"Host": "127.0.0.1:15021", "Origin": "http://127.0.0.1:15021"}  # the test's port is another one
+    browser = Browser(Forwarded(port))
+    try:
+        form = (await browser.get("/login", headers=us)).forms["/login"]
+        assert (await browser.post("/login", form | {"token": token}, us)).status == 303
+        async with asyncio.timeout(PATIENCE):
+            found = None
+            while found is None:
+                page = await browser.get("/", headers=us)
+                found = re.search(r"/requests/(apr_[A-Za-z0-9_-]+)", page.text)
+        page = await browser.get(found[0], headers=us)
+        assert "get_ticket_status" in page.words
+        assert BOT in page.words
+        assert (await browser.post(f"{found[0]}/approve", page.forms[f"{found[0]}/approve"], us)).status == 303
+    finally:
+        await browser.close()
+
+
+def test_a_human_is_asked(cluster: Cluster):
+    asking = list(objects((FOLDER / "asking.yaml").read_text()))
+    try:
+        with cluster.job("asking.yaml") as running:
+            asyncio.run(approve(running.network.expose(15021, 0, "127.0.0.1")))
+            assert running.wait("agent") == 0, running.log("agent")
+            assert running.log("agent") == shown("kubectl -n support-ai logs job/support-bot-asks -c agent")
+    finally:
+        cluster.kube.delete(chosen(asking, "MCPPolicy"))
+
+
 @pytest.mark.parametrize("what", ["policy", "pod"])
 def test_what_is_wrong_is_refused_as_the_readme_says(cluster: Cluster, what: str):
     error: Rejected = refused(lambda: cluster.apply(f"refused/{what}.yaml"))
@@ -296,9 +337,16 @@ def test_what_spires_chart_is_told_fits_the_rest():
     assert "helm upgrade --install -n spire-server spire spire " in README
 
 
-def test_every_file_was_applied_by_these_tests(cluster: Cluster):
-    files = {str(file.relative_to(FOLDER)) for file in FOLDER.rglob("*.yaml")}
-    assert cluster.applied == files - {"spire-values.yaml", "openmcp-values.yaml"}
+def test_every_file_is_taken_by_the_api_server_but_those_that_show_what_is_not(cluster: Cluster):
+    for file in sorted(FOLDER.rglob("*.yaml")):
+        name = str(file.relative_to(FOLDER))
+        if name.endswith("-values.yaml"):  # for helm
+            assert f"-f examples/kubernetes/{name}\n" in README
+        elif name.startswith("refused/"):
+            assert refused(lambda: cluster.apply(name)).status in (403, 422)  # noqa: B023 - called in this round
+        else:
+            assert cluster.apply(name)
+    cluster.kube.delete(chosen(objects((FOLDER / "asking.yaml").read_text()), "MCPPolicy"))
 
 
 def test_the_image_has_the_programs_of_the_example():
