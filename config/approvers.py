@@ -3,18 +3,17 @@
 from typing import Final
 
 from openmcp.config import model
+from openmcp.config.addresses import address, shown
 from openmcp.config.channels import channels
 from openmcp.config.cursor import At, Reading, Shape, distinct, integer, list_of, string
 from openmcp.config.serverauth import scopes
 from openmcp.config.values import (
-    address,
     duration,
     name,
     no_clear_text,
     origin,
     secret,
     sha256,
-    shown,
     url,
 )
 from openmcp.identity.addresses import is_this_machine

@@ -6,7 +6,7 @@ mounted path, nor anything on several network file systems, and one stat a secon
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -88,7 +88,10 @@ class FileSource:
         """Have `changes` read everything again at once (SIGHUP)."""
         self._poked.set()
 
-    async def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
+    problem = ""
+    """What keeps it from being up to date: never anything, `changes` tells."""
+
+    async def changes(self) -> AsyncGenerator[Loaded | ConfigurationError, None]:
         """After each change the new configuration, or the error that says why it cannot be used. Never ends."""
         last = self._known
         while True:

@@ -1,11 +1,30 @@
 """Globs among each other: what one covers, whether two overlap. What a glob matches is in `identity.globs`."""
 
+from collections.abc import Iterable
+
 from openmcp.identity.globs import matches
 
 
 def is_literal(glob: str) -> bool:
     """Whether the glob can match one text alone: itself."""
     return "*" not in glob and "?" not in glob
+
+
+class Names:
+    """Names, and which of them globs match: a literal is looked up, and each other glob is held against all once."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._found: dict[str, frozenset[str]] = {"*": self._names}
+
+    def matching(self, glob: str) -> frozenset[str]:
+        """The names that match."""
+        if is_literal(glob):
+            return self._names & {glob}
+        found = self._found.get(glob)
+        if found is None:
+            found = self._found[glob] = frozenset(name for name in self._names if matches(glob, name))
+        return found
 
 
 def beginning(glob: str) -> str:

@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Mapping
 
+from openmcp.config.addresses import shown
 from openmcp.config.cursor import At
 from openmcp.config.model import (
     ApiKeyAgents,
@@ -19,7 +20,6 @@ from openmcp.config.model import (
     WorkloadAgents,
 )
 from openmcp.config.uses import Use, workload_api_uses
-from openmcp.config.values import shown
 from openmcp.identity.addresses import is_this_machine
 
 _NO_SUCH = "the Workload API gives what this needs, and `identity.workloadApi` is none"

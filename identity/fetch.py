@@ -10,7 +10,7 @@ import errno
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -143,7 +143,7 @@ async def _bounded(
     except TimeoutError:
         raise FetchFailed(f"no answer in {patience:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        _explain(error)
+        raise FetchFailed(reason_of(error)) from None
 
 
 async def _body(response: "aiohttp.ClientResponse", limit: int) -> bytes:
@@ -157,19 +157,19 @@ async def _body(response: "aiohttp.ClientResponse", limit: int) -> bytes:
     return bytes(body)
 
 
-def _explain(error: Exception) -> NoReturn:
-    """Say in our words what went wrong: those of the library may name what was sent."""
+def reason_of(error: Exception) -> str:
+    """What went wrong, in our words: those of the library may name what was sent. For errors of aiohttp and the OS."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
-        raise FetchFailed(f"TLS: {getattr(cause, 'verify_message', None) or 'the certificate is refused'}") from None
+        return f"TLS: {getattr(cause, 'verify_message', None) or 'the certificate is refused'}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        raise FetchFailed("its name is not known") from None
+        return "its name is not known"
     if isinstance(error, aiohttp.ClientSSLError):
-        raise FetchFailed("TLS: the handshake failed") from None
+        return "TLS: the handshake failed"
     if isinstance(error, aiohttp.ClientConnectorError):
-        raise FetchFailed(f"cannot connect: {os.strerror(error.os_error.errno or errno.ENETUNREACH)}") from None
+        return f"cannot connect: {os.strerror(error.os_error.errno or errno.ENETUNREACH)}"
     if isinstance(error, (aiohttp.ServerConnectionError, aiohttp.ClientPayloadError, OSError)):
-        raise FetchFailed("the connection was closed before the answer was complete") from None
-    raise FetchFailed("the answer is not valid HTTP") from None
+        return "the connection was closed before the answer was complete"
+    return "the answer is not valid HTTP"

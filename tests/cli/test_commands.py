@@ -172,7 +172,10 @@ def test_validating_does_not_load_the_network(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay", "inject", "injector"],
+)
 def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")

@@ -7,7 +7,6 @@ LATER = "is not available in this version of openmcp"
 
 @check(
     {
-        "source": ("source: {type: kubernetes}", f"2: source.type: `type: kubernetes` {LATER} (available: file)"),
         "translate": (
             server("translate: true"),
             f"4: servers[0].translate: `translate: true` {LATER} (only translate: false is)",

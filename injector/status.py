@@ -1,0 +1,201 @@
+"""Says on each MCPServer, MCPPolicy and ApprovalWorkflow of the cluster whether it is in force, and if not, why.
+
+Done by one replica. Objects are judged namespace by namespace, as the sidecars there judge them; what is written is
+compared with what is there, so that nothing is written twice, and what others wrote over is written again.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from openmcp.config.kubernetes.api import Api, ApiError, ApiUnreachable, JsonObject, route
+from openmcp.config.kubernetes.assemble import Object, Parsed, Verdict, assemble, parse
+from openmcp.config.kubernetes.reflector import GROUP, KINDS, VERSION, Reflector
+from openmcp.injector.conditions import changed, wanted
+from openmcp.injector.metrics import Metrics
+
+TOGETHER: Final = 0.2
+"""Seconds that changes wait for others which come with them."""
+AT_ONCE: Final = 8
+"""Requests at the same time."""
+_PAUSES: Final = (1.0, 60.0)
+"""Seconds before what could not be written is tried again: the first time, and at most."""
+_PATIENCE: Final = 30.0
+"""Seconds until it is said that the objects cannot be listed."""
+_log = logging.getLogger("openmcp.injector")
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What an object last said of itself."""
+
+    version: str
+    status: object
+
+
+class _Namespace(msgspec.Struct, frozen=True):
+    """What was judged together, and how. `basis` says by which versions of which objects."""
+
+    basis: frozenset[tuple[str, int]] = frozenset()
+    parsed: Mapping[str, Parsed] = {}
+    good: Mapping[str, Parsed] = {}
+    verdicts: tuple[Verdict, ...] = ()
+
+
+class _Follower(Reflector):
+    """A reflector over all namespaces that also keeps what objects say of their status."""
+
+    seen: dict[str, _Seen]
+
+    def _object(self, found: JsonObject) -> Object:
+        one = super()._object(found)
+        meta = found["metadata"]
+        self.seen[one.uid] = _Seen(str(meta.get("resourceVersion") or ""), found.get("status"))
+        return one
+
+
+class StatusWriter:
+    """Does this while `run` runs, until cancelled."""
+
+    def __init__(self, api: Api, metrics: Metrics) -> None:
+        self._api = api
+        self._metrics = metrics
+        self._wake = asyncio.Event()
+        self._judged: dict[str, _Namespace] = {}
+        self._told: dict[str, str] = {}
+        self._followers: list[_Follower] = []
+
+    def counts(self) -> Mapping[tuple[str, str], int]:
+        """How many objects of which kind are accepted, or refused."""
+        every = (verdict for judged in self._judged.values() for verdict in judged.verdicts)
+        return Counter((one.object.kind, "accepted" if one.accepted else "refused") for one in every)
+
+    async def run(self) -> None:
+        """Begin anew, and go on. What was there is read again: another replica may have written since."""
+        self._judged, self._followers = {}, []
+        for kind in KINDS:
+            follower = _Follower(self._api, kind, None, lambda changed: self._wake.set())
+            follower.seen = {}
+            self._followers.append(follower)
+        following = [asyncio.ensure_future(follower.run()) for follower in self._followers]
+        complaining = asyncio.ensure_future(self._complain())
+        try:
+            await self._write_all(following)
+        finally:
+            for task in (*following, complaining):
+                task.cancel()
+            await asyncio.gather(*following, complaining, return_exceptions=True)
+            self._judged = {}
+
+    async def _write_all(self, following: Sequence["asyncio.Future[None]"]) -> None:
+        pause = None
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            await asyncio.sleep(TOGETHER)
+            self._wake.clear()
+            for task in following:
+                if task.done():
+                    task.result()  # raises what ended it
+            if not all(follower.synced for follower in self._followers):
+                continue
+            failures = await self._pass()
+            first, most = _PAUSES
+            pause = None if not failures else min(most, (pause or first / 2) * 2)
+
+    async def _pass(self) -> int:
+        """Judge what has changed and write what is not there; how often writing failed."""
+        objects = [one for follower in self._followers for one in follower.objects.values()]
+        self._judged = await asyncio.to_thread(_judge, objects, self._judged)
+        self._forget({one.uid for one in objects})
+        seen = {uid: found for follower in self._followers for uid, found in follower.seen.items()}
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        verdicts = [verdict for judged in self._judged.values() for verdict in judged.verdicts]
+        writes = await asyncio.to_thread(_due, verdicts, seen, now)
+        gate = asyncio.Semaphore(AT_ONCE)
+        done = await asyncio.gather(*(self._write(gate, one, status, seen[one.uid]) for one, status in writes))
+        return done.count(False)
+
+    def _forget(self, there: set[str]) -> None:
+        for follower in self._followers:
+            follower.seen = {uid: found for uid, found in follower.seen.items() if uid in there}
+        self._told = {uid: said for uid, said in self._told.items() if uid in there}
+
+    async def _write(self, gate: asyncio.Semaphore, one: Object, status: JsonObject, seen: _Seen) -> bool:
+        path = route("apis", GROUP, VERSION, "namespaces", one.namespace, KINDS[one.kind], one.name)
+        body = {"metadata": {"resourceVersion": seen.version}, "status": status}
+        try:
+            async with gate:
+                found = await self._api.patch(path, body, subresource="status")
+        except ApiError as error:
+            return self._failed(one, error)
+        except ApiUnreachable as error:
+            self._metrics.status_written("error")
+            _log.debug("the status of %s cannot be written: %s", one.place, error)
+            return False
+        self._metrics.status_written("ok")
+        self._told.pop(one.uid, None)
+        self._remember(one, found)
+        return True
+
+    def _failed(self, one: Object, error: ApiError) -> bool:
+        """Whether nothing is left to be done about it: what has changed meanwhile is heard of."""
+        passed = error.status in (404, 409)
+        self._metrics.status_written("conflict" if passed else "error")
+        if not passed and self._told.get(one.uid) != str(error):
+            self._told[one.uid] = str(error)
+            _log.error("the status of %s cannot be written: %s", one.place, error)
+        return passed
+
+    def _remember(self, one: Object, found: JsonObject) -> None:
+        """What was just written, before it is heard of. Versions are opaque: an older event in between costs a write
+        that conflicts, no more."""
+        for follower in self._followers:
+            if one.uid in follower.seen:
+                version = str(found.get("metadata", {}).get("resourceVersion") or "")
+                follower.seen[one.uid] = _Seen(version, found.get("status"))
+
+    async def _complain(self) -> None:
+        await asyncio.sleep(_PATIENCE)
+        for follower in self._followers:
+            if not follower.synced:
+                _log.error("%s cannot be listed, so no status is written: %s", follower.kind, follower.problem)
+
+
+def _judge(objects: Iterable[Object], before: Mapping[str, _Namespace]) -> dict[str, _Namespace]:
+    """The verdicts on all objects. Namespaces where nothing has changed are not looked into again."""
+    by_namespace: dict[str, list[Object]] = {}
+    for one in objects:
+        by_namespace.setdefault(one.namespace, []).append(one)
+    return {name: _judge_one(found, before.get(name, _Namespace())) for name, found in by_namespace.items()}
+
+
+def _judge_one(objects: Sequence[Object], before: _Namespace) -> _Namespace:
+    basis = frozenset((one.uid, one.generation) for one in objects)
+    if basis == before.basis:
+        return before
+    parsed = {one.uid: _parsed(one, before) for one in objects}
+    found = assemble((), parsed.values(), before.good)
+    return _Namespace(basis, parsed, found.good, found.verdicts)
+
+
+def _parsed(one: Object, before: _Namespace) -> Parsed:
+    known = before.parsed.get(one.uid)
+    return known if known is not None and known.object.generation == one.generation else parse(one, "")
+
+
+def _due(verdicts: Iterable[Verdict], seen: Mapping[str, _Seen], now: str) -> list[tuple[Object, dict[str, Any]]]:
+    """Which objects lack their condition, and the status that has it."""
+    found = []
+    for verdict in verdicts:
+        known = seen.get(verdict.object.uid)
+        status = changed(known.status, wanted(verdict), now) if known is not None else None
+        if status is not None:
+            found.append((verdict.object, status))
+    return found
