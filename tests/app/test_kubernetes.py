@@ -290,6 +290,18 @@ async def test_the_file_is_followed_too(tmp_path: Path):
         assert await there.ask() == OPEN
 
 
+async def test_asked_to_the_sidecar_reads_everything_anew(tmp_path: Path):
+    """As on SIGHUP, or where a secret has changed, which the configuration does not show."""
+    async with governed(tmp_path) as there:
+        await there.until(OPEN)
+        told = await there.when(lambda told: True)
+        there.source.poke()
+        async with asyncio.timeout(10):
+            while await there.metric('openmcp_config_reloads_total{result="ok"}') < 2:
+                pass
+        assert (await there.ready())[1]["digest"] == told["digest"]
+
+
 async def test_a_file_cannot_turn_to_kubernetes_while_it_runs(tmp_path: Path):
     file = tmp_path / "gateway.yaml"
     made = {**configuration("http://127.0.0.1:9/"), "telemetry": {"audit": {"output": {"file": str(tmp_path / "a")}}}}
@@ -376,16 +388,7 @@ async def test_commands_see_the_objects_too(tmp_path: Path):
         kubernetes.put("MCPPolicy", "base", {"servers": ["*"], "requests": [ALLOW]})
         file, kubeconfig = tmp_path / "gateway.yaml", tmp_path / "kubeconfig"
         file.write_text(json.dumps({**BASE, "source": {"type": "kubernetes"}}))
-        kubeconfig.write_text(
-            json.dumps(
-                {
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{kubernetes.port}"}}],
-                    "users": [{"name": "u", "user": {"token": "a-token"}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "test"}}],
-                    "current-context": "x",
-                }
-            )
-        )
+        kubeconfig.write_text(kubernetes.kubeconfig())
         command = [OPENMCP, "explain", "-c", file, "--agent", "key:alice", "--server", "server", "--tool", "allowed"]
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         process = await asyncio.create_subprocess_exec(*map(str, command), env=environment, stdout=PIPE, stderr=PIPE)

@@ -143,6 +143,16 @@ class KubernetesApi:
                 self._arrived.clear()
                 await self._arrived.wait()
 
+    def kubeconfig(self, namespace: str = "test") -> str:
+        """Return what `kubectl` would reach it by."""
+        made = {
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "users": [{"name": "u", "user": {"token": "a-token"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+            "current-context": "x",
+        }
+        return json.dumps(made)
+
     async def start(self) -> None:
         """Listen, at the same port as before."""
         application = web.Application(client_max_size=1 << 22)
