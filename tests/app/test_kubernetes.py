@@ -22,10 +22,11 @@ from openmcp.config.model import Address
 from openmcp.sidecar import serve
 from openmcp.sidecar.app import App
 from openmcp.sidecar.build import usable
+from tests.app.test_reload import open_get, streaming
 from tests.fakes import slack
 from tests.fakes.kubernetes_api import Answer, KubernetesApi, Reach, kubernetes_api
-from tests.support.gate import Gate, call, configuration, initialize, message
-from tests.support.hostile import friendly, hostile
+from tests.support.gate import Gate, call, configuration, initialize
+from tests.support.hostile import Handler, friendly, hostile
 from tests.support.process import OPENMCP
 
 ALLOW = {"name": "tools", "tools": ["allowed*"], "action": "allow"}
@@ -111,10 +112,11 @@ async def governed(
     prepare: Callable[[KubernetesApi, str], None] | None = None,
     admin: Address | None = None,
     base: dict[str, Any] = BASE,
+    handler: Handler = friendly,
     **origin: Any,
 ) -> AsyncIterator[Governed]:
     """A sidecar with one server and one policy that allows `allowed`, or with what `prepare` makes."""
-    async with kubernetes_api() as kubernetes, hostile(friendly) as upstream:
+    async with kubernetes_api() as kubernetes, hostile(handler) as upstream:
         if prepare is not None:
             prepare(kubernetes, upstream.url)
         else:
@@ -342,17 +344,15 @@ async def test_probes_reach_another_address(tmp_path: Path):
 
 
 async def test_streams_end_where_nothing_may_pass(tmp_path: Path):
-    async with governed(tmp_path, maxStaleness="10m") as there:
+    async with governed(tmp_path, handler=streaming, maxStaleness="10m") as there:
         await there.until(OPEN)
         async with there.gate.connect() as agent:
             await initialize(agent)
-            answer = await agent.ask(message("tools/list", 3))
-            assert answer.status == 200
+            await open_get(agent)
             await there.kubernetes.stop()
             there.now += 601
             there.source._woken.set()
-            await there.until((503, STALE))
-            assert (await agent.ask(message("tools/list", 4))).status == 503
+            assert await agent.event() is None
 
 
 async def test_rules_that_ask_somebody_may_come_late(tmp_path: Path):

@@ -296,11 +296,10 @@ async def test_a_line_that_is_cut_is_none():
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     api = Api(At(f"http://127.0.0.1:{runner.addresses[0][1]}"))
-    lines = []
+    lines = api.stream("/x", {})
+    assert [await anext(lines), await anext(lines)] == [b'{"a":1}', b'{"b":2}']
     with pytest.raises(ApiUnreachable, match="ended within a line"):
-        async for line in api.stream("/x", {}):
-            lines.append(line)
-    assert lines == [b'{"a":1}', b'{"b":2}']
+        await anext(lines)
     await api.close()
     await runner.cleanup()
 
@@ -308,7 +307,7 @@ async def test_a_line_that_is_cut_is_none():
 async def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    api = Api(At("http://127.0.0.1:{}".format(server.sockets[0].getsockname()[1])))
+    api = Api(At(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
     with pytest.raises(ApiUnreachable, match=r"no answer in 0\.05 s"):
         await api.get("/x")
     with pytest.raises(ApiUnreachable, match=r"no answer in 0\.05 s"):
