@@ -31,11 +31,19 @@ _PATIENCE: Final = 30.0
 _log = logging.getLogger("openmcp.injector")
 
 
-class _Seen(msgspec.Struct, frozen=True):
-    """What an object last said of itself."""
+class _Followed(Object, frozen=True):
+    """An object with what is said on it."""
 
+    version: str = ""
+    status: Any = None
+
+
+class _Written(msgspec.Struct, frozen=True):
+    """What was written over a version of an object, until that is heard of."""
+
+    over: str
     version: str
-    status: object
+    status: Any
 
 
 class _Namespace(msgspec.Struct, frozen=True):
@@ -48,15 +56,12 @@ class _Namespace(msgspec.Struct, frozen=True):
 
 
 class _Follower(Reflector):
-    """A reflector over all namespaces that also keeps what objects say of their status."""
-
-    seen: dict[str, _Seen]
+    """A reflector over all namespaces whose objects are `_Followed`."""
 
     def _object(self, found: JsonObject) -> Object:
         one = super()._object(found)
-        meta = found["metadata"]
-        self.seen[one.uid] = _Seen(str(meta.get("resourceVersion") or ""), found.get("status"))
-        return one
+        version = str(found["metadata"].get("resourceVersion") or "")
+        return _Followed(**msgspec.structs.asdict(one), version=version, status=found.get("status"))
 
 
 class StatusWriter:
@@ -67,6 +72,7 @@ class StatusWriter:
         self._metrics = metrics
         self._wake = asyncio.Event()
         self._judged: dict[str, _Namespace] = {}
+        self._written: dict[str, _Written] = {}
         self._told: dict[str, str] = {}
         self._followers: list[_Follower] = []
 
@@ -77,11 +83,8 @@ class StatusWriter:
 
     async def run(self) -> None:
         """Begin anew, and go on. What was there is read again: another replica may have written since."""
-        self._judged, self._followers = {}, []
-        for kind in KINDS:
-            follower = _Follower(self._api, kind, None, lambda changed: self._wake.set())
-            follower.seen = {}
-            self._followers.append(follower)
+        self._judged, self._written = {}, {}
+        self._followers = [_Follower(self._api, kind, None, lambda changed: self._wake.set()) for kind in KINDS]
         following = [asyncio.ensure_future(follower.run()) for follower in self._followers]
         complaining = asyncio.ensure_future(self._complain())
         try:
@@ -111,25 +114,27 @@ class StatusWriter:
 
     async def _pass(self) -> int:
         """Judge what has changed and write what is not there; how often writing failed."""
-        objects = [one for follower in self._followers for one in follower.objects.values()]
-        self._judged = await asyncio.to_thread(_judge, objects, self._judged)
-        self._forget({one.uid for one in objects})
-        seen = {uid: found for follower in self._followers for uid, found in follower.seen.items()}
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._judged = await asyncio.to_thread(_judge, list(self._present().values()), self._judged)
+        present = self._present()  # judging takes a while
+        self._told = {uid: said for uid, said in self._told.items() if uid in present}
+        self._written = {
+            uid: one for uid, one in self._written.items() if uid in present and present[uid].version == one.over
+        }
         verdicts = [verdict for judged in self._judged.values() for verdict in judged.verdicts]
-        writes = await asyncio.to_thread(_due, verdicts, seen, now)
+        writes = await asyncio.to_thread(_due, verdicts, present, dict(self._written))
         gate = asyncio.Semaphore(AT_ONCE)
-        done = await asyncio.gather(*(self._write(gate, one, status, seen[one.uid]) for one, status in writes))
+        done = await asyncio.gather(*(self._write(gate, one, status) for one, status in writes))
         return done.count(False)
 
-    def _forget(self, there: set[str]) -> None:
-        for follower in self._followers:
-            follower.seen = {uid: found for uid, found in follower.seen.items() if uid in there}
-        self._told = {uid: said for uid, said in self._told.items() if uid in there}
+    def _present(self) -> dict[str, _Followed]:
+        """All objects there are, by uid."""
+        every = (one for follower in self._followers for one in follower.objects.values())
+        return {one.uid: one for one in every if isinstance(one, _Followed)}
 
-    async def _write(self, gate: asyncio.Semaphore, one: Object, status: JsonObject, seen: _Seen) -> bool:
+    async def _write(self, gate: asyncio.Semaphore, one: _Followed, status: JsonObject) -> bool:
+        """Whether nothing is left to be done about it."""
         path = route("apis", GROUP, VERSION, "namespaces", one.namespace, KINDS[one.kind], one.name)
-        body = {"metadata": {"resourceVersion": seen.version}, "status": status}
+        body = {"metadata": {"resourceVersion": one.version}, "status": status}
         try:
             async with gate:
                 found = await self._api.patch(path, body, subresource="status")
@@ -141,25 +146,19 @@ class StatusWriter:
             return False
         self._metrics.status_written("ok")
         self._told.pop(one.uid, None)
-        self._remember(one, found)
+        version = str(found.get("metadata", {}).get("resourceVersion") or "")
+        before = self._written.get(one.uid)
+        self._written[one.uid] = _Written(before.over if before else one.version, version, found.get("status"))
         return True
 
     def _failed(self, one: Object, error: ApiError) -> bool:
-        """Whether nothing is left to be done about it: what has changed meanwhile is heard of."""
+        """The same, after a refusal: an object that has changed meanwhile, or is gone, is heard of."""
         passed = error.status in (404, 409)
         self._metrics.status_written("conflict" if passed else "error")
         if not passed and self._told.get(one.uid) != str(error):
             self._told[one.uid] = str(error)
             _log.error("the status of %s cannot be written: %s", one.place, error)
         return passed
-
-    def _remember(self, one: Object, found: JsonObject) -> None:
-        """What was just written, before it is heard of. Versions are opaque: an older event in between costs a write
-        that conflicts, no more."""
-        for follower in self._followers:
-            if one.uid in follower.seen:
-                version = str(found.get("metadata", {}).get("resourceVersion") or "")
-                follower.seen[one.uid] = _Seen(version, found.get("status"))
 
     async def _complain(self) -> None:
         await asyncio.sleep(_PATIENCE)
@@ -190,12 +189,19 @@ def _parsed(one: Object, before: _Namespace) -> Parsed:
     return known if known is not None and known.object.generation == one.generation else parse(one, "")
 
 
-def _due(verdicts: Iterable[Verdict], seen: Mapping[str, _Seen], now: str) -> list[tuple[Object, dict[str, Any]]]:
+def _due(
+    verdicts: Iterable[Verdict], present: Mapping[str, _Followed], written: Mapping[str, _Written]
+) -> list[tuple[_Followed, JsonObject]]:
     """Which objects lack their condition, and the status that has it."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     found = []
     for verdict in verdicts:
-        known = seen.get(verdict.object.uid)
-        status = changed(known.status, wanted(verdict), now) if known is not None else None
+        one = present.get(verdict.object.uid)
+        if one is None or one.generation != verdict.object.generation:
+            continue  # judged again in a moment
+        if (ours := written.get(one.uid)) is not None:
+            one = msgspec.structs.replace(one, version=ours.version, status=ours.status)
+        status = changed(one.status, wanted(verdict), now)
         if status is not None:
-            found.append((verdict.object, status))
+            found.append((one, status))
     return found

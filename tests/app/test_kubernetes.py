@@ -22,10 +22,11 @@ from openmcp.config.model import Address
 from openmcp.sidecar import serve
 from openmcp.sidecar.app import App
 from openmcp.sidecar.build import usable
+from tests.app.test_reload import open_get, streaming
 from tests.fakes import slack
 from tests.fakes.kubernetes_api import Answer, KubernetesApi, Reach, kubernetes_api
-from tests.support.gate import Gate, call, configuration, initialize, message
-from tests.support.hostile import friendly, hostile
+from tests.support.gate import Gate, call, configuration, initialize
+from tests.support.hostile import Handler, friendly, hostile
 from tests.support.process import OPENMCP
 
 ALLOW = {"name": "tools", "tools": ["allowed*"], "action": "allow"}
@@ -111,10 +112,11 @@ async def governed(
     prepare: Callable[[KubernetesApi, str], None] | None = None,
     admin: Address | None = None,
     base: dict[str, Any] = BASE,
+    handler: Handler = friendly,
     **origin: Any,
 ) -> AsyncIterator[Governed]:
     """A sidecar with one server and one policy that allows `allowed`, or with what `prepare` makes."""
-    async with kubernetes_api() as kubernetes, hostile(friendly) as upstream:
+    async with kubernetes_api() as kubernetes, hostile(handler) as upstream:
         if prepare is not None:
             prepare(kubernetes, upstream.url)
         else:
@@ -290,6 +292,18 @@ async def test_the_file_is_followed_too(tmp_path: Path):
         assert await there.ask() == OPEN
 
 
+async def test_asked_to_the_sidecar_reads_everything_anew(tmp_path: Path):
+    """As on SIGHUP, or where a secret has changed, which the configuration does not show."""
+    async with governed(tmp_path) as there:
+        await there.until(OPEN)
+        told = await there.when(lambda told: True)
+        there.source.poke()
+        async with asyncio.timeout(10):
+            while await there.metric('openmcp_config_reloads_total{result="ok"}') < 2:
+                pass
+        assert (await there.ready())[1]["digest"] == told["digest"]
+
+
 async def test_a_file_cannot_turn_to_kubernetes_while_it_runs(tmp_path: Path):
     file = tmp_path / "gateway.yaml"
     made = {**configuration("http://127.0.0.1:9/"), "telemetry": {"audit": {"output": {"file": str(tmp_path / "a")}}}}
@@ -330,17 +344,15 @@ async def test_probes_reach_another_address(tmp_path: Path):
 
 
 async def test_streams_end_where_nothing_may_pass(tmp_path: Path):
-    async with governed(tmp_path, maxStaleness="10m") as there:
+    async with governed(tmp_path, handler=streaming, maxStaleness="10m") as there:
         await there.until(OPEN)
         async with there.gate.connect() as agent:
             await initialize(agent)
-            answer = await agent.ask(message("tools/list", 3))
-            assert answer.status == 200
+            await open_get(agent)
             await there.kubernetes.stop()
             there.now += 601
             there.source._woken.set()
-            await there.until((503, STALE))
-            assert (await agent.ask(message("tools/list", 4))).status == 503
+            assert await agent.event() is None
 
 
 async def test_rules_that_ask_somebody_may_come_late(tmp_path: Path):
@@ -376,16 +388,7 @@ async def test_commands_see_the_objects_too(tmp_path: Path):
         kubernetes.put("MCPPolicy", "base", {"servers": ["*"], "requests": [ALLOW]})
         file, kubeconfig = tmp_path / "gateway.yaml", tmp_path / "kubeconfig"
         file.write_text(json.dumps({**BASE, "source": {"type": "kubernetes"}}))
-        kubeconfig.write_text(
-            json.dumps(
-                {
-                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{kubernetes.port}"}}],
-                    "users": [{"name": "u", "user": {"token": "a-token"}}],
-                    "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "test"}}],
-                    "current-context": "x",
-                }
-            )
-        )
+        kubeconfig.write_text(kubernetes.kubeconfig())
         command = [OPENMCP, "explain", "-c", file, "--agent", "key:alice", "--server", "server", "--tool", "allowed"]
         environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
         process = await asyncio.create_subprocess_exec(*map(str, command), env=environment, stdout=PIPE, stderr=PIPE)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import re
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -143,6 +144,16 @@ class KubernetesApi:
                 self._arrived.clear()
                 await self._arrived.wait()
 
+    def kubeconfig(self, namespace: str = "test") -> str:
+        """Return what `kubectl` would reach it by."""
+        made = {
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "users": [{"name": "u", "user": {"token": "a-token"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+            "current-context": "x",
+        }
+        return json.dumps(made)
+
     async def start(self) -> None:
         """Listen, at the same port as before."""
         application = web.Application(client_max_size=1 << 22)
@@ -181,12 +192,12 @@ class KubernetesApi:
     def _get(self, asked: Asked) -> web.Response:
         if asked.path in self.objects:
             return web.json_response(self.objects[asked.path])
-        if asked.path.rpartition("/")[2] in _KINDS or any(_parent(path) == asked.path for path in self.objects):
+        if asked.path.rpartition("/")[2] in _KINDS or any(_within(path, asked.path) for path in self.objects):
             return self._list(asked)
         return _refuse(404, "NotFound", f"{asked.path} not found")
 
     def _list(self, asked: Asked) -> web.Response:
-        names = sorted(path for path in self.objects if _parent(path) == asked.path)
+        names = sorted(path for path in self.objects if _within(path, asked.path))
         begin, version = 0, self._version
         if "continue" in asked.query:
             begin, version = map(int, asked.query["continue"].split("."))
@@ -248,7 +259,7 @@ class KubernetesApi:
             watch.send("ERROR", _status(410, "Expired", f"too old resource version: {begin}"))
             watch.queue.put_nowait(b"")
         for version, event, path, found in self._history:
-            if version > begin and _parent(path) == asked.path:
+            if version > begin and _within(path, asked.path):
                 watch.send(event, found)
         self._watches.append(watch)
         self._arrived.set()
@@ -292,7 +303,7 @@ class KubernetesApi:
     def _tell(self, event: str, path: str, found: Json) -> None:
         self._history.append((self._version, event, path, copy.deepcopy(found)))
         for watch in self._watches if not self.silent else ():
-            if watch.path == _parent(path):
+            if _within(path, watch.path):
                 watch.send(event, found)
 
 
@@ -332,8 +343,10 @@ async def kubernetes_api() -> AsyncIterator[KubernetesApi]:
         await api.stop()
 
 
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]
+def _within(path: str, collection: str) -> bool:
+    """Whether an object is in a collection: that of its namespace, or of all."""
+    parent = path.rpartition("/")[0]
+    return collection in (parent, re.sub("/namespaces/[^/]+", "", parent, count=1))
 
 
 def _merged(known: Any, change: Any) -> Any:

@@ -76,7 +76,7 @@ def test_parts_of_different_ones_do_not_serve():
 
 
 def test_openssl_takes_it_too():
-    made = issue({NAME}, NOW, 60)
+    made = issue({NAME}, time.time(), 60)
     context = ssl.create_default_context(cadata=made.ca.decode())
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

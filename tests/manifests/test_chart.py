@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from openmcp.config.model import Address, DynamodbState
 from openmcp.injector import server
 from openmcp.injector.annotations import INJECT, INJECTED
 from openmcp.injector.certificates import _names
+from openmcp.injector.pod import Patch, inject
 from openmcp.injector.settings import BuiltInTls, FilesTls, Settings, parse
 from openmcp.sidecar.cli import main
 from tests.manifests.charts import (
@@ -36,6 +38,8 @@ from tests.manifests.charts import (
     one,
     template,
 )
+
+pytestmark = pytest.mark.real
 
 CASES = pytest.mark.parametrize("case", MATRIX)
 
@@ -71,7 +75,12 @@ def test_lint_takes_the_values(case: str) -> None:
 def test_objects_are_what_kubernetes_takes(case: str, version: str) -> None:
     for document in of(case):
         if document["kind"] not in FOREIGN:
-            kubernetes_validate.validate(document, version, strict=True)
+            _validate(json.dumps(document, sort_keys=True), version)
+
+
+@functools.cache
+def _validate(document: str, version: str) -> None:
+    kubernetes_validate.validate(json.loads(document), version, strict=True)
 
 
 @CASES
@@ -161,6 +170,17 @@ def test_a_wrong_value_is_refused_by_its_name(values: Json, said: str) -> None:
             {"approvals": {"enabled": True, "dynamodb": {"roleArn": "arn:aws:iam::123456789012:role/x"}}},
             "approvals.dynamodb.region",
         ),
+        (
+            {
+                "approvals": {
+                    "enabled": True,
+                    "url": "https://a.example",
+                    "dynamodb": {"roleArn": "arn:aws:iam::123456789012:role/x", "region": "r", "credentials": "spiffe"},
+                },
+                "sidecar": {"spiffe": {"volume": "none"}},
+            },
+            "sidecar.spiffe.volume is none",
+        ),
     ],
 )
 def test_what_is_missing_is_asked_for(values: Json, said: str) -> None:
@@ -186,12 +206,11 @@ def test_pods_keep_to_pod_security_restricted(case: str) -> None:
     documents = of(case)
     for deployment, container in _containers(documents):
         spec = deployment["spec"]["template"]["spec"]
+        user = {} if case == "openshift" else {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532}
         assert spec["securityContext"] == {
             "runAsNonRoot": True,
-            "runAsUser": 65532,
-            "runAsGroup": 65532,
-            "fsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
+            **user,
         }
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -428,6 +447,30 @@ def test_the_chart_has_the_crds_and_keeps_them() -> None:
     assert made == {}
 
 
+# Monitoring
+
+
+def test_monitors_ask_for_ports_that_there_are() -> None:
+    documents = of("monitored")
+    (endpoint,) = one(documents, "ServiceMonitor")["spec"]["endpoints"]
+    assert endpoint["port"] in [port["name"] for port in one(documents, "Service")["spec"]["ports"]]
+    (endpoint,) = one(documents, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    pod = {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "agent", "image": "x"}]}}
+    patch = inject(pod, _settings(documents), "support-ai")
+    assert isinstance(patch, Patch)
+    ports = [
+        port["name"]
+        for step in patch.operations
+        if "initContainers/0" in step["path"]
+        for port in step["value"]["ports"]
+    ]
+    assert ports == [endpoint["port"]]
+    rules = one(documents, "PrometheusRule")["spec"]
+    assert rules == yaml.safe_load((CHART / "files/monitoring/rules.yaml").read_text())
+    dashboard = one(documents, "ConfigMap", "openmcp-dashboard")["data"]["openmcp.json"]
+    assert json.loads(dashboard) == json.loads((CHART / "files/monitoring/dashboard.json").read_text())
+
+
 # SPIRE
 
 
@@ -455,15 +498,27 @@ def test_of_a_governed_pod_the_sidecar_alone_is_registered(case: str) -> None:
         assert first in ("k8s:container-name:openmcp", "k8s:container-name:approvals")
         assert all(each.startswith("k8s:container-image:ghcr.io/openmcp/openmcp@sha256:") for each in more)
         assert "{{ .PodMeta.Namespace }}" in spec["spiffeIDTemplate"]
-        if first.endswith(":openmcp"):
-            assert spec["podSelector"] == {"matchLabels": {INJECTED: "true"}}
     assert bool(entries) is (case != "no-spiffe")
+
+
+def test_pods_that_opt_out_of_a_governed_namespace_are_registered_for_nobody() -> None:
+    """SPIRE gives its default ID to pods that no other ClusterSPIFFEID selects; it would be that of a sidecar."""
+    by_namespace, by_pod = (entry["spec"] for entry in kinds(of("defaults"), "ClusterSPIFFEID"))
+    assert "podSelector" not in by_namespace
+    assert by_pod["podSelector"] == {"matchLabels": {INJECTED: "true"}}
+    (named, asks), (also_named, does_not) = (
+        spec["namespaceSelector"]["matchExpressions"] for spec in (by_namespace, by_pod)
+    )
+    assert named == also_named
+    assert asks == {"key": "openmcp.dev/inject", "operator": "In", "values": ["true"]}
+    assert does_not == asks | {"operator": "NotIn"}
 
 
 def test_while_images_change_pods_with_the_older_one_keep_their_svid() -> None:
     entries = kinds(of("digest"), "ClusterSPIFFEID")
     selectors = [entry["spec"]["workloadSelectorTemplates"][1] for entry in entries]
-    assert selectors == [f"k8s:container-image:ghcr.io/openmcp/openmcp@{digest}" for digest in (DIGEST, OLDER)]
+    wanted = [f"k8s:container-image:ghcr.io/openmcp/openmcp@{digest}" for digest in (DIGEST, OLDER)]
+    assert sorted(selectors) == sorted([*wanted, *wanted])
 
 
 # Approvals

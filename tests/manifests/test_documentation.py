@@ -27,6 +27,7 @@ def test_the_blocks_are_found() -> None:
     assert len(VALUES) == 2
 
 
+@pytest.mark.real
 @pytest.mark.parametrize("values", VALUES, ids=lambda values: next(iter(values)))
 def test_values_are_the_chart_s(values: Json) -> None:
     jsonschema.validate(values, json.loads((CHART / "values.schema.json").read_text()))

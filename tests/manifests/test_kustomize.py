@@ -31,6 +31,7 @@ def test_the_chart_s_crds_are_the_crds() -> None:
     assert len(files) == 3
 
 
+@pytest.mark.real
 def test_the_base_and_components_are_the_chart() -> None:
     helm("version")
     files = _made().rendered(str(program("kubernetes", "helm")))
@@ -52,6 +53,7 @@ def test_nothing_of_helm_is_left() -> None:
         }
 
 
+@pytest.mark.real
 def test_every_part_of_the_chart_is_in_some_file() -> None:
     """Whatever the values: what is in no file of the base and components is the console, which needs values."""
     made = _made()

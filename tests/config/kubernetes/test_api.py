@@ -25,10 +25,22 @@ from openmcp.config.kubernetes.api import (
     refusal,
     route,
 )
-from openmcp.config.kubernetes.credentials import InCluster
+from openmcp.config.kubernetes.credentials import Access, InCluster
 from tests.fakes.kubernetes_api import Reach, kubernetes_api
 
 PATH = "/apis/openmcp.dev/v1alpha1/namespaces/test/mcppolicies"
+
+
+class At:
+    """Credentials for nobody in particular."""
+
+    namespace = "test"
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+
+    async def access(self) -> Access:
+        return Access(self.server, None)
 
 
 class Secured:
@@ -268,6 +280,40 @@ async def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch):
         with pytest.raises(TooLarge):
             await asyncio.gather(waiting, flood())
         await api.close()
+
+
+async def test_a_line_that_is_cut_is_none():
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b'{"a":')
+        await response.write(b'1}\n\n{"b":2}\n{"c":')
+        return response
+
+    application = web.Application()
+    application.router.add_get("/x", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    api = Api(At(f"http://127.0.0.1:{runner.addresses[0][1]}"))
+    lines = api.stream("/x", {})
+    assert [await anext(lines), await anext(lines)] == [b'{"a":1}', b'{"b":2}']
+    with pytest.raises(ApiUnreachable, match="ended within a line"):
+        await anext(lines)
+    await api.close()
+    await runner.cleanup()
+
+
+async def test_a_server_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.05)
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    api = Api(At(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    with pytest.raises(ApiUnreachable, match=r"no answer in 0\.05 s"):
+        await api.get("/x")
+    with pytest.raises(ApiUnreachable, match=r"no answer in 0\.05 s"):
+        await anext(api.stream("/x", {}))
+    await api.close()
+    server.close()
 
 
 @pytest.mark.parametrize(

@@ -131,17 +131,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 def registered(chart: list[dict[str, Any]]) -> str:
-    """The path that SPIRE's controller manager makes of the chart's ClusterSPIFFEID for the example's pod."""
-    spec = chosen(chart, "ClusterSPIFFEID")["spec"]
-    assert spec["workloadSelectorTemplates"] == ["k8s:container-name:openmcp"]
-    assert spec["podSelector"] == {"matchLabels": {"openmcp.dev/injected": "true"}}
-    id = str(spec["spiffeIDTemplate"])
-    for key, value in {
-        "{{ .TrustDomain }}": DOMAIN,
-        "{{ .PodMeta.Namespace }}": "support-ai",
-        "{{ .PodSpec.ServiceAccountName }}": "support-bot",
-    }.items():
-        id = id.replace(key, value)
+    """The path that SPIRE's controller manager makes of the chart's ClusterSPIFFEIDs for the example's pods."""
+    specs = [each["spec"] for each in chart if each["kind"] == "ClusterSPIFFEID"]
+    assert {name for spec in specs for name in spec["workloadSelectorTemplates"]} == {"k8s:container-name:openmcp"}
+    (template,) = {str(spec["spiffeIDTemplate"]) for spec in specs}
+    values = {".TrustDomain": DOMAIN, ".PodMeta.Namespace": "support-ai", ".PodSpec.ServiceAccountName": "support-bot"}
+    id = re.sub(r"\{\{ (\S+) \}\}", lambda found: values[found[1]], template)
     assert id == BOT
     return id.removeprefix(f"spiffe://{DOMAIN}")
 

@@ -64,9 +64,11 @@ annotations:
 {{/* What our own pods have in common. */}}
 {{- define "openmcp.podSecurityContext" -}}
 runAsNonRoot: true
+{{- if ne (toString .Values.sidecar.runAsUser) "none" }}
 runAsUser: 65532
 runAsGroup: 65532
 fsGroup: 65532
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
