@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from openmcp.config.filesource import FileSource
 from openmcp.config.kubernetes.api import Api
@@ -302,6 +303,20 @@ async def test_asked_to_the_sidecar_reads_everything_anew(tmp_path: Path):
             while await there.metric('openmcp_config_reloads_total{result="ok"}') < 2:
                 pass
         assert (await there.ready())[1]["digest"] == told["digest"]
+
+
+async def test_files_that_objects_refer_to_are_looked_at(tmp_path: Path):
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    async with governed(tmp_path) as there:
+        await there.until(OPEN)
+        there.server("secured", endpoints=["https://h/"], tls={"ca": {"file": str(ca)}})
+        routes = there.gate.app.snapshot.routes
+        await there.when(lambda told: "/secured" in there.gate.app.snapshot.routes)
+        before = there.gate.app.snapshot.routes["/secured"].upstream
+        trustme.CA().cert_pem.write_to_path(ca)
+        await there.when(lambda told: there.gate.app.snapshot.routes["/secured"].upstream is not before)
+        assert there.gate.app.snapshot.routes["/server"].upstream is routes["/server"].upstream
 
 
 async def test_a_file_cannot_turn_to_kubernetes_while_it_runs(tmp_path: Path):
