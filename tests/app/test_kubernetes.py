@@ -310,7 +310,7 @@ async def test_files_that_objects_refer_to_are_looked_at(tmp_path: Path):
     trustme.CA().cert_pem.write_to_path(ca)
     async with governed(tmp_path) as there:
         await there.until(OPEN)
-        there.server("secured", endpoints=["https://h/"], tls={"ca": {"file": str(ca)}})
+        there.server("secured", endpoints=["https://127.0.0.1:9/"], tls={"ca": {"file": str(ca)}})
         routes = there.gate.app.snapshot.routes
         await there.when(lambda told: "/secured" in there.gate.app.snapshot.routes)
         before = there.gate.app.snapshot.routes["/secured"].upstream
