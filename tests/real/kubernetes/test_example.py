@@ -23,11 +23,11 @@ import yaml
 
 from tests.approvals.console.site import Browser
 from tests.support.cluster import CLUSTER_SPIFFE_ID, SYSTEM, chosen, furnish, install, pod_of, rendered
-from tests.support.container import Mount, unavailable
+from tests.support.container import Mount, needed
 from tests.support.gate import call, modern, modern_headers
 from tests.support.kubelet import Image, Node, RunningPod, run_pod, until
 from tests.support.kubernetes import KubeApi, Rejected, kube_api, objects, refused
-from tests.support.parts import missing, require
+from tests.support.parts import require
 from tests.support.process import OPENMCP, ROOT, free_ports
 from tests.support.spire import Agent, Domain, trust_domain
 
@@ -105,8 +105,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     require("kubernetes", "spire")
-    if (why := unavailable()) is not None:
-        missing(why)
+    needed()
     with ExitStack() as stack:
         kube = stack.enter_context(kube_api())
         domain = stack.enter_context(trust_domain(DOMAIN))
