@@ -154,19 +154,26 @@ def started_injector(kube: KubeApi, chart: list[dict[str, Any]], node: Agent, we
         yield running
 
 
-def test_an_agent_does_its_work_through_its_sidecar(cluster: Cluster):
+def test_an_agent_does_its_work_through_its_sidecar(cluster: Cluster, tmp_path: Path):
     with cluster.job("agent.yaml") as running:
         assert running.wait("agent") == 0, running.log("agent")
         assert running.log("agent") == shown("kubectl -n support-ai logs job/support-bot -c agent")
-        lines = [json.loads(line) for line in running.log("openmcp").splitlines() if line.startswith("{")]
-        calls = [line for line in lines if line.get("method") == "tools/call" and "decision" in line]
-        assert [(line["agent"], line["name"], line["decision"]) for line in calls] == [
-            (BOT, "whoami", "allow"),
-            (BOT, "get_ticket_status", "allow"),
-            (BOT, "delete_ticket", "deny"),
-        ]
         sidecar = running.started["openmcp"]
         assert sidecar.stop() == 0, sidecar.printed()
+        record = [line for line in running.log("openmcp").splitlines(keepends=True) if '"chain":' in line]
+    calls = [json.loads(line) for line in record if '"tools/call"' in line and '"decision"' in line]
+    assert [(line["agent"], line["name"], line["decision"]) for line in calls] == [
+        (BOT, "whoami", "allow"),
+        (BOT, "get_ticket_status", "allow"),
+        (BOT, "delete_ticket", "deny"),
+    ]
+    (tmp_path / "audit.jsonl").write_text("".join(record))
+    told = re.findall(r"^(openmcp (?:audit|replay) .*)$", README, re.MULTILINE)
+    assert len(told) == 2
+    for words in told:
+        command = [OPENMCP, *words.split()[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout != "") == (0, True), done.stderr
 
 
 def test_manifests_with_the_sidecar_in_them_are_as_the_cluster_makes_them(cluster: Cluster, tmp_path: Path):
