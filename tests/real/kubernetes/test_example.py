@@ -41,6 +41,7 @@ SIDECAR_USER, SERVER_USER = 65532, 1000
 PATIENCE = 20.0
 SOON = 1.0
 """Seconds until running sidecars obey a change."""
+IMAGE = "ghcr.io/openmcp/openmcp:0.1.0"
 RSS = 130
 """MiB."""
 IMAGES = {
@@ -159,6 +160,7 @@ def test_an_agent_does_its_work_through_its_sidecar(cluster: Cluster, tmp_path: 
         assert running.wait("agent") == 0, running.log("agent")
         assert running.log("agent") == shown("kubectl -n support-ai logs job/support-bot -c agent")
         sidecar = running.started["openmcp"]
+        assert running.pod["spec"]["initContainers"][0]["image"] == IMAGE
         assert sidecar.stop() == 0, sidecar.printed()
         record = [line for line in running.log("openmcp").splitlines(keepends=True) if '"chain":' in line]
     calls = [json.loads(line) for line in record if '"tools/call"' in line and '"decision"' in line]
@@ -351,6 +353,15 @@ def test_every_file_is_taken_by_the_api_server_but_those_that_show_what_is_not(c
 
 
 def test_the_image_has_the_programs_of_the_example():
-    text = Path(FOLDER / "Dockerfile").read_text()
-    assert "examples/vm-spire/server.py examples/kubernetes/agent.py /app/" in text
+    """What stands for it in `IMAGES` is what its Dockerfile makes."""
+    text = (FOLDER / "Dockerfile").read_text()
+    (copied,) = re.findall(r"^COPY (examples/.*) /app/$", text, re.MULTILINE)
+    files = {Path(mount.source) for mount in IMAGES["openmcp-example"].files}
+    assert {ROOT / source for source in copied.split()} == files
+    let_through = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert let_through == ["*", *(f"!{source}" for source in copied.split())]
     assert 'ENTRYPOINT ["/opt/openmcp/bin/python"]' in text
+    assert "USER 1000:1000" in text
+    assert f"FROM {IMAGE} AS openmcp" in text
+    assert f"docker build -t {IMAGE} -f manifests/docker/Dockerfile ." in README
+    assert "docker build -t openmcp-example:latest -f examples/kubernetes/Dockerfile ." in README
