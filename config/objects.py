@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from openmcp.config.cursor import At, shortened
-from openmcp.config.problems import Mark, Report
+from openmcp.config.problems import Mark, Report, did_you_mean
 
-GROUP = "openmcp.dev/"
+GROUP = "openmcp.dev"
 KINDS = ("MCPServer", "MCPPolicy", "ApprovalWorkflow")
 _LISTS = ("List", *(f"{kind}List" for kind in KINDS))
 _OBJECT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
@@ -45,9 +45,14 @@ def _apart(documents: Iterable[At]) -> Iterator[At]:
 
 
 def _is_foreign(at: At) -> bool:
-    """Whether an object is surely of another kind: not one of ours whose apiVersion is mistaken, nor the reverse."""
+    """Whether an object is surely somebody else's: not one of ours whose kind or group was mistyped."""
     kind, version = _text(at, "kind"), _text(at, "apiVersion")
-    return bool(kind and version) and kind not in KINDS and not version.startswith(GROUP)
+    if not kind or not version:
+        return False
+    group = version.rpartition("/")[0]
+    if not group or group == GROUP:
+        return not group and kind not in KINDS
+    return did_you_mean(kind, KINDS) is None or did_you_mean(group, [GROUP]) is None
 
 
 def _tell_skipped(objects: list[At]) -> None:

@@ -179,8 +179,12 @@ def _judge_one(objects: Sequence[Object], before: _Namespace) -> _Namespace:
     basis = frozenset((one.uid, one.generation) for one in objects)
     if basis == before.basis:
         return before
-    parsed = {one.uid: _parsed(one, before) for one in objects}
-    found = assemble((), parsed.values(), before.good)
+    try:
+        parsed = {one.uid: _parsed(one, before) for one in objects}
+        found = assemble((), parsed.values(), before.good)
+    except Exception:  # a fault of ours: the other namespaces have nothing to do with it
+        _log.exception("the objects of namespace %s cannot be judged", objects[0].namespace)
+        return _Namespace(basis, good=before.good)
     return _Namespace(basis, parsed, found.good, found.verdicts)
 
 

@@ -27,8 +27,9 @@ LIMIT: Final = 32 * 1024 * 1024
 """Bytes of an answer."""
 LINE: Final = 8 * 1024 * 1024
 """Bytes of one event of a watch; etcd takes objects of 1.5 MiB."""
-SILENCE: Final = 70.0
-"""Seconds without a byte after which a watch is given up: bookmarks come about each minute."""
+SILENCE: Final = 100.0
+"""Seconds without a byte after which a watch is given up. Bookmarks come about each minute, but the first one after up
+to 71 s (kube-apiserver 1.35)."""
 CONNECT: Final = 5.0
 
 MERGE_PATCH: Final = "application/merge-patch+json"

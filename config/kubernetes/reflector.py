@@ -30,6 +30,8 @@ _BRIEF: Final = 1.0
 """Seconds. A watch that ends sooner, with nothing said, would otherwise be begun again at once, for ever."""
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 15.0
+_WORTH_SAYING: Final = 3
+"""Failures in a row. A watch that is cut now and then is nothing to tell of."""
 _REASONS: Final = {401: "unauthorized", 403: "forbidden", 404: "not_found", 410: "expired", 429: "too_many_requests"}
 _log = logging.getLogger("openmcp.kubernetes")
 
@@ -83,6 +85,7 @@ class Reflector:
         self._version = ""
         self._page = _PAGE
         self._failures = 0
+        self._told = False
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -187,6 +190,9 @@ class Reflector:
     def _sign(self) -> None:
         self.heard = self._clock()
         self.problem = ""
+        if self._told:
+            self._told = False
+            _log.info("objects of kind %s are followed again", self.kind)
         self._notify(False)
 
     def _shrink(self, error: ApiUnreachable) -> None:
@@ -198,11 +204,16 @@ class Reflector:
         self.problem = message
 
     async def _pause(self, asked: float | None) -> None:
-        """Wait before the next attempt: as long as the server asked for, else ever longer, by chance."""
+        """Wait before the next attempt: what the server asked for and at most half as much again, else ever longer, by
+        chance."""
         longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 16))
         self._failures += 1
+        if self._failures == _WORTH_SAYING:
+            self._told = True
+            _log.warning("objects of kind %s cannot be followed: %s", self.kind, self.problem)
         chance = random.uniform(0, longest)  # noqa: S311 - spreads the load, no secret
-        await self._sleep(chance if asked is None else min(asked, 60.0) + chance)
+        wanted = min(asked or 0.0, 60.0)
+        await self._sleep(wanted + min(chance, wanted / 2) if wanted > 0 else chance)
 
 
 def _version(found: JsonObject) -> str:

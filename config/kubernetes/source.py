@@ -58,6 +58,7 @@ class KubernetesSource:
         """Where the objects are."""
         self._last: Loaded | None = None
         self._closed = WAITING
+        self._known = False
         self._reflectors: list[Reflector] = []
         self._parsed: dict[str, Parsed] = {}
         self._good: dict[str, Parsed] = {}
@@ -183,13 +184,13 @@ class KubernetesSource:
 
     def _is_due(self) -> bool:
         closed = self._should_be_closed()
-        return self._refused is not None or closed != self._closed or (not closed and self._to_assemble())
+        return self._refused is not None or closed != self._closed or (closed != STALE and self._to_assemble())
 
     def _to_assemble(self) -> bool:
         return self._changes != self._taken and all(reflector.synced for reflector in self._reflectors)
 
     def _should_be_closed(self) -> str:
-        if not all(reflector.synced for reflector in self._reflectors):
+        if not self._known:
             return WAITING
         limit = self._origin.max_staleness
         return STALE if limit is not None and self.age() >= limit else ""
@@ -206,7 +207,7 @@ class KubernetesSource:
             found.append(self._refused)
             self._refused = None
         closed = self._should_be_closed()
-        if not closed and self._to_assemble():
+        if closed != STALE and self._to_assemble():
             found += await self._assembled()
         elif closed != self._closed:
             self._closed = closed
@@ -228,7 +229,7 @@ class KubernetesSource:
         same = self._last is not None and result.configuration == self._last.configuration
         if same and not renewed and not self._closed:
             return []
-        self._last, self._closed = result, ""
+        self._last, self._closed, self._known = result, "", True
         self._watch_files()
         warned, self._warned = self._warned, frozenset(result.warnings)
         new = tuple(warning for warning in result.warnings if warning not in warned)

@@ -78,4 +78,6 @@ def _tell(path: Path, result: Loaded | ConfigurationError) -> None:
         click.echo(f"{path}: not valid, {count} error{'s' if count > 1 else ''}", err=True)
         return
     made = result.configuration
-    click.echo(f"{path}: valid (servers: {len(made.servers)}, policies: {len(made.policies)})")
+    counts = {"servers": made.servers, "policies": made.policies, "workflows": made.approvals.workflows}
+    found = ", ".join(f"{name}: {len(each)}" for name, each in counts.items() if each or name != "workflows")
+    click.echo(f"{path}: valid ({found})")

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
+from openmcp.config import ConfigurationError, Problem
 from openmcp.config.filesource import FileSource
+from openmcp.config.kubernetes import source as source_module
 from openmcp.config.kubernetes.api import Api
-from openmcp.config.kubernetes.assemble import NOT_VALID
+from openmcp.config.kubernetes.assemble import NOT_VALID, Assembled
 from openmcp.config.kubernetes.source import RESTART, STALE, WAITING, KubernetesSource
 from openmcp.config.model import Address
 from openmcp.sidecar import serve
@@ -304,6 +307,20 @@ async def test_asked_to_the_sidecar_reads_everything_anew(tmp_path: Path):
         assert (await there.ready())[1]["digest"] == told["digest"]
 
 
+async def test_files_that_objects_refer_to_are_looked_at(tmp_path: Path):
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    async with governed(tmp_path) as there:
+        await there.until(OPEN)
+        there.server("secured", endpoints=["https://127.0.0.1:9/"], tls={"ca": {"file": str(ca)}})
+        routes = there.gate.app.snapshot.routes
+        await there.when(lambda told: "/secured" in there.gate.app.snapshot.routes)
+        before = there.gate.app.snapshot.routes["/secured"].upstream
+        trustme.CA().cert_pem.write_to_path(ca)
+        await there.when(lambda told: there.gate.app.snapshot.routes["/secured"].upstream is not before)
+        assert there.gate.app.snapshot.routes["/server"].upstream is routes["/server"].upstream
+
+
 async def test_a_file_cannot_turn_to_kubernetes_while_it_runs(tmp_path: Path):
     file = tmp_path / "gateway.yaml"
     made = {**configuration("http://127.0.0.1:9/"), "telemetry": {"audit": {"output": {"file": str(tmp_path / "a")}}}}
@@ -321,6 +338,20 @@ async def test_a_file_cannot_turn_to_kubernetes_while_it_runs(tmp_path: Path):
     assert [server.name for server in app.snapshot.configuration.servers] == ["server"]
     following.cancel()
     await app.stop(patience=0.0)
+
+
+async def test_without_any_good_configuration_it_stays_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    problem = Problem(file="gateway.yaml", line=1, path="listen", message="does not go with the objects")
+    whole = source_module.assemble
+    bad = Assembled(ConfigurationError([problem]), (), {})
+    monkeypatch.setattr(source_module, "assemble", lambda documents, parsed, good: bad)
+    async with governed(tmp_path) as there:
+        told = await there.when(lambda told: told["refused"] is not None)
+        assert (told["closed"], told["refused"]) == (WAITING, "gateway.yaml:1: listen: does not go with the objects")
+        assert await there.ask() == (503, WAITING)
+        monkeypatch.setattr(source_module, "assemble", whole)
+        there.policy(ALLOW, name="another")
+        await there.until(OPEN)
 
 
 async def test_a_burst_of_changes_is_one_reload(tmp_path: Path):

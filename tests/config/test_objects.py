@@ -30,6 +30,7 @@ def told(found: Loaded | ConfigurationError) -> list[str]:
     return [str(problem) for problem in found.problems]
 
 
+UNKNOWN = 'all.yaml:1: apiVersion: unknown apiVersion "%s" (write openmcp.dev/v1alpha1)'
 FOREIGN = """\
 apiVersion: v1
 kind: ConfigMap
@@ -58,12 +59,25 @@ def test_of_many_the_first_are_named():
     [
         ("MCPServer", "MCPServr", 'all.yaml:2: kind: unknown kind "MCPServr" (did you mean "MCPServer"?)'),
         ("v1alpha1", "v1", 'all.yaml:1: apiVersion: unknown apiVersion "openmcp.dev/v1" (write openmcp.dev/v1alpha1)'),
+        ("openmcp.dev", "openmpc.dev", UNKNOWN % "openmpc.dev/v1alpha1"),
+        ("openmcp.dev", "openmcp.io", UNKNOWN % "openmcp.io/v1alpha1"),
         ("openmcp.dev/", "", 'all.yaml:1: apiVersion: unknown apiVersion "v1alpha1" (write openmcp.dev/v1alpha1)'),
         (HEAD, "", "all.yaml:1: `apiVersion` is required (write apiVersion: openmcp.dev/v1alpha1)"),
     ],
 )
 def test_what_was_meant_for_us_is_never_left_out(changed, to, expected):
     assert told(outcome({"all.yaml": server("a").replace(changed, to)}, "all.yaml")) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("version", "kind"),
+    [("v1", "Service"), ("toolhive.stacklok.dev/v1alpha1", "MCPServer"), ("networking.k8s.io/v1", "NetworkPolicy")],
+)
+def test_what_others_name_alike_is_theirs(version, kind):
+    theirs = server("theirs").replace("openmcp.dev/v1alpha1", version).replace("MCPServer", kind)
+    found = outcome({"all.yaml": server("a") + "---\n" + theirs}, "all.yaml")
+    assert names(found) == ["a"]
+    assert skipped(found) == [f"all.yaml:6: not looked at: {kind} theirs {ONLY}"]
 
 
 @pytest.mark.parametrize(("version", "kind"), [("v1", "List"), ("openmcp.dev/v1alpha1", "MCPServerList")])
@@ -108,6 +122,14 @@ def test_a_name_is_one_that_the_api_server_takes(name):
         f'all.yaml:3: metadata.name: not the name of a Kubernetes object: "{name}" '
         "(lower case letters, digits, - and ., beginning and ending with a letter or digit (RFC 1123))"
     )
+
+
+def test_a_kind_and_a_group_that_are_both_mistyped_are_told():
+    text = server("a").replace("openmcp.dev", "openmcp.io").replace("MCPServer", "MCPSever")
+    assert told(outcome({"all.yaml": text}, "all.yaml")) == [
+        UNKNOWN % "openmcp.io/v1alpha1",
+        'all.yaml:2: kind: unknown kind "MCPSever" (did you mean "MCPServer"?)',
+    ]
 
 
 def test_a_file_of_others_alone_is_no_configuration_of_ours():

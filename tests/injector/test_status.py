@@ -194,3 +194,24 @@ async def test_nothing_is_written_before_all_kinds_are_known(cluster, monkeypatc
         await cluster.until(lambda: not cluster.answers)
         assert patches(cluster) == {}
         await cluster.until(lambda: said(cluster, "MCPServer", "zendesk") == "True")
+
+
+async def test_a_fault_in_one_namespace_is_told_once_and_leaves_the_others(cluster, monkeypatch, caplog):
+    assemble = status.assemble
+
+    def failing(documents, parsed, good):
+        if any(one.object.namespace == "one" for one in parsed):
+            raise RecursionError("too deep")
+        return assemble(documents, parsed, good)
+
+    monkeypatch.setattr(status, "assemble", failing)
+    cluster.put("MCPServer", "zendesk", SERVER, "one")
+    cluster.put("MCPServer", "zendesk", SERVER, "two")
+    async with writing(cluster):
+        await cluster.until(lambda: said(cluster, "MCPServer", "zendesk", "two") == "True")
+        cluster.put("MCPServer", "zendesk", SERVER | {"path": "/desk"}, "two")
+        await cluster.until(lambda: said(cluster, "MCPServer", "zendesk", "two") == "True")
+    assert said(cluster, "MCPServer", "zendesk", "one") is None
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR] == [
+        "the objects of namespace one cannot be judged"
+    ]

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.real_parts.install import program
-from tests.support.container import ROOT, Container, Mount, Network, command, network, unavailable
-from tests.support.parts import missing, require
+from tests.support.container import ROOT, Container, Mount, Network, command, needed, network
+from tests.support.parts import require
 from tests.support.process import OPENMCP, Running, free_ports, running
 from tests.support.spire import Agent, trust_domain
 
@@ -78,8 +78,7 @@ def sockets(machine: Agent) -> Mount:
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setting]:
     require("spire")
-    if (why := unavailable()) is not None:
-        missing(why)
+    needed()
     (port,) = free_ports(1)
     folder = tmp_path_factory.mktemp("users")
     folder.chmod(0o755)

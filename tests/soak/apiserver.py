@@ -38,7 +38,7 @@ CONNECTIONS = 8
 EDITS = 20
 EFFECT = 1.0
 """Seconds in which a changed policy must decide, while the API server is there."""
-RECOVERY = 30.0
+RECOVERY = 40.0
 """Seconds in which the sidecar must have caught up with an API server that is back."""
 ASKED = modern(call("get_ticket", ticket_id="101"))
 ANSWER = "101: The card was 4111 1111 1111 1111."

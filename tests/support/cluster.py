@@ -11,7 +11,9 @@ import json
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import yaml
 
 from tests.real_parts.install import program
+from tests.support.container import relay
 from tests.support.kubernetes import KubeApi, objects
 from tests.support.process import OPENMCP, ROOT, Running, free_ports, running
 
@@ -117,29 +120,13 @@ class Replicas:
             _, port, _ = there[(self._turn + number) % len(there)]
             with suppress(OSError):
                 far = socket.create_connection(("127.0.0.1", port), timeout=5)
-                for end in (near, far):
-                    end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or each answer waits 40 ms
-                for pair in ((near, far), (far, near)):
-                    threading.Thread(target=pump, args=pair, daemon=True).start()
+                relay(near, far)
                 return
         near.close()
 
 
-def pump(source: socket.socket, target: socket.socket) -> None:
-    """Pass on what comes until it ends, and that it ends."""
-    source.settimeout(None)
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            target.sendall(data)
-    with suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
-
-
 def readiness(admin: int) -> tuple[int, str]:
     """Status and body of /readyz on a port of this machine; 0 while nobody listens."""
-    import urllib.error
-    import urllib.request
-
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=5) as answer:
             return answer.status, answer.read().decode()
@@ -171,10 +158,10 @@ def settings_of(documents: Iterable[Json], **changes: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def replicas(kube: KubeApi, folder: Path, settings: Callable[[], Json] | Json) -> Iterator[Replicas]:
+def replicas(kube: KubeApi, folder: Path, settings: Json) -> Iterator[Replicas]:
     """Replicas of the injector, none at first; all end with the block."""
     with ExitStack() as stack:
-        yield Replicas(kube, folder, settings() if callable(settings) else settings, stack)
+        yield Replicas(kube, folder, settings, stack)
 
 
 def trusted(kube: KubeApi) -> list[str]:
@@ -184,6 +171,6 @@ def trusted(kube: KubeApi) -> list[str]:
     return [each["clientConfig"].get("caBundle", "") for each in found["webhooks"]]
 
 
-def in_order(documents: Iterable[Json], kinds: Sequence[str]) -> list[Json]:
+def in_order(documents: Iterable[Json], kinds: Collection[str]) -> list[Json]:
     """Return the objects of these kinds."""
     return [each for each in documents if each["kind"] in kinds]

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,8 +120,16 @@ class Network:
         return done[0]  # type: ignore[no-any-return]  # what was made
 
 
+def needed() -> None:
+    """Skip the test where there can be no containers, also with ``OPENMCP_REAL=1``: it is nothing to be installed."""
+    import pytest  # not above: this file is also the program that becomes a container, and should start at once
+
+    if (why := unavailable()) is not None:
+        pytest.skip(f"no containers can be made here, it takes {why}")
+
+
 def unavailable() -> str | None:
-    """Why there can be no containers here; None where there can be."""
+    """What it takes to make containers, where this machine does not have it; None where it has."""
     absent = [name for name in _PROGRAMS if shutil.which(name) is None]
     if sys.platform != "linux" or absent:
         return f"Linux with {', '.join(absent or _PROGRAMS)}"
@@ -154,21 +162,25 @@ def command(container: Container, pod: Network | None = None) -> list[str]:
     return [*enter, "unshare", "--mount", sys.executable, __file__, json.dumps(asdict(container))]
 
 
-def _serve(listener: socket.socket, connect: Any) -> None:
+def relay(near: socket.socket, far: socket.socket) -> None:
+    """Pass on what comes from either to the other, and that it ends, until both have ended."""
+    for pair in ((near, far), (far, near)):
+        pair[0].settimeout(None)
+        pair[0].setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or answers wait for 40 ms
+        threading.Thread(target=_pump, args=pair, daemon=True).start()
+
+
+def _serve(listener: socket.socket, connect: Callable[[], socket.socket]) -> None:
     with suppress(OSError):
         while True:
             near, _ = listener.accept()
             try:
-                far = connect()
+                relay(near, connect())
             except OSError:
                 near.close()
-                continue
-            for pair in ((near, far), (far, near)):
-                threading.Thread(target=_pump, args=pair, daemon=True).start()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
-    source.settimeout(None)
     with suppress(OSError):
         while data := source.recv(_CHUNK):
             target.sendall(data)

@@ -237,7 +237,22 @@ async def test_the_server_says_how_long_to_wait():
         await followed.api.close()
 
 
-async def test_pauses_grow_and_are_bounded_while_it_is_away():
+async def test_what_it_asks_for_counts_and_not_what_failed_before():
+    async with kubernetes_api() as server:
+        server.answers += [Answer(500, "InternalError")] * 20
+        server.answers += [Answer(429, "TooManyRequests", headers={"retry-after": "2"})] * 5
+        server.answers.append(Answer(429, "TooManyRequests", headers={"retry-after": "0"}))
+        followed = Followed(server)
+        task = asyncio.create_task(followed.reflector.run())
+        await followed.when(lambda: followed.reflector.synced)
+        task.cancel()
+        *asked, unsaid = followed.pauses[20:]
+        assert (len(asked), all(2 <= pause <= 3 for pause in asked), 0 < unsaid <= 15) == (5, True, True)
+        await followed.api.close()
+
+
+async def test_pauses_grow_and_are_bounded_while_it_is_away(caplog):
+    caplog.set_level("INFO", logger="openmcp.kubernetes")
     async with following("a") as followed:
         await followed.until("a")
         await followed.server.stop()
@@ -248,6 +263,10 @@ async def test_pauses_grow_and_are_bounded_while_it_is_away():
         await followed.server.start()
         followed.server.put("MCPPolicy", "b", SPEC)
         await followed.until("a", "b")
+        assert [record.getMessage() for record in caplog.records] == [
+            "objects of kind MCPPolicy cannot be followed: cannot connect: Connection refused",
+            "objects of kind MCPPolicy are followed again",
+        ]
 
 
 @pytest.mark.parametrize(

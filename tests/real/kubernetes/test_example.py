@@ -23,11 +23,11 @@ import yaml
 
 from tests.approvals.console.site import Browser
 from tests.support.cluster import CLUSTER_SPIFFE_ID, SYSTEM, chosen, furnish, install, pod_of, rendered
-from tests.support.container import Mount, unavailable
+from tests.support.container import Mount, needed
 from tests.support.gate import call, modern, modern_headers
 from tests.support.kubelet import Image, Node, RunningPod, run_pod, until
 from tests.support.kubernetes import KubeApi, Rejected, kube_api, objects, refused
-from tests.support.parts import missing, require
+from tests.support.parts import require
 from tests.support.process import OPENMCP, ROOT, free_ports
 from tests.support.spire import Agent, Domain, trust_domain
 
@@ -41,6 +41,7 @@ SIDECAR_USER, SERVER_USER = 65532, 1000
 PATIENCE = 20.0
 SOON = 1.0
 """Seconds until running sidecars obey a change."""
+IMAGE = "ghcr.io/openmcp/openmcp:0.1.0"
 RSS = 130
 """MiB."""
 IMAGES = {
@@ -105,8 +106,7 @@ class Cluster:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     require("kubernetes", "spire")
-    if (why := unavailable()) is not None:
-        missing(why)
+    needed()
     with ExitStack() as stack:
         kube = stack.enter_context(kube_api())
         domain = stack.enter_context(trust_domain(DOMAIN))
@@ -155,19 +155,27 @@ def started_injector(kube: KubeApi, chart: list[dict[str, Any]], node: Agent, we
         yield running
 
 
-def test_an_agent_does_its_work_through_its_sidecar(cluster: Cluster):
+def test_an_agent_does_its_work_through_its_sidecar(cluster: Cluster, tmp_path: Path):
     with cluster.job("agent.yaml") as running:
         assert running.wait("agent") == 0, running.log("agent")
         assert running.log("agent") == shown("kubectl -n support-ai logs job/support-bot -c agent")
-        lines = [json.loads(line) for line in running.log("openmcp").splitlines() if line.startswith("{")]
-        calls = [line for line in lines if line.get("method") == "tools/call" and "decision" in line]
-        assert [(line["agent"], line["name"], line["decision"]) for line in calls] == [
-            (BOT, "whoami", "allow"),
-            (BOT, "get_ticket_status", "allow"),
-            (BOT, "delete_ticket", "deny"),
-        ]
         sidecar = running.started["openmcp"]
+        assert running.pod["spec"]["initContainers"][0]["image"] == IMAGE
         assert sidecar.stop() == 0, sidecar.printed()
+        record = [line for line in running.log("openmcp").splitlines(keepends=True) if '"chain":' in line]
+    calls = [json.loads(line) for line in record if '"tools/call"' in line and '"decision"' in line]
+    assert [(line["agent"], line["name"], line["decision"]) for line in calls] == [
+        (BOT, "whoami", "allow"),
+        (BOT, "get_ticket_status", "allow"),
+        (BOT, "delete_ticket", "deny"),
+    ]
+    (tmp_path / "audit.jsonl").write_text("".join(record))
+    told = re.findall(r"^(openmcp (?:audit|replay) .*)$", README, re.MULTILINE)
+    assert len(told) == 2
+    for words in told:
+        command = [OPENMCP, *words.split()[1:]]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout != "") == (0, True), done.stderr
 
 
 def test_manifests_with_the_sidecar_in_them_are_as_the_cluster_makes_them(cluster: Cluster, tmp_path: Path):
@@ -345,6 +353,15 @@ def test_every_file_is_taken_by_the_api_server_but_those_that_show_what_is_not(c
 
 
 def test_the_image_has_the_programs_of_the_example():
-    text = Path(FOLDER / "Dockerfile").read_text()
-    assert "examples/vm-spire/server.py examples/kubernetes/agent.py /app/" in text
+    """What stands for it in `IMAGES` is what its Dockerfile makes."""
+    text = (FOLDER / "Dockerfile").read_text()
+    (copied,) = re.findall(r"^COPY (examples/.*) /app/$", text, re.MULTILINE)
+    files = {Path(mount.source) for mount in IMAGES["openmcp-example"].files}
+    assert {ROOT / source for source in copied.split()} == files
+    let_through = (FOLDER / "Dockerfile.dockerignore").read_text().splitlines()
+    assert let_through == ["*", *(f"!{source}" for source in copied.split())]
     assert 'ENTRYPOINT ["/opt/openmcp/bin/python"]' in text
+    assert "USER 1000:1000" in text
+    assert f"FROM {IMAGE} AS openmcp" in text
+    assert f"docker build -t {IMAGE} -f manifests/docker/Dockerfile ." in README
+    assert "docker build -t openmcp-example:latest -f examples/kubernetes/Dockerfile ." in README

@@ -52,6 +52,19 @@ def test_the_api_server_takes_the_kustomize_base(cluster: KubeApi) -> None:
             cluster.apply(path.read_text(), dry_run=True)
 
 
+@pytest.mark.parametrize(
+    "case", ["defaults", "cert-manager", "openshift", "approvals-irsa", "approvals-spiffe", "placed"]
+)
+def test_pods_of_the_release_are_taken_where_pod_security_is_restricted(cluster: KubeApi, case: str) -> None:
+    namespace = cluster.namespace("restricted", {"pod-security.kubernetes.io/enforce": "restricted"})
+    for deployment in kinds(of(case), "Deployment"):
+        made = deployment["spec"]["template"]
+        cluster.service_account(namespace, made["spec"]["serviceAccountName"])
+        metadata = made["metadata"] | {"name": deployment["metadata"]["name"]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": made["spec"]}
+        cluster.create(pod, namespace, dry_run=True)
+
+
 def test_what_the_injector_wrote_stays_over_an_upgrade(cluster: KubeApi) -> None:
     """caBundle, the Secret and the Leases: the manifests say nothing of what is in them."""
     documents = template({}, release="upgraded")
@@ -106,10 +119,12 @@ def elsewhere(cluster: KubeApi, governed: str) -> str:
 class _in_force:
     """The policy of a case, bound to the namespaces that are labelled with it, from when the API server heeds it."""
 
-    def __init__(self, kube: KubeApi, case: str, namespace: str) -> None:
+    def __init__(self, kube: KubeApi, case: str, namespace: str, values: Json | None = None) -> None:
         self._kube, self._namespace = kube, namespace
         wanted = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-        self._documents = [each for each in of(case) if each["kind"] in wanted]
+        self._documents = [
+            each for each in template(MATRIX[case] if values is None else values) if each["kind"] in wanted
+        ]
         for each in self._documents:
             each["metadata"]["name"] = f"{case}-{each['metadata']['name']}"
             if each["kind"] == wanted[1]:
@@ -413,10 +428,20 @@ def test_values_bound_the_policy(cluster: KubeApi) -> None:
 
 
 def test_where_nobody_may_opt_out_nobody_does(cluster: KubeApi) -> None:
-    values = {"admissionPolicy": {"allowOptOut": False}}
-    expressions = [
-        validation["message"]
-        for each in kinds(template(values), "ValidatingAdmissionPolicy")
-        for validation in each["spec"]["validations"]
-    ]
-    assert any('"false" is not allowed here' in message for message in expressions)
+    namespace = cluster.namespace("policy", {INJECT: "true", "policy-of": "strict"})
+    with _in_force(cluster, "strict", namespace, {"admissionPolicy": {"allowOptOut": False}}):
+        by_annotation, by_label = _pod(), _pod()
+        by_annotation["metadata"]["annotations"][INJECT] = "false"
+        by_label["metadata"]["labels"][INJECT] = "false"
+        for pod in (by_annotation, by_label):
+            assert '"false" is not allowed here' in _refusal(cluster, namespace, pod)
+
+
+def test_where_root_is_allowed_the_rest_holds(cluster: KubeApi, settings: Settings) -> None:
+    namespace = cluster.namespace("policy", {INJECT: "true", "policy-of": "root"})
+    with _in_force(cluster, "root", namespace, {"admissionPolicy": {"allowRoot": True}}):
+        pod = _injected(settings, namespace)
+        _root_by_silence(pod)
+        assert _refusal(cluster, namespace, pod) == ""
+        _secured(runAsUser=65532)(pod)
+        assert "is the sidecar's" in _refusal(cluster, namespace, pod)

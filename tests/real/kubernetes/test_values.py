@@ -322,5 +322,6 @@ def messages(found: object) -> Iterator[str]:
 @pytest.mark.parametrize("spec", NULLS, ids=str)
 def test_null_is_kept_and_told(cluster, tmp_path, spec):
     found = {"apiVersion": API_VERSION, "kind": "MCPPolicy", "metadata": {"name": "o"}, "spec": spec}
-    assert cluster.create(found, dry_run=True)["spec"] == {"mode": "enforce", **spec}
+    for made in (cluster.create(found, dry_run=True), *cluster.apply([found], dry_run=True)):
+        assert made["spec"] == {"mode": "enforce", **spec}
     assert offline(tmp_path, found) != ""

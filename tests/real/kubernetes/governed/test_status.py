@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openmcp.config import ConfigurationError, load
-from tests.support.cluster import Replicas
+from tests.support.cluster import Replicas, readiness
 from tests.support.kubernetes import KubeApi
 from tests.support.process import ROOT
 from tests.support.spire import wait_until
@@ -180,6 +180,24 @@ def test_another_replica_goes_on_and_repeats_nothing(kube: KubeApi, injectors: R
         assert version(kube, SERVER, namespace) == before
     finally:
         injectors.start()
+
+
+def test_while_the_api_server_is_away_replicas_stay_ready_and_then_go_on(
+    kube: KubeApi, injectors: Replicas, namespace: str
+):
+    kube.apply([SERVER], namespace)
+    becomes(kube, SERVER, namespace, "True")
+    before = version(kube, SERVER, namespace)
+    kube.kill()
+    try:
+        wait_until(lambda: leader(injectors) < 0, "the end of the Lease")
+        assert [readiness(admin)[0] for _, _, admin in injectors.running] == [200] * len(injectors.running)
+    finally:
+        kube.restart()
+    second = named(SERVER, "second")
+    kube.apply([second], namespace)
+    becomes(kube, second, namespace, "True")
+    assert version(kube, SERVER, namespace) == before
 
 
 def test_an_object_that_is_gone_again_is_no_trouble(kube: KubeApi, injectors: Replicas, namespace: str):
