@@ -131,6 +131,7 @@ MATRIX: Mapping[str, Json] = {
         "admissionPolicy": {
             "action": "Audit",
             "allowRoot": True,
+            "strictObjects": False,
             "allowOptOut": False,
         },
     },

@@ -284,6 +284,7 @@ def test_values_reach_the_injector() -> None:
     assert ours.trust.mounts == ("/var/run/secrets/eks.amazonaws.com/serviceaccount",)
     assert (ours.trust.dns, ours.trust.env) == (True, ("AWS_ROLE_ARN",))
     assert ours.sidecar.api_server == Address(host="10.0.0.1", port=6443)
+    assert (ours.sidecar.log_level, _settings(of("defaults")).sidecar.log_level) == ("debug", None)
     resources = ours.sidecar.resources
     assert (resources.cpu, resources.cpu_limit, resources.memory, resources.memory_limit) == ("0.1", "1", "64Mi", None)
     assert _settings(of("openshift")).sidecar.run_as_user is None
