@@ -104,7 +104,7 @@ class App:
         self._retired: set[Upstream] = set()
         self._origin = origin
         self._loaded_at = time.time()
-        self._last_error, self._draining = "", False
+        self._last_error, self._draining, self._digested = "", False, (configuration, _digest(configuration))
         self.metrics.on_scrape(self._scrape)
 
     @property
@@ -173,7 +173,7 @@ class App:
             self._recorder.reload("closed", self.snapshot.closed)
             _log.error("everything is denied: %s", self.snapshot.closed)
             return
-        self._recorder.reload("ok", _digest(self.snapshot.configuration))
+        self._recorder.reload("ok", self._digest())
         _log.info("the configuration was reloaded: %s", summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
@@ -258,7 +258,7 @@ class App:
             "approvals": self._approvals.report() | {"channels": dict(self._builder.approving.channels())},
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
-                "digest": _digest(self.snapshot.configuration),
+                "digest": self._digest(),
                 "loaded": int(self._loaded_at),
                 "refused": self._last_error or None,
                 "closed": self.snapshot.closed or None,
@@ -281,6 +281,12 @@ class App:
             },
         }
         return Readiness(ready, detail)
+
+    def _digest(self) -> str:
+        """That of the configuration in force, taken once: it is asked for by every probe."""
+        if self._digested[0] is not self.snapshot.configuration:
+            self._digested = self.snapshot.configuration, _digest(self.snapshot.configuration)
+        return self._digested[1]
 
     def _scrape(self, scrape: Scrape) -> None:
         for route in self.snapshot.routes.values():
@@ -306,7 +312,7 @@ class App:
         if self._origin is not None:
             age = self._origin.age()
             scrape.objects(self._origin.objects(), self._origin.watch_errors())
-        scrape.config(digest=_digest(self.snapshot.configuration), age=age)
+        scrape.config(digest=self._digest(), age=age)
         scrape.config_closed(closed=bool(self.snapshot.closed))
 
 
