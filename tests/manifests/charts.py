@@ -166,6 +166,12 @@ MATRIX: Mapping[str, Json] = {
             },
         },
     },
+    "approvals-from-objects": {
+        "approvals": {
+            **{key: value for key, value in APPROVALS.items() if key != "workflows"},
+            "workflowsFrom": "support-ai",
+        }
+    },
     "monitored": {"monitoring": {**MONITORED, "rules": {"enabled": True, "labels": {"release": "prometheus"}}}},
     "named": {
         "fullnameOverride": "governor",
