@@ -364,19 +364,10 @@ def test_a_pod_from_before_the_policy_is_not_marked_later(cluster: KubeApi, gove
         {"metadata": {"labels": {"policy-of": "defaults"}}},
     )
     until = time.monotonic() + 30
-    while not (said := _marking(cluster, namespace, made)):  # the API server does not heed the namespace's label yet
-        assert time.monotonic() < until, "the pod was marked"
-        cluster.patch(made, {"metadata": {"labels": {INJECTED: None}}}, namespace)
-    assert "cannot be given to a pod that is there" in said
-
-
-def _marking(kube: KubeApi, namespace: str, pod: Json) -> str:
-    """What the API server says against giving a pod the sidecar's label; empty where it is done."""
-    try:
-        kube.patch(pod, {"metadata": {"labels": {INJECTED: "true"}}}, namespace)
-    except Rejected as error:
-        return error.message
-    return ""
+    while not _refusal(cluster, namespace, _pod()):  # the API server does not heed the namespace's label yet
+        assert time.monotonic() < until, "the policy does not come into force"
+    with pytest.raises(Rejected, match="cannot be given to a pod that is there"):
+        cluster.patch(made, {"metadata": {"labels": {INJECTED: "true"}}}, namespace)
 
 
 @pytest.mark.parametrize(
