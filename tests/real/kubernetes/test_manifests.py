@@ -121,10 +121,10 @@ class _in_force:
 
     def __init__(self, kube: KubeApi, case: str, namespace: str, values: Json | None = None) -> None:
         self._kube, self._namespace = kube, namespace
+        made = template(MATRIX[case] if values is None else values)
+        self._settings = parse(one(made, "ConfigMap", "openmcp-injector")["data"]["injector.yaml"])
         wanted = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-        self._documents = [
-            each for each in template(MATRIX[case] if values is None else values) if each["kind"] in wanted
-        ]
+        self._documents = [each for each in made if each["kind"] in wanted]
         for each in self._documents:
             each["metadata"]["name"] = f"{case}-{each['metadata']['name']}"
             if each["kind"] == wanted[1]:
@@ -133,9 +133,11 @@ class _in_force:
 
     def __enter__(self) -> None:
         self._kube.apply(self._documents)
-        for refused in (_pod(), _marked_by_hand()):  # each by one of the two policies
+        without, reaching_out = _pod(), _injected(self._settings, self._namespace)
+        reaching_out["spec"]["hostNetwork"] = True
+        for pod, said in ((without, "does not have it"), (reaching_out, "its own network")):  # one policy says each
             until = time.monotonic() + 30
-            while not _refusal(self._kube, self._namespace, refused):
+            while said not in _refusal(self._kube, self._namespace, pod):
                 assert time.monotonic() < until, "the policy does not come into force"
 
     def __exit__(self, *_: object) -> None:
@@ -162,12 +164,6 @@ def _pod(**spec: Any) -> Json:
         "metadata": {"name": "agent", "annotations": {}, "labels": {}},
         "spec": {"containers": [container], "initContainers": [], "volumes": [], "securityContext": security, **spec},
     }
-
-
-def _marked_by_hand() -> Json:
-    pod = _pod(hostNetwork=True)
-    pod["metadata"]["labels"][INJECTED] = "true"
-    return pod
 
 
 def _injected(settings: Settings, namespace: str, pod: Json | None = None) -> Json:
