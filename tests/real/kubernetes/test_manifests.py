@@ -392,6 +392,34 @@ def test_a_debugging_container_is_an_agent_s(
         cluster.patch(made, change, governed, subresource="ephemeralcontainers")
 
 
+def test_no_debugging_container_has_the_sidecar_s_name(cluster: KubeApi, governed: str) -> None:
+    pod = _pod()
+    pod["metadata"] = {"generateName": "out-", "annotations": {INJECT: "false"}}
+    for name, said in (("debug", ""), ("openmcp", "not named openmcp")):
+        made = cluster.create(copy.deepcopy(pod), governed)
+        found = _debugging(cluster, governed, made, {"name": name, "image": "registry.example/shell:1"})
+        assert said in found
+        assert bool(found) is bool(said)
+
+
+def _debugging(kube: KubeApi, namespace: str, pod: Json, container: Json) -> str:
+    """What the API server says against a debugging container; empty where it adds it."""
+    try:
+        kube.patch(pod, {"spec": {"ephemeralContainers": [container]}}, namespace, subresource="ephemeralcontainers")
+    except Rejected as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_nobody_but_a_node_makes_mirror_pods(cluster: KubeApi, governed: str, marked: bool) -> None:
+    pod = _pod(hostNetwork=True, nodeName="node-1")
+    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "x"
+    if marked:
+        pod["metadata"]["labels"][INJECTED] = "true"
+    assert "ValidatingAdmissionPolicy 'defaults-openmcp-" in _refusal(cluster, governed, pod)
+
+
 def test_values_bound_the_policy(cluster: KubeApi) -> None:
     """`governed`: NET_RAW and one folder of the node are allowed; `own-registry`: other images."""
     namespace = cluster.namespace("policy", {INJECT: "true", "policy-of": "governed"})
