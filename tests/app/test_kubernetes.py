@@ -281,15 +281,6 @@ async def test_a_server_that_cannot_be_used_here_does_not_stand_in_the_way_of_ot
         }
 
 
-async def test_a_secret_that_cannot_be_read_to_its_end_keeps_nothing_up(tmp_path: Path):
-    os.mkfifo(tmp_path / "pipe")
-    async with governed(tmp_path) as there:
-        await there.until(OPEN)
-        there.server("pipe", auth={"type": "header", "name": "X-Key", "value": {"file": str(tmp_path / "pipe")}})
-        there.policy(ALLOW, DENY)
-        await there.until((200, "off today"))
-
-
 async def test_the_file_is_followed_too(tmp_path: Path):
     async with governed(tmp_path) as there:
         await there.until(OPEN)
