@@ -159,6 +159,7 @@ class BuiltIn:
         self.served = Served(clock)
         self._trusted: frozenset[bytes] = frozenset()
         self._own: frozenset[bytes] = frozenset()
+        self._lacking = ""
         self._problem = "the API server was not reached yet"
 
     async def run(self) -> None:
@@ -184,10 +185,11 @@ class BuiltIn:
         problem, changed = "", False
         try:
             changed = await self.look()
+            problem = "" if changed else self._lacking
         except ApiError as error:
             if error.status != 409:  # a conflict: the next look sees what others wrote
                 problem = str(error)
-        except (ApiUnreachable, TlsUnusable, _Unusable) as error:
+        except (ApiUnreachable, _Unusable) as error:
             problem = str(error)
         if problem and problem != self._problem:
             _log.warning("certificates: %s", problem)
@@ -203,8 +205,7 @@ class BuiltIn:
         webhook = await self._api.get(self._webhook)
         secret = await self._found(self._secret)
         stock = decoded(secret.get("data") or {} if secret else {})
-        if stock.current is not None:
-            self._take(stock.current)
+        self._lacking = self._take(stock.current)
         self._trusted = _trusted(webhook)
         names = _names(webhook)
         if not self._lease.held:
@@ -221,9 +222,16 @@ class BuiltIn:
                 _log.info("the webhook goes over to another certificate")
         return written or step != stock
 
-    def _take(self, current: Generation) -> None:
-        self.served.take(current.certificate, current.key)
+    def _take(self, current: Generation | None) -> str:
+        """Serve by it; why it cannot be served by, or nothing. Whoever writes the Secret replaces it then."""
+        if current is None:
+            return f"the Secret {self._settings.secret} holds no certificate"
+        try:
+            self.served.take(current.certificate, current.key)
+        except TlsUnusable as error:
+            return f"the Secret {self._settings.secret}: {error}"
         self._own = authorities(current.ca)
+        return ""
 
     async def _found(self, path: str) -> JsonObject | None:
         try:
@@ -258,7 +266,13 @@ class BuiltIn:
             "metadata": {"name": self._settings.secret, "labels": {"app.kubernetes.io/managed-by": "openmcp-injector"}},
             "data": {key: value for key, value in data.items() if value is not None},
         }
-        await self._api.create(self._secrets, made)
+        try:
+            await self._api.create(self._secrets, made)
+        except ApiError as error:
+            if error.status != 403:
+                raise
+            gone = f"the Secret {self._settings.secret} is not there"
+            raise _Unusable(f"{gone}: whoever installed the injector makes it, empty ({error})") from None
 
 
 class _Unusable(Exception):

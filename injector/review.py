@@ -72,7 +72,7 @@ def review(body: bytes, settings: Settings) -> Admission:
     found = inject(request.get("object"), settings, about["namespace"])
     about["warnings"] = found.warnings
     if isinstance(found, Refused):
-        return Admission(outcome="refused", reason="; ".join(found.reasons), **about)
+        return Admission(outcome="refused", reason=_line("; ".join(found.reasons)), **about)
     if isinstance(found, Unchanged):
         return Admission(outcome="unchanged", reason=found.reason, **about)
     return _injected(found, about)
@@ -110,6 +110,11 @@ def _passed(request: dict[str, Any]) -> str | None:
     if isinstance(annotations, dict) and _MIRROR in annotations and "system:nodes" in (groups or ()):
         return "a mirror pod: its kubelet runs it from a file"
     return None
+
+
+def _line(text: str) -> str:
+    """One line for a terminal. Names in it are the developer's: the API server looks at them after we did."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 
 def _name(request: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ class App:
         self._retired: set[Upstream] = set()
         self._origin = origin
         self._loaded_at = time.time()
-        self._last_error, self._draining = "", False
+        self._last_error, self._draining, self._digested = "", False, (configuration, _digest(configuration))
         self.metrics.on_scrape(self._scrape)
 
     def _guarding(self, tokens: Tokens, results: Results) -> "Approvals":
@@ -189,7 +189,7 @@ class App:
             self._recorder.reload("closed", self.snapshot.closed)
             _log.error("everything is denied: %s", self.snapshot.closed)
             return
-        self._recorder.reload("ok", _digest(self.snapshot.configuration))
+        self._recorder.reload("ok", self._digest())
         _log.info("the configuration was reloaded: %s", summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
@@ -274,7 +274,7 @@ class App:
             "approvals": self._approvals.report() | {"channels": dict(self._builder.approving.channels())},
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
-                "digest": _digest(self.snapshot.configuration),
+                "digest": self._digest(),
                 "loaded": int(self._loaded_at),
                 "refused": self._last_error or None,
                 "closed": self.snapshot.closed or None,
@@ -297,6 +297,12 @@ class App:
             },
         }
         return Readiness(ready, detail)
+
+    def _digest(self) -> str:
+        """That of the configuration in force, taken once: it is asked for by every probe."""
+        if self._digested[0] is not self.snapshot.configuration:
+            self._digested = self.snapshot.configuration, _digest(self.snapshot.configuration)
+        return self._digested[1]
 
     def _scrape(self, scrape: Scrape) -> None:
         for route in self.snapshot.routes.values():
@@ -323,7 +329,7 @@ class App:
         if self._origin is not None:
             age = self._origin.age()
             scrape.objects(self._origin.objects(), self._origin.watch_errors())
-        scrape.config(digest=_digest(self.snapshot.configuration), age=age)
+        scrape.config(digest=self._digest(), age=age)
         scrape.config_closed(closed=bool(self.snapshot.closed))
 
 

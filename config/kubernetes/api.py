@@ -27,9 +27,9 @@ LIMIT: Final = 32 * 1024 * 1024
 """Bytes of an answer."""
 LINE: Final = 8 * 1024 * 1024
 """Bytes of one event of a watch; etcd takes objects of 1.5 MiB."""
-SILENCE: Final = 100.0
-"""Seconds without a byte after which a watch is given up. Bookmarks come about each minute, but the first one after up
-to 71 s (kube-apiserver 1.35)."""
+SILENCE: Final = 70.0
+"""Seconds without a byte after which a watch is given up. Bookmarks come each minute, but none before an API server
+that was just started, or a kind just installed, has seen a first change; a new watch has them then."""
 CONNECT: Final = 5.0
 
 MERGE_PATCH: Final = "application/merge-patch+json"
@@ -56,6 +56,10 @@ class ApiUnreachable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Silent(ApiUnreachable):
+    """A watch was given up since nothing came."""
 
 
 class TooLarge(ApiUnreachable):
@@ -164,8 +168,9 @@ class Api:
     ) -> AsyncGenerator[bytes, None]:
         """The lines of an answer that goes on, without their ends; it ends where the server ends it.
 
-        `on_open` is called when the server has agreed. Raises `ApiUnreachable` after `silence` seconds without a byte
-        and where a line is cut, `TooLarge` for an endless one. Close it (`contextlib.aclosing`) where it is left early.
+        `on_open` is called when the server has agreed. Raises `Silent` after `silence` seconds without a byte,
+        `ApiUnreachable` where a line is cut, `TooLarge` for an endless one. Close it
+        (`contextlib.aclosing`) where it is left early.
         """
         async with AsyncExitStack() as stack:
             try:
@@ -282,7 +287,7 @@ async def _within(silence: float, pieces: AsyncIterator[bytes]) -> bytes:
         async with asyncio.timeout(silence):
             return await anext(pieces, b"")
     except TimeoutError:
-        raise ApiUnreachable(f"nothing came for {silence:g} s") from None
+        raise Silent(f"nothing came for {silence:g} s") from None
 
 
 def _lines(buffer: bytearray, piece: bytes) -> list[bytes]:
@@ -352,6 +357,7 @@ __all__ = [
     "JsonObject",
     "NoCluster",
     "Page",
+    "Silent",
     "TooLarge",
     "refusal",
     "route",

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from openmcp.config.kubernetes.api import Api, ApiError, ApiUnreachable, JsonObject, TooLarge, refusal, route
+from openmcp.config.kubernetes.api import Api, ApiError, ApiUnreachable, JsonObject, Silent, TooLarge, refusal, route
 from openmcp.config.kubernetes.assemble import Object
 
 GROUP: Final = "openmcp.dev"
@@ -33,6 +33,7 @@ _LONGEST_PAUSE: Final = 15.0
 _WORTH_SAYING: Final = 3
 """Failures in a row. A watch that is cut now and then is nothing to tell of."""
 _REASONS: Final = {401: "unauthorized", 403: "forbidden", 404: "not_found", 410: "expired", 429: "too_many_requests"}
+_KINDS_OF_FAILURE: Final = {TooLarge: "too_large", Silent: "silent"}
 _log = logging.getLogger("openmcp.kubernetes")
 
 
@@ -103,7 +104,7 @@ class Reflector:
                 await self._pause(error.retry_after)
             except ApiUnreachable as error:
                 self._shrink(error)
-                self._failed("too_large" if isinstance(error, TooLarge) else "unreachable", error.reason)
+                self._failed(_KINDS_OF_FAILURE.get(type(error), "unreachable"), error.reason)
                 await self._pause(None)
             except Exception:  # whatever it was, it must not end here, unseen
                 _log.exception("following objects of kind %s failed", self.kind)

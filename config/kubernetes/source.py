@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from openmcp.config.filesource import FileSource, referenced_files
+from openmcp.config.kubernetes import guard
 from openmcp.config.kubernetes.api import Api
 from openmcp.config.kubernetes.assemble import Assembled, Object, Parsed, Standing, Verdict, assemble, parse
 from openmcp.config.kubernetes.reflector import KINDS, Reflector
@@ -262,14 +263,15 @@ class KubernetesSource:
         return assemble(documents, map(self._checked, parsed.values()), self._good)
 
     def _checked(self, parsed: Parsed) -> Parsed:
-        """A server that cannot be used here is refused; one that could be used stays, whatever became of its files."""
+        """A server that cannot be used here is refused; one that could be used stays, whatever became of its files. Not
+        so where it wants what is the sidecar's own."""
         if parsed.entry is None or not isinstance(parsed.entry[1], Server):
             return parsed
-        good = self._good.get(parsed.object.uid)
-        if good is not None and good.object.spec == parsed.object.spec:
-            return parsed
         assert self._base is not None, "`load` comes first"
-        fault = self._fault(self._base.configuration, parsed.entry[1])
+        base, server = self._base.configuration, parsed.entry[1]
+        good = self._good.get(parsed.object.uid)
+        known = good is not None and good.object.spec == parsed.object.spec
+        fault = guard.fault(base, server) or (None if known else self._fault(base, server))
         if fault is None:
             return parsed
         problem = Problem(file=parsed.object.place, line=None, path="spec", message=fault)

@@ -20,6 +20,7 @@ from openmcp.config.filesource import FileSource
 from openmcp.config.kubernetes import source as source_module
 from openmcp.config.kubernetes.api import Api
 from openmcp.config.kubernetes.assemble import NOT_VALID, Assembled
+from openmcp.config.kubernetes.guard import OWN
 from openmcp.config.kubernetes.source import RESTART, STALE, WAITING, KubernetesSource
 from openmcp.config.model import Address
 from openmcp.sidecar import serve
@@ -258,9 +259,12 @@ async def test_a_server_that_cannot_be_used_here_does_not_stand_in_the_way_of_ot
         there.server("secret", auth={"type": "header", "name": "X-Key", "value": {"env": "OPENMCP_NO_SUCH"}})
         there.server("mutual", endpoints=["https://h/"], auth={"type": "spiffe", "serverIds": ["spiffe://a/b"]})
         there.server("pinned", endpoints=["https://h/"], tls={"ca": {"file": str(tmp_path / "ca.pem")}})
+        token = {"file": "/var/run/secrets/kubernetes.io/serviceaccount/token"}
+        there.server("thief", auth={"type": "header", "name": "X-Key", "value": token})
         there.policy(ALLOW, DENY)
         await there.until((200, "off today"))
         told = (await there.ready())[1]["source"]["refused"]
+        assert told.pop("MCPServer test/thief")["errors"] == [f"MCPServer test/thief: spec: {OWN}"]
         assert {name: refused["errors"] for name, refused in told.items()} == {
             "MCPServer test/secret": [
                 "MCPServer test/secret: spec: auth: environment variable OPENMCP_NO_SUCH is not set"

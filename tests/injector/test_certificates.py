@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from openmcp.config.kubernetes.api import ApiError
 from openmcp.identity.webtls import TlsUnusable
 from openmcp.injector.authority import issue
 from openmcp.injector.certificates import BuiltIn, FromFiles, Served
@@ -251,6 +252,34 @@ async def test_who_empties_the_secret_gets_another_certificate_at_once(objects, 
     await other.look()
     assert bundles(objects) == [stock(objects).current.ca] != [before.current.ca]
     assert (leader.fault(), other.fault(), other.served.taken) == ("", "", 1)
+
+
+async def test_a_certificate_that_cannot_be_used_is_replaced(objects, clock):
+    """Also one that leaders of today have in memory, and replicas to come would not find."""
+    leader, other = replica(objects, clock, held=True), replica(objects, clock, held=False)
+    await settled(leader)
+    served = stock(objects).current.certificate
+    objects.found[SECRET]["data"]["tls.key"] = base64.b64encode(b"no key").decode()
+    assert not await other._tried()
+    assert other.fault().startswith("there is no certificate yet: the Secret openmcp-injector-ca: certificate and key")
+    await settled(leader)
+    await settled(other)
+    assert served != stock(objects).current.certificate == other.served.certificate == leader.served.certificate
+    assert (leader.fault(), other.fault()) == ("", "")
+
+
+async def test_a_secret_that_is_gone_and_may_not_be_made_is_told_by_all(objects, clock, monkeypatch):
+    async def forbidden(path, body):
+        raise ApiError(403, "Forbidden", "cannot create")
+
+    monkeypatch.setattr(objects, "create", forbidden)
+    for held, said in (
+        (False, "holds no certificate"),
+        (True, "is not there: whoever installed the injector makes it, empty (403 Forbidden: cannot create)"),
+    ):
+        keeper = replica(objects, clock, held=held)
+        assert not await keeper._tried()
+        assert keeper.fault() == f"there is no certificate yet: the Secret openmcp-injector-ca {said}"
 
 
 async def test_labels_of_the_secret_and_what_else_is_in_it_stay(objects, clock):

@@ -158,3 +158,9 @@ def test_what_is_no_review(body, reason):
 )
 def test_what_is_no_pod_is_refused(given):
     assert reviewed(given).outcome == "refused"
+
+
+def test_names_write_no_lines_and_no_colours_into_a_refusal():
+    given = pod()
+    given["spec"]["containers"][0] |= {"name": "a\n\x1b[31m\u202eb", "securityContext": {"privileged": True}}
+    assert answer(reviewed(given))["status"]["message"].startswith("container a\ufffd\ufffd[31m\ufffdb: privileged: ")

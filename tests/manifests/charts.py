@@ -131,6 +131,7 @@ MATRIX: Mapping[str, Json] = {
         "admissionPolicy": {
             "action": "Audit",
             "allowRoot": True,
+            "strictObjects": False,
             "allowOptOut": False,
         },
     },
@@ -164,6 +165,12 @@ MATRIX: Mapping[str, Json] = {
                 "endpoint": "https://vpce.example.com",
             },
         },
+    },
+    "approvals-from-objects": {
+        "approvals": {
+            **{key: value for key, value in APPROVALS.items() if key != "workflows"},
+            "workflowsFrom": "support-ai",
+        }
     },
     "monitored": {"monitoring": {**MONITORED, "rules": {"enabled": True, "labels": {"release": "prometheus"}}}},
     "named": {

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from openmcp.config import load
-from openmcp.config.model import Address, DynamodbState
+from openmcp.config.model import Address, DynamodbState, FileOrigin, KubernetesOrigin
 from openmcp.injector import server
 from openmcp.injector.annotations import INJECT, INJECTED
 from openmcp.injector.certificates import _names
@@ -23,6 +23,7 @@ from openmcp.injector.pod import Patch, inject
 from openmcp.injector.settings import BuiltInTls, FilesTls, Settings, parse
 from openmcp.sidecar.cli import main
 from tests.manifests.charts import (
+    APPROVALS,
     CHART,
     DIGEST,
     FOREIGN,
@@ -95,6 +96,7 @@ def test_objects_are_named_once_labelled_and_in_the_release_s_namespace(case: st
         for key, value in MATRIX[case].get("commonLabels", {}).items():
             assert labels[key] == value
     governed = {*MATRIX[case].get("sidecar", {}).get("namespaces", []), NAMESPACE, None}
+    governed.add(MATRIX[case].get("approvals", {}).get("workflowsFrom"))
     assert {namespace for _, namespace, _ in names} <= governed
 
 
@@ -180,6 +182,10 @@ def test_a_wrong_value_is_refused_by_its_name(values: Json, said: str) -> None:
                 "sidecar": {"spiffe": {"volume": "none"}},
             },
             "sidecar.spiffe.volume is none",
+        ),
+        (
+            {"approvals": {**APPROVALS, "workflowsFrom": "support-ai"}},
+            "with workflowsFrom they are objects",
         ),
     ],
 )
@@ -284,6 +290,7 @@ def test_values_reach_the_injector() -> None:
     assert ours.trust.mounts == ("/var/run/secrets/eks.amazonaws.com/serviceaccount",)
     assert (ours.trust.dns, ours.trust.env) == (True, ("AWS_ROLE_ARN",))
     assert ours.sidecar.api_server == Address(host="10.0.0.1", port=6443)
+    assert (ours.sidecar.log_level, _settings(of("defaults")).sidecar.log_level) == ("debug", None)
     resources = ours.sidecar.resources
     assert (resources.cpu, resources.cpu_limit, resources.memory, resources.memory_limit) == ("0.1", "1", "64Mi", None)
     assert _settings(of("openshift")).sidecar.run_as_user is None
@@ -524,7 +531,9 @@ def test_while_images_change_pods_with_the_older_one_keep_their_svid() -> None:
 # Approvals
 
 
-@pytest.mark.parametrize("case", ["approvals-irsa", "approvals-spiffe", "host-path", "placed"])
+@pytest.mark.parametrize(
+    "case", ["approvals-irsa", "approvals-spiffe", "approvals-from-objects", "host-path", "placed"]
+)
 def test_the_console_takes_its_configuration(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OIDC_SECRET", "x")
     documents = of(case)
@@ -551,7 +560,13 @@ def test_the_console_takes_its_configuration(case: str, tmp_path: Path, monkeypa
     console = configuration.approvals.console
     assert console is not None
     assert {"name": "console", "containerPort": console.listen.port} in container["ports"]
-    assert pod["automountServiceAccountToken"] is False
+    asks = case == "approvals-from-objects"
+    assert configuration.source == (KubernetesOrigin(namespace="support-ai") if asks else FileOrigin())
+    assert pod["automountServiceAccountToken"] is asks
+    bindings = [each for each in kinds(documents, "RoleBinding") if each["metadata"]["name"] == "openmcp-approvals"]
+    assert [(each["metadata"]["namespace"], each["roleRef"]["name"]) for each in bindings] == (
+        [("support-ai", "openmcp-sidecar")] if asks else []
+    )
 
 
 @CASES

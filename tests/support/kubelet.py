@@ -14,7 +14,7 @@ import http.client
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -206,9 +206,12 @@ class RunningPod:
 
 @contextmanager
 def run_pod(
-    pod: Json, node: Node, services: Mapping[str, tuple[int, int | Network]] | None = None
+    pod: Json,
+    node: Node,
+    services: Mapping[str, tuple[int, int | Network]] | None = None,
+    prepared: Callable[[RunningPod], None] | None = None,
 ) -> Iterator[RunningPod]:
-    """Run a pod until the block ends.
+    """Run a pod until the block ends; `prepared` is called when its volumes are there and no container is.
 
     `services` are by name: the port under which the pod reaches it, and the port of this machine that it is, or the
     network of the pod that listens on this port.
@@ -224,6 +227,8 @@ def run_pod(
         folder.chmod(0o755)
         made = RunningPod(pod, node, net, folder, list(services or {}))
         stack.callback(made.stop)
+        if prepared is not None:
+            prepared(made)
         made.start()
         yield made
 

@@ -1,6 +1,7 @@
 """Objects are followed through everything that befalls a watch, and what was known is never lost."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -183,11 +184,20 @@ async def test_bookmarks_move_the_version_on():
         assert (lists(server), server.asked[-1].query["resourceVersion"]) == (1, "104")
 
 
-async def test_a_silent_watch_is_given_up():
-    async with following("a") as followed:
-        watched = followed.api.stream(PATH, {"watch": "1"}, silence=0.05)
-        with pytest.raises(module.ApiUnreachable, match=r"nothing came for 0\.05 s"):
-            await anext(watched)
+async def test_a_silent_watch_is_given_up_and_taken_up_anew(monkeypatch):
+    async with kubernetes_api() as server:
+        server.put("MCPPolicy", "a", SPEC)
+        followed = Followed(server)
+        stream = followed.api.stream
+        monkeypatch.setattr(followed.api, "stream", functools.partial(stream, silence=0.05))
+        task = asyncio.create_task(followed.reflector.run())
+        await followed.when(lambda: followed.reflector.errors["silent"] == 2)
+        monkeypatch.setattr(followed.api, "stream", stream)
+        server.put("MCPPolicy", "b", SPEC)
+        await followed.until("a", "b")
+        assert (lists(server), set(followed.reflector.errors)) == (1, {"silent"})
+        task.cancel()
+        await followed.api.close()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,11 +95,11 @@ class Cluster:
             yield running
 
     @contextmanager
-    def run(self, pod: dict[str, Any]) -> Iterator[RunningPod]:
+    def run(self, pod: dict[str, Any], prepared: Callable[[RunningPod], None] | None = None) -> Iterator[RunningPod]:
         """Create a pod in `support-ai`, through the webhook, and run it as it was stored."""
         stored = self.kube.create(pod, "support-ai")
         services = {"tickets.tools.svc": (8443, self.tickets.network)}
-        with run_pod(stored, Node(self.kube, self.node, IMAGES), services) as running:
+        with run_pod(stored, Node(self.kube, self.node, IMAGES), services, prepared) as running:
             yield running
         self.kube.delete(stored, "support-ai")
 
@@ -270,6 +271,28 @@ def may(pod: RunningPod, tool: str) -> bool:
     denied = "Denied: no policy allows this" in text
     assert denied != ('"structuredContent"' in text or BOT in text), text
     return not denied
+
+
+def test_a_pod_that_starts_while_the_api_server_is_away(cluster: Cluster):
+    """Its sidecar denies, and says why; the agent starts when there are rules."""
+
+    def outage(pod: RunningPod) -> None:
+        cluster.kube.kill()
+        threading.Thread(target=watch, args=(pod,)).start()
+
+    def watch(pod: RunningPod) -> None:
+        try:
+            until(lambda: b"cannot connect" in pod.answer(15020, "/readyz")[1], "the reason in /readyz")
+            before.append((pod.answer(15020, "/readyz")[0], list(pod.started)))
+        finally:
+            cluster.kube.restart()
+
+    before: list[tuple[int, list[str]]] = []
+    job = pod_of(chosen(cluster.apply("agent.yaml"), "Job"))
+    with cluster.run(job, outage) as running:
+        assert before == [(503, ["openmcp"])]
+        assert running.wait("agent") == 0, running.log("agent")
+        assert running.log("agent") == shown("kubectl -n support-ai logs job/support-bot -c agent")
 
 
 @dataclass

@@ -121,10 +121,10 @@ class _in_force:
 
     def __init__(self, kube: KubeApi, case: str, namespace: str, values: Json | None = None) -> None:
         self._kube, self._namespace = kube, namespace
+        made = template(MATRIX[case] if values is None else values)
+        self._settings = parse(one(made, "ConfigMap", "openmcp-injector")["data"]["injector.yaml"])
         wanted = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-        self._documents = [
-            each for each in template(MATRIX[case] if values is None else values) if each["kind"] in wanted
-        ]
+        self._documents = [each for each in made if each["kind"] in wanted]
         for each in self._documents:
             each["metadata"]["name"] = f"{case}-{each['metadata']['name']}"
             if each["kind"] == wanted[1]:
@@ -133,9 +133,11 @@ class _in_force:
 
     def __enter__(self) -> None:
         self._kube.apply(self._documents)
-        for refused in (_pod(), _marked_by_hand()):  # each by one of the two policies
+        without, reaching_out = _pod(), _injected(self._settings, self._namespace)
+        reaching_out["spec"]["hostNetwork"] = True
+        for pod, said in ((without, "does not have it"), (reaching_out, "its own network")):  # one policy says each
             until = time.monotonic() + 30
-            while not _refusal(self._kube, self._namespace, refused):
+            while said not in _refusal(self._kube, self._namespace, pod):
                 assert time.monotonic() < until, "the policy does not come into force"
 
     def __exit__(self, *_: object) -> None:
@@ -162,12 +164,6 @@ def _pod(**spec: Any) -> Json:
         "metadata": {"name": "agent", "annotations": {}, "labels": {}},
         "spec": {"containers": [container], "initContainers": [], "volumes": [], "securityContext": security, **spec},
     }
-
-
-def _marked_by_hand() -> Json:
-    pod = _pod(hostNetwork=True)
-    pod["metadata"]["labels"][INJECTED] = "true"
-    return pod
 
 
 def _injected(settings: Settings, namespace: str, pod: Json | None = None) -> Json:
@@ -364,19 +360,10 @@ def test_a_pod_from_before_the_policy_is_not_marked_later(cluster: KubeApi, gove
         {"metadata": {"labels": {"policy-of": "defaults"}}},
     )
     until = time.monotonic() + 30
-    while not (said := _marking(cluster, namespace, made)):  # the API server does not heed the namespace's label yet
-        assert time.monotonic() < until, "the pod was marked"
-        cluster.patch(made, {"metadata": {"labels": {INJECTED: None}}}, namespace)
-    assert "cannot be given to a pod that is there" in said
-
-
-def _marking(kube: KubeApi, namespace: str, pod: Json) -> str:
-    """What the API server says against giving a pod the sidecar's label; empty where it is done."""
-    try:
-        kube.patch(pod, {"metadata": {"labels": {INJECTED: "true"}}}, namespace)
-    except Rejected as error:
-        return error.message
-    return ""
+    while not _refusal(cluster, namespace, _pod()):  # the API server does not heed the namespace's label yet
+        assert time.monotonic() < until, "the policy does not come into force"
+    with pytest.raises(Rejected, match="cannot be given to a pod that is there"):
+        cluster.patch(made, {"metadata": {"labels": {INJECTED: "true"}}}, namespace)
 
 
 @pytest.mark.parametrize(
@@ -403,6 +390,34 @@ def test_a_debugging_container_is_an_agent_s(
             cluster.patch(made, change, governed, subresource="ephemeralcontainers")
     else:
         cluster.patch(made, change, governed, subresource="ephemeralcontainers")
+
+
+def test_no_debugging_container_has_the_sidecar_s_name(cluster: KubeApi, governed: str) -> None:
+    pod = _pod()
+    pod["metadata"] = {"generateName": "out-", "annotations": {INJECT: "false"}}
+    for name, said in (("debug", ""), ("openmcp", "not named openmcp")):
+        made = cluster.create(copy.deepcopy(pod), governed)
+        found = _debugging(cluster, governed, made, {"name": name, "image": "registry.example/shell:1"})
+        assert said in found
+        assert bool(found) is bool(said)
+
+
+def _debugging(kube: KubeApi, namespace: str, pod: Json, container: Json) -> str:
+    """What the API server says against a debugging container; empty where it adds it."""
+    try:
+        kube.patch(pod, {"spec": {"ephemeralContainers": [container]}}, namespace, subresource="ephemeralcontainers")
+    except Rejected as error:
+        return error.message
+    return ""
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_nobody_but_a_node_makes_mirror_pods(cluster: KubeApi, governed: str, marked: bool) -> None:
+    pod = _pod(hostNetwork=True, nodeName="node-1")
+    pod["metadata"]["annotations"]["kubernetes.io/config.mirror"] = "x"
+    if marked:
+        pod["metadata"]["labels"][INJECTED] = "true"
+    assert "ValidatingAdmissionPolicy 'defaults-openmcp-" in _refusal(cluster, governed, pod)
 
 
 def test_values_bound_the_policy(cluster: KubeApi) -> None:

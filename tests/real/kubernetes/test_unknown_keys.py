@@ -1,10 +1,13 @@
 """A key that is not known is never dropped in silence: a policy with a mistyped `agents` would be about everybody."""
 
+import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.real_parts.install import program
 from tests.support.cluster import chosen, rendered
 from tests.support.kubernetes import APPLY, MERGE, KubeApi, Rejected
 from tests.support.process import ROOT
@@ -68,11 +71,21 @@ def refusal(send: Any) -> str:
     return ""
 
 
-def test_without_it_a_key_is_dropped(kube):
-    """What this is about."""
-    other = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "dta": {"a": "b"}}
-    made = post(kube, kube.namespace("dropped"), other)
-    assert "dta" not in made
+def test_it_can_be_left_out():
+    lenient = rendered("--set", "admissionPolicy.strictObjects=false")
+    assert [each for each in lenient if each["metadata"]["name"] == NAME] == []
+
+
+def test_a_chart_of_helm_3_is_refused(cluster, namespace, tmp_path):
+    """It does not ask for strictness, and would report success."""
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: mine, version: 1.0.0}")
+    (tmp_path / "templates" / "policy.yaml").write_text(json.dumps(policy("p", agent=["x"])))
+    config = cluster.kubeconfig(tmp_path / "config", namespace)
+    command = [program("kubernetes", "helm"), "--kubeconfig", config, "install", "mine", tmp_path, "-n", namespace]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert REFUSED in done.stderr
 
 
 def test_who_does_not_ask_for_strictness_is_refused(cluster, namespace):

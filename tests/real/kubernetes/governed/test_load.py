@@ -19,7 +19,7 @@ import pytest
 
 from tests.real.kubernetes.governed.conftest import FREE, GOVERNED, STRICT
 from tests.real.kubernetes.governed.test_pods import pod
-from tests.support.cluster import Replicas, trusted
+from tests.support.cluster import Replicas, chosen, install, trusted
 from tests.support.kubernetes import KubeApi, Rejected, refused
 from tests.support.spire import wait_until
 
@@ -161,6 +161,20 @@ def test_no_pod_is_refused_while_replicas_are_replaced(kube: KubeApi, injectors:
             reached = load.done + AT_ONCE
             wait_until(lambda: load.done > reached, "pods after it", LONG)  # noqa: B023 - called in this round
     assert load.refusals == []
+
+
+def test_no_pod_is_refused_while_the_chart_is_applied_anew(
+    kube: KubeApi, chart: list[dict[str, Any]], injectors: Replicas
+):
+    """An upgrade takes away neither the caBundle nor the certificate, which are not in the chart."""
+    with creating(kube) as load:
+        for _ in range(3):
+            install(kube, chart, f"https://127.0.0.1:{injectors.port}/mutate")
+            reached = load.done + AT_ONCE
+            wait_until(lambda: load.done > reached, "pods after it", LONG)  # noqa: B023 - called in this round
+    assert load.refusals == []
+    assert all(trusted(kube))
+    assert kube.read(chosen(chart, "Secret"))["data"].keys() >= {"ca.crt", "tls.crt", "tls.key"}
 
 
 def test_while_no_injector_is_there_pods_are_refused(kube: KubeApi, injectors: Replicas):
