@@ -49,7 +49,7 @@ class _Written(msgspec.Struct, frozen=True):
 class _Namespace(msgspec.Struct, frozen=True):
     """What was judged together, and how. `basis` says by which versions of which objects."""
 
-    basis: frozenset[tuple[str, int]] = frozenset()
+    basis: frozenset[tuple[str, int, bytes]] = frozenset()
     parsed: Mapping[str, Parsed] = {}
     good: Mapping[str, Parsed] = {}
     verdicts: tuple[Verdict, ...] = ()
@@ -176,7 +176,7 @@ def _judge(objects: Iterable[Object], before: Mapping[str, _Namespace]) -> dict[
 
 
 def _judge_one(objects: Sequence[Object], before: _Namespace) -> _Namespace:
-    basis = frozenset((one.uid, one.generation) for one in objects)
+    basis = frozenset((one.uid, one.generation, one.spec) for one in objects)
     if basis == before.basis:
         return before
     try:
@@ -190,7 +190,12 @@ def _judge_one(objects: Sequence[Object], before: _Namespace) -> _Namespace:
 
 def _parsed(one: Object, before: _Namespace) -> Parsed:
     known = before.parsed.get(one.uid)
-    return known if known is not None and known.object.generation == one.generation else parse(one, "")
+    return known if known is not None and _same(known.object, one) else parse(one, "")
+
+
+def _same(one: Object, other: Object) -> bool:
+    """Whether they are one version. Another CustomResourceDefinition may change what is read, and no generation."""
+    return one.generation == other.generation and one.spec == other.spec
 
 
 def _due(
@@ -201,7 +206,7 @@ def _due(
     found = []
     for verdict in verdicts:
         one = present.get(verdict.object.uid)
-        if one is None or one.generation != verdict.object.generation:
+        if one is None or not _same(one, verdict.object):
             continue  # judged again in a moment
         if (ours := written.get(one.uid)) is not None:
             one = msgspec.structs.replace(one, version=ours.version, status=ours.status)

@@ -163,6 +163,17 @@ async def test_a_conflict_is_left_to_what_is_heard_next(cluster, caplog):
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+async def test_another_schema_changes_what_is_read_and_no_generation(cluster):
+    """As where a CRD that knew a key was replaced by one that does not."""
+    cluster.put("MCPServer", "zendesk", SERVER | {"future": "x"})
+    async with writing(cluster):
+        await cluster.until(lambda: said(cluster, "MCPServer", "zendesk") == "False")
+        one = found(cluster, "MCPServer", "zendesk")
+        cluster._store(f"{OURS.format('test', 'mcpservers')}/zendesk", one | {"spec": SERVER}, one, spec=False)
+        await cluster.until(lambda: said(cluster, "MCPServer", "zendesk") == "True")
+        assert found(cluster, "MCPServer", "zendesk")["metadata"]["generation"] == one["metadata"]["generation"] == 1
+
+
 async def test_what_was_removed_is_not_asked_for(cluster):
     cluster.put("MCPServer", "zendesk", SERVER)
     async with writing(cluster) as writer:
