@@ -10,9 +10,17 @@ from typing import Final
 
 import msgspec
 
-from openmcp.config.model import Configuration, HeaderAuth, OAuthAuth, Secret, Server
+from openmcp.config.model import Configuration, HeaderAuth, JwtSvidAgents, JwtSvidAuth, OAuthAuth, Secret, Server
 
 OWN: Final = "the secret is the sidecar's own and goes to no server: mount another one for it"
+OURS: Final = "a JWT-SVID for this audience is for others: whoever is sent one would be this sidecar to them"
+_CLOUDS: Final = (
+    "sts.amazonaws.com",
+    "api://AzureADTokenExchange",
+    "//iam.googleapis.com/",
+    "https://iam.googleapis.com/",
+)
+"""How the audiences begin for which clouds give a role: to sidecars the account of approvals."""
 _TOKENS: Final = (
     "kubernetes.io/",
     "eks.amazonaws.com/",
@@ -32,8 +40,26 @@ _VARIABLES: Final = ("AWS_", "AZURE_", "GOOGLE_")
 
 def fault(configuration: Configuration, server: Server) -> str | None:
     """Why a server of an object cannot be had beside the rest of the configuration; None where nothing is wrong."""
-    mine = frozenset(map(_place, _secrets(configuration)))
-    return OWN if any(_place(secret) in mine or _is_of_the_pod(secret) for secret in _sent(server)) else None
+    audience = _audience(server)
+    if audience is not None and (audience.startswith(_CLOUDS) or audience in _taken(configuration)):
+        return OURS
+    sent = list(_sent(server))
+    mine = frozenset(map(_place, _secrets(configuration))) if sent else frozenset()
+    return OWN if any(_place(secret) in mine or _is_of_the_pod(secret) for secret in sent) else None
+
+
+def _audience(server: Server) -> str | None:
+    """For which audience JWT-SVIDs are sent to it, or to the token endpoint that it names."""
+    if isinstance(server.auth, JwtSvidAuth):
+        return server.auth.audience
+    if isinstance(server.auth, OAuthAuth) and server.auth.client.type != "secret":
+        return server.auth.client.audience or server.auth.token_url
+    return None
+
+
+def _taken(configuration: Configuration) -> Iterator[str]:
+    """The audiences by which callers prove to sidecars who they are."""
+    return (one.audience for one in configuration.identity.agents if isinstance(one, JwtSvidAgents))
 
 
 def _sent(server: Server) -> Iterator[Secret]:

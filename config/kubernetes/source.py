@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -150,7 +150,7 @@ class KubernetesSource:
             "refused": {
                 verdict.object.place: {
                     "inForce": _STATES[verdict.standing],
-                    "errors": [str(problem) for problem in verdict.errors],
+                    "errors": _first(verdict.errors),
                 }
                 for verdict in refused[:_SHOWN]
             },
@@ -288,7 +288,9 @@ class KubernetesSource:
             if key not in self._told:
                 previous = verdict.standing is Standing.PREVIOUS
                 becomes = "its last good version stays in force" if previous else "what it is about is denied"
-                _log.error("%s is not valid, and %s:\n%s", verdict.object.place, becomes, _lines(verdict.errors))
+                _log.error(
+                    "%s is not valid, and %s:\n%s", verdict.object.place, becomes, "\n".join(_first(verdict.errors))
+                )
         self._told = told
 
     def _watch_files(self) -> None:
@@ -302,5 +304,7 @@ def _tell_end(task: asyncio.Task[None]) -> None:
         _log.error("changes are not followed any more", exc_info=task.exception())
 
 
-def _lines(problems: Iterable[Problem]) -> str:
-    return "\n".join(map(str, problems))
+def _first(problems: Sequence[Problem]) -> list[str]:
+    """What is wrong, and how much more; the status of an object has all of it."""
+    more = [f"and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+    return [*map(str, problems[:_SHOWN]), *more]

@@ -253,6 +253,18 @@ async def test_an_invalid_edit_changes_nothing_and_shows(tmp_path: Path):
         assert (await there.ready())[0], "one bad object does not take the pod down"
 
 
+async def test_of_many_errors_the_first_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """An object has room for more of them than a probe or a line of a log."""
+    async with governed(tmp_path) as there:
+        await there.until(OPEN)
+        there.policy(*({"name": f"broken{number}"} for number in range(1000)))
+        told = await there.when(lambda told: bool(told["source"]["refused"]))
+        errors = told["source"]["refused"]["MCPPolicy test/base"]["errors"]
+        assert (len(errors), errors[-1]) == (21, "and 980 more")
+        (logged,) = [record.message for record in caplog.records if "is not valid" in record.message]
+        assert logged.splitlines()[1:] == errors
+
+
 async def test_a_server_that_cannot_be_used_here_does_not_stand_in_the_way_of_others(tmp_path: Path):
     async with governed(tmp_path) as there:
         await there.until(OPEN)

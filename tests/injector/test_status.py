@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from openmcp.config.kubernetes.api import Api
+from openmcp.config.kubernetes.guard import OWN
 from openmcp.injector import status
 from openmcp.injector.metrics import Metrics
 from openmcp.injector.status import StatusWriter
@@ -172,6 +173,15 @@ async def test_another_schema_changes_what_is_read_and_no_generation(cluster):
         cluster._store(f"{OURS.format('test', 'mcpservers')}/zendesk", one | {"spec": SERVER}, one, spec=False)
         await cluster.until(lambda: said(cluster, "MCPServer", "zendesk") == "True")
         assert found(cluster, "MCPServer", "zendesk")["metadata"]["generation"] == one["metadata"]["generation"] == 1
+
+
+async def test_what_all_sidecars_refuse_is_not_accepted(cluster):
+    token = {"file": "/var/run/secrets/kubernetes.io/serviceaccount/token"}
+    cluster.put("MCPServer", "thief", SERVER | {"auth": {"type": "header", "name": "X-Key", "value": token}})
+    async with writing(cluster):
+        await cluster.until(lambda: said(cluster, "MCPServer", "thief") == "False")
+    (condition,) = found(cluster, "MCPServer", "thief")["status"]["conditions"]
+    assert condition["message"] == f"MCPServer test/thief: spec: {OWN}"
 
 
 async def test_what_was_removed_is_not_asked_for(cluster):

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from openmcp.config.kubernetes.guard import OWN, fault
+from openmcp.config.kubernetes.guard import OURS, OWN, fault
 from openmcp.config.model import (
     Approvals,
     Configuration,
     HeaderAuth,
+    Identity,
+    JwtSvidAgents,
+    JwtSvidAuth,
     OAuthAuth,
     OAuthClient,
     Secret,
@@ -17,6 +20,7 @@ from openmcp.config.model import (
     SlackChannel,
     SpiffeAuth,
 )
+from openmcp.identity.aws import AUDIENCE
 
 CHANNEL = SlackChannel(
     name="chat", mode="http", channel="C", token=Secret(env="SLACK_TOKEN"), signing_secret=Secret(env="SLACK_SIGNING")
@@ -72,3 +76,26 @@ def test_what_is_for_servers_goes_there(made: Configuration, tmp_path: Path):
     assert fault(made, Server(name="s", path="/s", endpoints=("https://h/",))) is None
     spiffe = SpiffeAuth(server_ids=("spiffe://a/b",))
     assert fault(made, Server(name="s", path="/s", endpoints=("https://h/",), auth=spiffe)) is None
+
+
+@pytest.mark.parametrize(
+    ("audience", "said"),
+    [
+        (AUDIENCE, OURS),
+        ("//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/q", OURS),
+        ("api://AzureADTokenExchange", OURS),
+        ("https://sidecars.example", OURS),
+        ("https://zendesk.example", None),
+    ],
+)
+def test_proofs_for_clouds_and_for_sidecars_go_to_no_server(audience: str, said: str | None):
+    """A JWT-SVID for the audience of AWS is the role that keeps approvals, wherever it was sent."""
+    agents = (JwtSvidAgents(audience="https://sidecars.example", trust_domains=("a",)),)
+    made = Configuration(identity=Identity(agents=agents))
+    client = OAuthClient(id="us", type="jwtSvid", audience=audience)
+    for auth in (
+        JwtSvidAuth(audience=audience),
+        OAuthAuth(token_url="https://t/", client=client),
+        OAuthAuth(token_url=audience, client=OAuthClient(id="us", type="jwtSvidSpiffe")),
+    ):
+        assert fault(made, Server(name="s", path="/s", endpoints=("https://h/",), auth=auth)) == said

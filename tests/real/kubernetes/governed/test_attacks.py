@@ -147,6 +147,17 @@ def test_debugging_the_sidecar(kube: KubeApi, governed: dict[str, Any], debugger
     denied(refused(lambda: kube.call("PATCH", path, patch, headers=DEVELOPER, content_type=strategic)), said)
 
 
+def test_debugging_the_sidecar_of_a_pod_without_its_label(kube: KubeApi, governed: dict[str, Any]):
+    """Labels may be changed with the status, and by a binding, neither of which is an update of the pod."""
+    changed = change(kube, "governed", {"metadata": {"labels": {"openmcp.dev/injected": None}}}, "/status")
+    assert "openmcp.dev/injected" not in changed["metadata"].get("labels", {})
+    patch = {"spec": {"ephemeralContainers": [DEBUG | {"targetContainerName": "openmcp"}]}}
+    path = f"{PODS.format(GOVERNED)}/governed/ephemeralcontainers"
+    strategic = "application/strategic-merge-patch+json"
+    tried = refused(lambda: kube.call("PATCH", path, patch, headers=DEVELOPER, content_type=strategic))
+    denied(tried, "the sidecar's processes are not debugged")
+
+
 def test_debugging_the_agent(kube: KubeApi, governed: dict[str, Any]):
     patch = {"spec": {"ephemeralContainers": [DEBUG | {"targetContainerName": "agent"}]}}
     path = f"{PODS.format(GOVERNED)}/governed/ephemeralcontainers"
