@@ -75,8 +75,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
     """What developers of agents may choose by annotation, beyond what cannot weaken anything."""
 
-    images: tuple[str, ...] | None = None
-    """Repositories, or `registry/path/*`; None: the repository of `sidecar.image`, in any version."""
+    images: tuple[str, ...] = ()
+    """Repositories, in any version, or `registry/path/*`, besides `sidecar.image` as it is."""
     config_maps: tuple[str, ...] = ()
     """`NAMESPACE/NAME`, `*/NAME` for every namespace: whoever may write such a ConfigMap governs its pods."""
     dns: bool = False

@@ -20,7 +20,7 @@ from openmcp.injector import server
 from openmcp.injector.annotations import INJECT, INJECTED
 from openmcp.injector.certificates import _names
 from openmcp.injector.pod import Patch, inject
-from openmcp.injector.settings import BuiltInTls, FilesTls, Settings, parse
+from openmcp.injector.settings import BuiltInTls, FilesTls, Settings, Trust, parse
 from openmcp.sidecar.cli import main
 from tests.manifests.charts import (
     APPROVALS,
@@ -295,11 +295,10 @@ def test_values_reach_the_injector() -> None:
     assert (resources.cpu, resources.cpu_limit, resources.memory, resources.memory_limit) == ("0.1", "1", "64Mi", None)
     assert _settings(of("openshift")).sidecar.run_as_user is None
     assert _settings(of("own-registry")).trust.images == (
-        "registry.acme.example:5000/team/openmcp",
         "registry.acme.example:5000/ci/*",
         "ghcr.io/openmcp/openmcp",
     )
-    assert _settings(of("defaults")).trust.images is None
+    assert _settings(of("defaults")).trust == Trust()
     assert _settings(of("digest")).sidecar.image == f"ghcr.io/openmcp/openmcp@{DIGEST}"
 
 
