@@ -132,7 +132,8 @@ class FromFiles:
             failure = f"{self._paths[0]} and {self._paths[1]}: {error}"
         # Once may be a look between two files that are being replaced.
         if failure and failure == self._failing != self._said:
-            _log.warning("the certificate cannot be read, what was there before is served: %s", failure)
+            becomes = "what was there before is served" if self.served.first.is_set() else "nothing is served yet"
+            _log.warning("the certificate cannot be read, %s: %s", becomes, failure)
             self._said = failure
         elif not failure:
             self._said = ""

@@ -341,6 +341,11 @@ def look(files):
 def test_files_are_followed_and_the_last_good_pair_is_served(files, tmp_path, caplog):
     look(files)
     assert files.fault() == f"there is no certificate yet: {tmp_path}/tls.crt: No such file or directory"
+    assert caplog.messages == []
+    look(files)
+    assert caplog.messages == [
+        f"the certificate cannot be read, nothing is served yet: {tmp_path}/tls.crt: No such file or directory"
+    ]
     one, two = (issue({NAME}, files.served._clock(), 60) for _ in range(2))
     write(tmp_path, one)
     look(files)
