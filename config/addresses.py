@@ -1,4 +1,4 @@
-"""Readings of addresses to listen on."""
+"""Readings of addresses to listen on, and to connect to."""
 
 import re
 from urllib.parse import urlsplit
@@ -21,6 +21,22 @@ def address(at: At) -> Address | None:
     wrong = _address_fault(*text.rpartition(":"))
     if wrong is not None:
         at.error(f'not an address to listen on: "{shortened(text)}"', wrong)
+        return None
+    return parse_address(text)
+
+
+def reached(at: At) -> Address | None:
+    """`host:port` or `[::1]:port` to connect to."""
+    text = string(at)
+    if text is None:
+        return None
+    host, colon, port = text.rpartition(":")
+    unfit = host in ("", "*") or "/" in text
+    wrong = "write host:port, such as 10.96.0.1:443" if unfit else _address_fault(host, colon, port)
+    if wrong is None and int(port) == 0:
+        wrong = "the port is a number from 1 to 65535"
+    if wrong is not None:
+        at.error(f'not an address to connect to: "{shortened(text)}"', wrong)
         return None
     return parse_address(text)
 

@@ -16,6 +16,7 @@ from openmcp.config.approvers import approvals
 from openmcp.config.crosscheck import cross_check
 from openmcp.config.cursor import At, Reading, distinct, shortened, unknown_key
 from openmcp.config.identities import identity
+from openmcp.config.kubernetes import guard
 from openmcp.config.listening import listen
 from openmcp.config.model import Approvals, Configuration, KubernetesOrigin, Policy, Server, Workflow
 from openmcp.config.origin import source
@@ -208,9 +209,19 @@ def _joined(values: Table[str, object], sections: _Sections, entries: Entries, r
     made = _assembled(kept, entries.servers, entries.policies)
     servers, policies = dict(_places(entries.servers)), dict(_places(entries.policies))
     alone = sections.objects_alone
+    if alone:
+        _guarded(entries.servers)
     cross_check(made, sections.single, servers, policies, report, alone=alone)
     check_approvals(made, sections.single, dict(_places(entries.workflows)), policies, alone=alone)
     return None if report.errors else made
+
+
+def _guarded(servers: list[tuple[At, Server]]) -> None:
+    """What no sidecar sends to a server that an object names, whatever its own file says, is refused before."""
+    for at, server in servers:
+        said = guard.fault(Configuration(), server)
+        if said is not None:
+            at.error(said)
 
 
 def _with_workflows(section: object, workflows: list[tuple[At, Workflow]]) -> Approvals:

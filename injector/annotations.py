@@ -120,14 +120,11 @@ class Annotations:
     def _image(self) -> str:
         default = self._settings.sidecar.image
         text = self._given.get("image", default)
-        wanted, ours = references.image(text), references.image(default)
-        if wanted is None or ours is None:
+        wanted = references.image(text)
+        if wanted is None:
             self._fault("image", f'not an image: "{shortened(text)}"')
             return default
-        trusted = self._settings.trust.images
-        if text != default and not references.permits(
-            (ours.repository,) if trusted is None else trusted, wanted.repository
-        ):
+        if text != default and not references.permits(self._settings.trust.images, wanted.repository):
             self._fault(
                 "image", f"{shortened(wanted.repository)} is not a repository that the injector's trust.images allows"
             )

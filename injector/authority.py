@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-SKEW: Final = 300.0
-"""Seconds that the clock of an API server may be behind."""
+SKEW: Final = 3600.0
+"""Seconds that the clock of an API server may be behind; less where a certificate lives shorter."""
 
 
 class Generation(msgspec.Struct, frozen=True):

@@ -76,13 +76,18 @@ class Served:
 
 
 class Keeper(Protocol):
-    """Keeps `served` up to date while `run` runs, until cancelled; `fault` says what hinders readiness, or nothing."""
+    """Keeps `served` up to date while `run` runs, until cancelled; `fault` says what hinders readiness, or nothing.
+
+    `unasked` says why API servers do not ask any replica: nothing, if they do; None where others see to that.
+    """
 
     served: Served
 
     async def run(self) -> None: ...
 
     def fault(self) -> str: ...
+
+    def unasked(self) -> str | None: ...
 
 
 class FromFiles:
@@ -105,6 +110,10 @@ class FromFiles:
         fault = self.served.fault()
         return f"{fault}: {self._failing}" if fault and self._failing else fault
 
+    def unasked(self) -> str | None:
+        """See `Keeper`: the configuration of the webhook is not ours to read."""
+        return None
+
     def _read(self) -> tuple[bytes, bytes, str]:
         found = []
         for path in self._paths:
@@ -123,7 +132,8 @@ class FromFiles:
             failure = f"{self._paths[0]} and {self._paths[1]}: {error}"
         # Once may be a look between two files that are being replaced.
         if failure and failure == self._failing != self._said:
-            _log.warning("the certificate cannot be read, what was there before is served: %s", failure)
+            becomes = "what was there before is served" if self.served.first.is_set() else "nothing is served yet"
+            _log.warning("the certificate cannot be read, %s: %s", becomes, failure)
             self._said = failure
         elif not failure:
             self._said = ""
@@ -160,6 +170,7 @@ class BuiltIn:
         self._trusted: frozenset[bytes] = frozenset()
         self._own: frozenset[bytes] = frozenset()
         self._lacking = ""
+        self._unfit = "the configuration of the webhook was not read yet"
         self._problem = "the API server was not reached yet"
 
     async def run(self) -> None:
@@ -179,6 +190,13 @@ class BuiltIn:
         if self._own <= self._trusted:
             return ""
         return self._problem or "the CA of the certificate is not in the caBundle of the webhook yet"
+
+    def unasked(self) -> str | None:
+        """See `Keeper`. While the API server is away, what was seen last holds."""
+        if self._unfit:
+            return self._unfit
+        ours = self._own and self._own <= self._trusted
+        return "" if ours else "the caBundle of the webhook lacks the CA of the certificate"
 
     async def _tried(self) -> bool:
         """One look; whether it has changed something, so that another one is of use."""
@@ -202,12 +220,22 @@ class BuiltIn:
         The configuration is read before the Secret: a caBundle that is newer than the Secret it was made from is
         never written over, as the write is conditional.
         """
-        webhook = await self._api.get(self._webhook)
+        try:
+            return await self._looked()
+        except _Unfit as error:
+            self._unfit = str(error)
+            raise
+
+    async def _looked(self) -> bool:
+        webhook = await self._found(self._webhook)
+        if webhook is None:
+            gone = f"the MutatingWebhookConfiguration {self._settings.webhook} is not there"
+            raise _Unfit(f"{gone}: no pod is given a sidecar")
         secret = await self._found(self._secret)
         stock = decoded(secret.get("data") or {} if secret else {})
         self._lacking = self._take(stock.current)
         self._trusted = _trusted(webhook)
-        names = _names(webhook)
+        names, self._unfit = _names(webhook), ""
         if not self._lease.held:
             return False
         wanted = bundle(stock)
@@ -276,17 +304,21 @@ class BuiltIn:
 
 
 class _Unusable(Exception):
-    """The configuration of the webhook is not one for certificates of ours; the text says why."""
+    """What is in the cluster is not such that certificates of ours can be had; the text says why."""
+
+
+class _Unfit(_Unusable):
+    """It is the configuration of the webhook that is not."""
 
 
 def _names(webhook: JsonObject) -> frozenset[str]:
     """By which names API servers call it."""
     annotations = webhook.get("metadata", {}).get("annotations") or {}
     if any(key.startswith(_CERT_MANAGER) for key in annotations):
-        raise _Unusable(f"{_title(webhook)} has an annotation of cert-manager, which would write its caBundle as well")
+        raise _Unfit(f"{_title(webhook)} has an annotation of cert-manager, which would write its caBundle as well")
     names = {_name(one.get("clientConfig") or {}) for one in webhook.get("webhooks") or []}
     if not names or None in names:
-        raise _Unusable(f"{_title(webhook)} has no webhook, or one without a service and a URL")
+        raise _Unfit(f"{_title(webhook)} has no webhook, or one without a service and a URL")
     return frozenset(name for name in names if name)
 
 

@@ -65,6 +65,10 @@ class Metrics:
         """Show at each scrape when the certificate ends, and how many there were."""
         self._lately.certificate = ends, taken
 
+    def trusted(self, trusted: Callable[[], bool]) -> None:
+        """Show at each scrape whether API servers ask us, as far as the configuration of the webhook says."""
+        self._lately.trusted = trusted
+
     def objects(self, counts: Callable[[], Mapping[tuple[str, str], int]]) -> None:
         """Show at each scrape how many objects of which kind are in which state."""
         self._lately.counts = counts
@@ -80,6 +84,7 @@ class _Lately:
     def __init__(self) -> None:
         self.leases: dict[str, Callable[[], bool]] = {}
         self.certificate: tuple[Callable[[], float], Callable[[], int]] = (lambda: 0.0, lambda: 0)
+        self.trusted: Callable[[], bool] | None = None
         self.counts: Callable[[], Mapping[tuple[str, str], int]] = dict
 
     def collect(self) -> Iterator[Metric]:
@@ -89,6 +94,9 @@ class _Lately:
         yield CounterMetricFamily(
             "openmcp_injector_certificates_taken", "Certificates taken over since the start.", taken()
         )
+        if self.trusted is not None:
+            text = "Whether the configuration of the webhook is there and its caBundle holds the CA of the certificate."
+            yield _gauge("ca_trusted", text, (), [((), float(self.trusted()))])
         held = [((lease,), float(held())) for lease, held in self.leases.items()]
         yield _gauge("leader", "Whether this replica holds the Lease.", ("lease",), held)
         yield _gauge(

@@ -100,6 +100,8 @@ class Injector:
     def _measure(self) -> None:
         served = self.keeper.served
         self._metrics.certificate(lambda: served.ends, lambda: served.taken)
+        if self.keeper.unasked() is not None:
+            self._metrics.trusted(lambda: not self.keeper.unasked())
         self._metrics.objects(self._status.counts)
         for lease in self._leases:
             self._metrics.leading(lease.name, lambda lease=lease: lease.held)  # type: ignore[misc]  # binds this one
@@ -144,8 +146,12 @@ class Injector:
         return [fault] if fault else []
 
     def _detail(self) -> dict[str, Any]:
-        ends = self.keeper.served.ends
-        return {"certificateExpires": ends or None, "leads": [lease.name for lease in self._leases if lease.held]}
+        said: dict[str, Any] = {
+            "certificateExpires": self.keeper.served.ends or None,
+            "leads": [lease.name for lease in self._leases if lease.held],
+        }
+        unasked = self.keeper.unasked()
+        return said if unasked is None else said | {"webhook": unasked or "ok"}
 
 
 def _kept_up(work: Callable[[], Awaitable[None]]) -> "asyncio.Future[None]":

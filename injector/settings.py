@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from openmcp.config import ConfigurationError
-from openmcp.config.addresses import address
+from openmcp.config.addresses import address, reached
 from openmcp.config.cursor import At, Reading, Shape, boolean, choice, integer, list_of, shortened, string, tagged
 from openmcp.config.load import read_documents
 from openmcp.config.model import Address
@@ -75,8 +75,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True):
 class Trust(msgspec.Struct, frozen=True, kw_only=True):
     """What developers of agents may choose by annotation, beyond what cannot weaken anything."""
 
-    images: tuple[str, ...] | None = None
-    """Repositories, or `registry/path/*`; None: the repository of `sidecar.image`, in any version."""
+    images: tuple[str, ...] = ()
+    """Repositories, in any version, or `registry/path/*`, besides `sidecar.image` as it is."""
     config_maps: tuple[str, ...] = ()
     """`NAMESPACE/NAME`, `*/NAME` for every namespace: whoever may write such a ConfigMap governs its pods."""
     dns: bool = False
@@ -142,7 +142,7 @@ def _such(fault: str, is_good: Callable[[str], bool], hint: str) -> Reading[str]
 
 
 def _is_folder(text: str) -> bool:
-    return text.startswith("/") and text != "/" and os.path.normpath(text) == text and ":" not in text
+    return re.match("/[^/]", text) is not None and os.path.normpath(text) == text and ":" not in text
 
 
 def _is_config_map(text: str) -> bool:
@@ -221,7 +221,7 @@ _sidecar: Reading[Sidecar] = Shape(
                 "socket": _such("a file name", lambda text: _FILE.fullmatch(text) is not None, "without a folder"),
             },
         ),
-        "apiServer": address,
+        "apiServer": reached,
     },
     required=("image",),
 )

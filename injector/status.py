@@ -14,12 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from openmcp.config.kubernetes import guard
 from openmcp.config.kubernetes.api import Api, ApiError, ApiUnreachable, JsonObject, route
 from openmcp.config.kubernetes.assemble import Object, Parsed, Verdict, assemble, parse
 from openmcp.config.kubernetes.reflector import GROUP, KINDS, VERSION, Reflector
-from openmcp.config.model import Configuration, Server
-from openmcp.config.problems import Problem
 from openmcp.injector.conditions import changed, wanted
 from openmcp.injector.metrics import Metrics
 
@@ -193,17 +190,7 @@ def _judge_one(objects: Sequence[Object], before: _Namespace) -> _Namespace:
 
 def _parsed(one: Object, before: _Namespace) -> Parsed:
     known = before.parsed.get(one.uid)
-    return known if known is not None and _same(known.object, one) else _guarded(parse(one, ""))
-
-
-def _guarded(parsed: Parsed) -> Parsed:
-    """A server that would be sent what is a sidecar's own, whatever its file says, is refused by all of them."""
-    server = parsed.entry[1] if parsed.entry is not None else None
-    fault = guard.fault(Configuration(), server) if isinstance(server, Server) else None
-    if fault is None:
-        return parsed
-    problem = Problem(file=parsed.object.place, line=None, path="spec", message=fault)
-    return msgspec.structs.replace(parsed, entry=None, errors=(problem,))
+    return known if known is not None and _same(known.object, one) else parse(one, "")
 
 
 def _same(one: Object, other: Object) -> bool:

@@ -83,7 +83,7 @@ def _due(current: Generation, names: frozenset[str], now: float, lifetime: float
     found = facts(current.certificate)
     if found is None or found.names != names:
         return True
-    return now >= found.ends - lifetime / 3 or found.ends > now + lifetime + SKEW
+    return now >= found.ends - lifetime / 3 or found.ends > now + lifetime + min(SKEW, lifetime)
 
 
 def decoded(data: Mapping[str, object]) -> Stock:

@@ -87,5 +87,8 @@ def _place(secret: Secret) -> tuple[str, str]:
 
 
 def _is_of_the_pod(secret: Secret) -> bool:
+    """As the path is written too: where objects are only looked at, /var/run may lead elsewhere."""
     kind, where = _place(secret)
-    return where.startswith(_FOLDERS if kind == "file" else _VARIABLES)
+    if kind == "env":
+        return where.startswith(_VARIABLES)
+    return where.startswith(_FOLDERS) or os.path.normpath(secret.file or "").startswith(_FOLDERS)

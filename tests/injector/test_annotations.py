@@ -31,7 +31,7 @@ def test_nothing_is_chosen():
 
 
 def test_everything_is_chosen():
-    by = settings(trust="{configMaps: ['*/gateway']}")
+    by = settings(trust="{configMaps: ['*/gateway'], images: [registry.example/openmcp]}")
     made = choose(
         by,
         inject="true",
@@ -119,6 +119,7 @@ def test_a_config_map_is_trusted_by_namespace():
     [
         ("[]", IMAGE, True),
         ("[]", "registry.example/openmcp:1.5", False),
+        ("[registry.example/openmcp]", "registry.example/openmcp:1.5", True),
         ("[other.example/openmcp]", "registry.example/openmcp:1.5", False),
         ("[other.example/openmcp]", "other.example/openmcp:2", True),
         ("[other.example/team/*]", "other.example/team/a/b:2", True),
@@ -130,6 +131,13 @@ def test_a_config_map_is_trusted_by_namespace():
 def test_repositories_that_are_trusted(trusted, image, is_good):
     by = settings(trust=f"{{images: {trusted}}}")
     assert (faults(by, image=image) == []) is is_good
+
+
+def test_nobody_chooses_an_image_where_nothing_is_said():
+    assert faults(image=IMAGE) == []
+    assert faults(image="registry.example/openmcp:1.3") == [
+        "openmcp.dev/image: registry.example/openmcp is not a repository that the injector's trust.images allows"
+    ]
 
 
 @pytest.mark.parametrize(

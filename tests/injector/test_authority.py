@@ -34,6 +34,13 @@ def test_it_begins_before_now_for_clocks_that_are_behind_and_ends_as_asked():
     assert (found.begins, found.ends, found.names) == (NOW - SKEW, NOW + 3600, {NAME, "127.0.0.1"})
 
 
+@pytest.mark.parametrize(("lifetime", "before"), [(90 * 86400, 3600), (7200, 3600), (60, 60)])
+def test_a_clock_that_is_an_hour_behind_takes_it_where_it_lives_that_long(lifetime, before):
+    made = issue({NAME}, NOW, lifetime)
+    for pem in (made.certificate, made.ca):
+        assert (facts(pem).begins, facts(pem).ends) == (NOW - before, NOW + lifetime)
+
+
 def test_no_two_cas_have_a_name_or_a_key_in_common():
     one, other = (x509.load_pem_x509_certificate(issue({NAME}, NOW, 60).ca) for _ in range(2))
     assert one.subject != other.subject

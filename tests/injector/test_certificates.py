@@ -239,7 +239,41 @@ async def test_a_missing_configuration_is_named(objects, clock):
     del objects.found[WEBHOOK]
     leader = replica(objects, clock, held=True)
     await leader._tried()
-    assert leader.fault() == f"there is no certificate yet: 404 NotFound: {WEBHOOK} not found"
+    gone = "the MutatingWebhookConfiguration openmcp-injector is not there: no pod is given a sidecar"
+    assert (leader.fault(), leader.unasked()) == (f"there is no certificate yet: {gone}", gone)
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_configuration_that_goes_is_told_by_replicas_that_stay_ready(objects, clock, held, caplog):
+    keeper = replica(objects, clock, held=held)
+    assert keeper.unasked() == "the configuration of the webhook was not read yet"
+    await settled(replica(objects, clock, held=True))
+    await settled(keeper)
+    assert (keeper.fault(), keeper.unasked()) == ("", "")
+    before = objects.found.pop(WEBHOOK)
+    await keeper._tried()
+    gone = "the MutatingWebhookConfiguration openmcp-injector is not there: no pod is given a sidecar"
+    assert (keeper.fault(), keeper.unasked()) == ("", gone)
+    assert f"certificates: {gone}" in caplog.messages
+    objects.put(WEBHOOK, before)
+    await keeper._tried()
+    assert (keeper.fault(), keeper.unasked()) == ("", "")
+    objects.cut = True
+    await keeper._tried()
+    assert keeper.unasked() == ""
+
+
+async def test_a_configuration_that_trusts_another_is_told(objects, clock):
+    await settled(replica(objects, clock, held=True))
+    keeper = replica(objects, clock, held=False)
+    await keeper.look()
+    stranger = base64.b64encode(issue({NAME}, NOW, 60).ca).decode()
+    configure(objects, SERVICE | {"caBundle": stranger})
+    await keeper.look()
+    assert keeper.unasked() == "the caBundle of the webhook lacks the CA of the certificate"
+    configure(objects, SERVICE, annotations={"cert-manager.io/inject-ca-from": "mesh/injector"})
+    await keeper._tried()
+    assert "cert-manager" in keeper.unasked()
 
 
 async def test_who_empties_the_secret_gets_another_certificate_at_once(objects, clock):
@@ -307,6 +341,11 @@ def look(files):
 def test_files_are_followed_and_the_last_good_pair_is_served(files, tmp_path, caplog):
     look(files)
     assert files.fault() == f"there is no certificate yet: {tmp_path}/tls.crt: No such file or directory"
+    assert caplog.messages == []
+    look(files)
+    assert caplog.messages == [
+        f"the certificate cannot be read, nothing is served yet: {tmp_path}/tls.crt: No such file or directory"
+    ]
     one, two = (issue({NAME}, files.served._clock(), 60) for _ in range(2))
     write(tmp_path, one)
     look(files)

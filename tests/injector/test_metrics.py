@@ -15,6 +15,7 @@ def all_of_them():
     metrics.status_written("ok")
     metrics.leading("openmcp-status", lambda: True)
     metrics.certificate(lambda: 1_800_000_000.0, lambda: 2)
+    metrics.trusted(lambda: True)
     metrics.objects(lambda: {("MCPPolicy", "refused"): 3})
     lines = metrics.exposition().decode().splitlines()
     ours = [line for line in lines if line.startswith("openmcp_") and "_created" not in line]
@@ -31,6 +32,7 @@ def test_what_is_exported():
         'openmcp_build_info{version="1.2.3"} 1.0',
         "openmcp_injector_certificate_expires_seconds 1.8e+09",
         "openmcp_injector_certificates_taken_total 2.0",
+        "openmcp_injector_ca_trusted 1.0",
         'openmcp_injector_leader{lease="openmcp-status"} 1.0',
         'openmcp_injector_objects{kind="MCPPolicy",state="refused"} 3.0',
     ]

@@ -39,7 +39,7 @@ CASES = {
             },
             volumes=[{"name": "cache", "emptyDir": {}}],
         ),
-        settings(trust="{configMaps: [support-ai/gateway]}"),
+        settings(trust="{configMaps: [support-ai/gateway], images: [registry.example/openmcp]}"),
     ),
     "openshift": (pod(), settings("runAsUser: none, resources: {memoryLimit: none}")),
     "without-spiffe": (pod(), settings("spiffe: {volume: none}")),

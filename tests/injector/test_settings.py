@@ -136,6 +136,21 @@ def test_files_are_beside_the_settings(tmp_path):
             "(an absolute path that is written in one way only, such as /run/spire)",
         ),
         (
+            "sidecar: {image: a/b, apiServer: api.example}",
+            'injector.yaml:1: sidecar.apiServer: not an address to connect to: "api.example" '
+            "(write host:port, such as 10.96.0.1:443)",
+        ),
+        (
+            "sidecar: {image: a/b, apiServer: 'api.example:0'}",
+            'injector.yaml:1: sidecar.apiServer: not an address to connect to: "api.example:0" '
+            "(the port is a number from 1 to 65535)",
+        ),
+        (
+            "sidecar: {image: a/b, apiServer: 'https://api.example:443'}",
+            'injector.yaml:1: sidecar.apiServer: not an address to connect to: "https://api.example:443" '
+            "(write host:port, such as 10.96.0.1:443)",
+        ),
+        (
             "sidecar: {image: a/b, resources: {cpu: lots}}",
             'injector.yaml:1: sidecar.resources.cpu: not a quantity: "lots" (such as 100m, 0.5 or 128Mi)',
         ),

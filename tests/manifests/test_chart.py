@@ -14,13 +14,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from openmcp.config import load
+from openmcp.config import ConfigurationError, load
 from openmcp.config.model import Address, DynamodbState, FileOrigin, KubernetesOrigin
 from openmcp.injector import server
 from openmcp.injector.annotations import INJECT, INJECTED
 from openmcp.injector.certificates import _names
 from openmcp.injector.pod import Patch, inject
-from openmcp.injector.settings import BuiltInTls, FilesTls, Settings, parse
+from openmcp.injector.settings import BuiltInTls, FilesTls, Settings, Trust, parse
 from openmcp.sidecar.cli import main
 from tests.manifests.charts import (
     APPROVALS,
@@ -142,6 +142,12 @@ def test_every_value_is_in_the_schema_and_every_mapping_is_closed() -> None:
         ({"injector": {"replicas": 0}}, "replicas"),
         ({"image": {"digest": "sha256:12"}}, "digest"),
         ({"image": {"repository": "ghcr.io/openmcp/openmcp:1"}}, "repository"),
+        ({"image": {"repository": "ghcr.io/OpenMCP/openmcp"}}, "repository"),
+        ({"trust": {"images": ["*"]}}, "images"),
+        ({"trust": {"hostPaths": ["/var/log/../lib"]}}, "hostPaths"),
+        ({"sidecar": {"apiServer": "https://10.0.0.1:6443"}}, "apiServer"),
+        ({"sidecar": {"resources": {"memory": "128MB"}}}, "memory"),
+        ({"injector": {"adminPort": 8443}}, "injector.port and injector.adminPort"),
         ({"injector": {"failurePolicy": "fail"}}, "failurePolicy"),
         ({"sidecar": {"spiffe": {"volume": "hostPath"}}}, "volume"),
         ({"spire": {"olderDigests": ["latest"]}}, "olderDigests"),
@@ -154,6 +160,84 @@ def test_a_wrong_value_is_refused_by_its_name(values: Json, said: str) -> None:
     done = helm("template", "openmcp", str(CHART), values=values)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+SETTINGS_OF: dict[tuple[str, ...], list[Any]] = {
+    ("image", "repository"): [
+        "a",
+        "a/b",
+        "localhost:5000/a",
+        "A.example/b",
+        "a/B",
+        "a/b/*",
+        "a//b",
+        "a/b@x",
+        "[::1]:5/a",
+    ],
+    ("sidecar", "apiServer"): [
+        *("10.0.0.1:443", "api.example:6443", "[fd00::1]:443", "[::1]:1", "[1:2:3:4:5:6:7:8]:65535", "a:65536", "a:0"),
+        *("a", ":443", "*:443", "fd00::1:443", "[::1", "[1::2::3]:1", "[:::]:1", "https://a:443", "a/b:443", "a b:1"),
+    ],
+    ("sidecar", "resources", "cpu"): [
+        *(
+            "1",
+            "100m",
+            "0.5",
+            "1.25",
+            "0.001",
+            "0",
+            "0m",
+            "0.0",
+            "none",
+            "1n",
+            "-1",
+            "1e3",
+            "",
+            ".5",
+            "1.",
+            1,
+            0.5,
+            0,
+            -1,
+        ),
+        *(0.001, 0.0000001, 2000000000, 1e30),
+    ],
+    ("sidecar", "resources", "memoryLimit"): ["none", "128Mi", "1G", "64MB", "128 Mi", "128mi", 134217728, "None"],
+    ("sidecar", "spiffe", "directory"): ["/run/spire", "/run/../x", "/", "run", "/a/", "/a:b", "/.a/..b/...", "/a//b"],
+    ("sidecar", "spiffe", "driver"): ["csi.spiffe.io", "CSI", "", "-a", "a..b"],
+    ("sidecar", "spiffe", "socket"): ["a.sock", "../a", ".a", "a" * 102, "a" * 101],
+    ("trust", "images"): [[], ["a/*"], ["*"], ["a/b"], ["a/b:1"], ["A/*"], ["a*"], ["registry.example:5000/a/*"]],
+    ("trust", "hostPaths"): [["/mnt/models"], ["/"], ["/a/../b"], ["/a/."], ["/a/"], ["a"], ["/a:b"], ["/..."]],
+    ("trust", "mounts"): [["/mnt"], ["/mnt/.."], ["//mnt"]],
+    ("trust", "configMaps"): [["*/a"], ["a/b"], ["a"], ["a/b."], ["A/b"], ["*/*"], [f"{'a' * 64}/b"], ["a/b.c"]],
+    ("trust", "capabilities"): [["NET_ADMIN"], ["net_admin"], ["ALL"]],
+    ("trust", "env"): [["AWS_REGION"], ["1A"], ["A-B"]],
+}
+
+
+@pytest.mark.parametrize("place", SETTINGS_OF, ids=".".join)
+def test_the_schema_takes_no_value_that_the_injector_refuses_at_start(place: tuple[str, ...]) -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    for key in place:
+        schema = schema["properties"][key]
+    judged = {}
+    for value in SETTINGS_OF[place]:
+        written: Any = f"{value}:1" if place == ("image", "repository") else value
+        for key in reversed(("sidecar", "image") if place == ("image", "repository") else place):
+            written = {key: written}
+        try:
+            parse(json.dumps({"sidecar": {"image": "a/b"}} | written | _with_image(written)))
+        except ConfigurationError:
+            good = False
+        else:
+            good = True
+        judged[str(value)] = jsonschema.Draft7Validator(schema).is_valid(value), good
+    assert {value: both for value, both in judged.items() if both not in ((True, True), (False, False))} == {}
+    assert set(judged.values()) == {(True, True), (False, False)}
+
+
+def _with_image(written: Json) -> Json:
+    return {"sidecar": {"image": "a/b"} | written.get("sidecar", {})}
 
 
 @pytest.mark.parametrize(
@@ -295,11 +379,10 @@ def test_values_reach_the_injector() -> None:
     assert (resources.cpu, resources.cpu_limit, resources.memory, resources.memory_limit) == ("0.1", "1", "64Mi", None)
     assert _settings(of("openshift")).sidecar.run_as_user is None
     assert _settings(of("own-registry")).trust.images == (
-        "registry.acme.example:5000/team/openmcp",
         "registry.acme.example:5000/ci/*",
         "ghcr.io/openmcp/openmcp",
     )
-    assert _settings(of("defaults")).trust.images is None
+    assert _settings(of("defaults")).trust == Trust()
     assert _settings(of("digest")).sidecar.image == f"ghcr.io/openmcp/openmcp@{DIGEST}"
 
 

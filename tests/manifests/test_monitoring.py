@@ -39,6 +39,7 @@ def _of_injector() -> dict[str, set[str]]:
     metrics.objects(lambda: {("MCPServer", "accepted"): 1})
     metrics.leading("openmcp-status", lambda: True)
     metrics.tls_refused("x")
+    metrics.trusted(lambda: True)
     metrics.status_written("ok")
     found: dict[str, set[str]] = {}
     for line in metrics.exposition().decode().splitlines():

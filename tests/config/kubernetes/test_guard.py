@@ -64,6 +64,12 @@ def test_what_is_the_sidecars_own_goes_to_no_server(made: Configuration, server,
     assert fault(made, server(secret)) == OWN
 
 
+def test_a_machine_whose_folders_are_elsewhere_says_the_same(made: Configuration, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("os.path.realpath", lambda path: f"/private{path}")
+    for name in ("/var/run/secrets/kubernetes.io/serviceaccount/token", "/var/./run/../run/secrets/azure/token"):
+        assert fault(made, header(Secret(file=name))) == OWN
+
+
 @pytest.mark.parametrize("name", ["session.key", "..data/session.key", "./x/../session.key"])
 def test_whatever_links_lead_there(made: Configuration, tmp_path: Path, name: str):
     assert fault(made, header(Secret(file=f"{tmp_path}/{name}"))) == OWN
