@@ -15,6 +15,7 @@ from tests.support.parts import require
 VALUES = (
     *("--set", "image.repository=registry.example/openmcp", "--set", "image.tag=v1"),
     *("--set", "sidecar.namespaces={support-ai,strict}"),
+    *("--set", "trust.images={registry.example/openmcp}"),
 )
 GOVERNED, STRICT, FREE = "support-ai", "strict", "elsewhere"
 """Namespaces: pods are governed; and Pod Security is `restricted`; pods are governed where they ask for it."""
