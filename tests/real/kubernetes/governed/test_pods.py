@@ -158,11 +158,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "container agent: runAsUser 65532 is the sidecar's; choose another",
     ),
     "another sidecar": (
-        pod("posing", AGENT | {"securityContext": SECURE}, AGENT | {"name": "openmcp"}),
+        pod("impostor", AGENT | {"securityContext": SECURE}, AGENT | {"name": "openmcp"}),
         "a container named openmcp is among the containers, ours would be among the initContainers",
     ),
     "a label that lies": (
-        pod("liar", meta={"labels": {"openmcp.dev/injected": "true"}, "annotations": {"openmcp.dev/inject": "false"}}),
+        pod(
+            "mislabelled",
+            meta={"labels": {"openmcp.dev/injected": "true"}, "annotations": {"openmcp.dev/inject": "false"}},
+        ),
         'openmcp.dev/inject is "false", and the pod has the label openmcp.dev/injected',
     ),
 }
