@@ -174,11 +174,11 @@ class UpstreamConnection(asyncio.Protocol):
     async def request(self, data: tuple[bytes, ...], body_limit: int, patience: "Patience") -> UpstreamResponse:
         """Send one request (its bytes) and wait for the answer: whole, or the head of a stream.
 
-        Raises `UpstreamFailed`: closed, protocol, too_large. Cancelling closes the connection.
+        Raises `UpstreamFailed`: closed, protocol, too_large. Cancelling closes the connection, if it is still in use.
         """
         if self.closed:
             raise UpstreamFailed("closed", "the pooled connection was closed", sent=False)
-        self._response = UpstreamResponse(self)
+        response = self._response = UpstreamResponse(self)
         self._head = self._loop.create_future()
         self._body, self._body_bytes, self._body_limit, self._head_bytes = [], 0, body_limit, 0
         self._small.clear()
@@ -190,7 +190,7 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             return await self._head
         except asyncio.CancelledError:
-            self.abort()
+            self.release(response, complete=False)  # one that was answered meanwhile may be another call's by now
             raise
 
     @property

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from openmcp.sidecar.net.upstream import UpstreamConnection
+from openmcp.sidecar.net.values import Patience
+from tests.fuzz.wire import Transport
 from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, Reply, Request, friendly, head
 from tests.support.raw import Answer, Connection
@@ -373,3 +376,22 @@ async def test_the_server_sees_at_once_that_a_modern_client_left(sidecar: Gate, 
         await saw.wait()
     assert (await ended(sidecar))["outcome"] == "client_gone"
     assert sidecar.app.snapshot.routes["/server"].upstream.in_flight == 0
+
+
+async def test_a_call_that_is_given_up_with_its_answer_there_leaves_the_next_one_alone() -> None:
+    """Its connection is free by then, and perhaps another call's."""
+    idle: list[UpstreamConnection] = []
+    connection = UpstreamConnection(idle.append, lambda closed: None)
+    transport = Transport(connection)
+    connection.connection_made(transport)
+    patience = Patience(head=60.0, idle=60.0, total=60.0)
+    first = asyncio.ensure_future(connection.request((b"first",), 100, patience))
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+    assert idle == [connection]
+    second = asyncio.ensure_future(connection.request((b"second",), 100, patience))
+    first.cancel()
+    await asyncio.wait((first,))
+    assert (first.cancelled(), transport.closed) == (True, False)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nme")
+    assert (await second).body == b"me"
