@@ -12,8 +12,8 @@ from pathlib import Path
 import msgspec
 
 from openmcp.config.load import Loaded, load, source_files
-from openmcp.config.model import Secret
 from openmcp.config.problems import ConfigurationError
+from openmcp.config.secrets import secrets_in
 
 Stamp = tuple[int, int, int, int, int]
 """Device, inode, size and the times of content and inode in ns: what changes when a file does."""
@@ -36,15 +36,7 @@ def _stamp(path: str) -> Stamp | None:
 
 def referenced_files(value: object) -> Iterator[str]:
     """The files of all secrets and certificates that a configuration, or a part of one, refers to."""
-    if isinstance(value, Secret):
-        if value.file is not None:
-            yield value.file
-    elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            yield from referenced_files(getattr(value, field))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from referenced_files(item)
+    return (secret.file for secret in secrets_in(value) if secret.file is not None)
 
 
 class FileSource:

@@ -4,6 +4,9 @@ import base64
 import binascii
 import os
 import stat
+from collections.abc import Iterator
+
+import msgspec
 
 from openmcp.config.model import Secret
 
@@ -15,6 +18,18 @@ MAX_PEM = 16 * 1024 * 1024
 
 class SecretError(Exception):
     """A secret cannot be had. The text names the file or variable, never what is in it."""
+
+
+def secrets_in(value: object) -> Iterator[Secret]:
+    """All secrets and certificates that a configuration, or a part of one, refers to."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from secrets_in(getattr(value, field))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from secrets_in(item)
 
 
 def name(secret: Secret) -> str:

@@ -39,6 +39,10 @@ class FetchFailed(Exception):
         self.reason = reason
 
 
+class AnswerTooLarge(FetchFailed):
+    """The answer is larger than its limit."""
+
+
 class Form(msgspec.Struct, frozen=True):
     """A form to post, and the headers that go with it. Its representation leaves both out: they hold secrets."""
 
@@ -139,21 +143,22 @@ async def _bounded(
                 auto_decompress=False,
             )
             async with session, request(session) as response:
-                return response.status, await _body(response, limit)
+                return response.status, await body_of(response, limit)
     except TimeoutError:
         raise FetchFailed(f"no answer in {patience:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise FetchFailed(reason_of(error)) from None
 
 
-async def _body(response: "aiohttp.ClientResponse", limit: int) -> bytes:
+async def body_of(response: "aiohttp.ClientResponse", limit: int) -> bytes:
+    """The whole body of an answer, of at most so many bytes. Raises FetchFailed."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise FetchFailed("a compressed answer, although nobody offered that")
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > limit:
-            raise FetchFailed(f"the answer is larger than {limit} bytes")
+            raise AnswerTooLarge(f"the answer is larger than {limit} bytes")
     return bytes(body)
 
 

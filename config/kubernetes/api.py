@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from openmcp.config.kubernetes.credentials import Access, Credentials, InCluster, Kubeconfig, NoCluster
-from openmcp.identity.fetch import reason_of
+from openmcp.identity.fetch import AnswerTooLarge, FetchFailed, body_of, reason_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -303,14 +303,12 @@ def _lines(buffer: bytearray, piece: bytes) -> list[bytes]:
 
 
 async def _body(response: "aiohttp.ClientResponse", limit: int) -> bytes:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise ApiUnreachable("a compressed answer, although nobody offered that")
-    body = bytearray()
-    async for piece in response.content.iter_any():
-        body += piece
-        if len(body) > limit:
-            raise TooLarge(f"the answer is larger than {limit} bytes")
-    return bytes(body)
+    try:
+        return await body_of(response, limit)
+    except AnswerTooLarge as error:
+        raise TooLarge(error.reason) from None
+    except FetchFailed as error:
+        raise ApiUnreachable(error.reason) from None
 
 
 class _Details(msgspec.Struct, rename="camel"):

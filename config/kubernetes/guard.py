@@ -8,9 +8,8 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from openmcp.config.model import Configuration, HeaderAuth, JwtSvidAgents, JwtSvidAuth, OAuthAuth, Secret, Server
+from openmcp.config.secrets import secrets_in
 
 OWN: Final = "the secret is the sidecar's own and goes to no server: mount another one for it"
 OURS: Final = "a JWT-SVID for this audience is for others: whoever is sent one would be this sidecar to them"
@@ -44,7 +43,7 @@ def fault(configuration: Configuration, server: Server) -> str | None:
     if audience is not None and (audience.startswith(_CLOUDS) or audience in _taken(configuration)):
         return OURS
     sent = list(_sent(server))
-    mine = frozenset(map(_place, _secrets(configuration))) if sent else frozenset()
+    mine = frozenset(map(_place, secrets_in(configuration))) if sent else frozenset()
     return OWN if any(_place(secret) in mine or _is_of_the_pod(secret) for secret in sent) else None
 
 
@@ -68,17 +67,6 @@ def _sent(server: Server) -> Iterator[Secret]:
         yield auth.value
     elif isinstance(auth, OAuthAuth) and auth.client.secret is not None:
         yield auth.client.secret
-
-
-def _secrets(value: object) -> Iterator[Secret]:
-    if isinstance(value, Secret):
-        yield value
-    elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            yield from _secrets(getattr(value, field))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from _secrets(item)
 
 
 def _place(secret: Secret) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openmcp.config import ConfigurationError
-from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, printable
+from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, printable, settings_option
 
 if TYPE_CHECKING:
     from openmcp.injector.manifests import Note
@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("-f", "files", multiple=True, required=True, metavar="FILE", help="Manifests; - for standard input.")
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=Path("injector.yaml"),
-    show_default=True,
-    help="The settings of the cluster's injector.",
-)
+@settings_option
 @click.option("-n", "--namespace", default="default", show_default=True, help="Of objects that name none.")
 def inject(files: tuple[str, ...], path: Path, namespace: str) -> None:
     """Put the sidecar into manifests.

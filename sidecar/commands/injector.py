@@ -6,20 +6,12 @@ from pathlib import Path
 import click
 
 from openmcp.config import ConfigurationError
-from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT
+from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, settings_option
 from openmcp.sidecar.version import VERSION
 
 
 @click.command()
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    default=Path("injector.yaml"),
-    show_default=True,
-    help="Its settings.",
-)
+@settings_option
 def injector(path: Path) -> None:
     """Put the sidecar into the pods of a cluster.
 
