@@ -10,7 +10,7 @@ ARGS ?=
 DURATION ?= 3600
 
 .DELETE_ON_ERROR:
-.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden soak clean
+.PHONY: help setup wheel test-wheel demo test check format bench conformance real-parts golden crds manifests soak clean
 
 help:
 	@echo "make demo          the whole story on this machine"
@@ -22,9 +22,12 @@ help:
 	@echo "make bench         measure against nginx and Envoy            ARGS=\"--quick\""
 	@echo "make conformance   the official conformance suite, directly and through the sidecar"
 	@echo "make real-parts    install what the real tests need, outside of this folder"
+	@echo "make crds          renew manifests/crds from the tables of the configuration"
 	@echo "make golden        renew the golden files; look at the difference before committing it"
+	@echo "make manifests     renew the chart's CRDs and the kustomize base after the CRDs or the chart were changed"
 	@echo "make soak          fuzz the parsers with atheris               DURATION=3600 (seconds) ARGS=\"listener\""
 	@echo "                   or rotate identities under load, on SPIRE   DURATION=900 ARGS=rotation"
+	@echo "                   or have Kubernetes' API server away         DURATION=120 ARGS=apiserver"
 	@echo "make setup         only the environment in $(VENV)"
 	@echo "make clean         remove the environment and everything that was built"
 
@@ -56,7 +59,7 @@ format: $(READY)
 
 # The wheel that is shipped, and an environment that has it installed instead of the sources.
 SHIPPED := .venv-wheel
-SOURCES := $(shell find config identity sidecar -name '*.py') pyproject.toml .ci/wheel.py
+SOURCES := $(shell find config identity injector sidecar -name '*.py') pyproject.toml .ci/wheel.py
 
 wheel: $(SHIPPED)/.ready
 
@@ -81,9 +84,9 @@ real-parts: $(READY)
 	$(BIN)/python tests/real_parts/install.py $(ARGS)
 
 # atheris is in an environment of its own: it is large, and not there for every platform.
-ifeq ($(ARGS),rotation)
+ifneq ($(filter apiserver rotation,$(ARGS)),)
 soak: $(READY)
-	$(BIN)/python -m tests.soak.rotation --seconds $(DURATION)
+	$(BIN)/python -m tests.soak.$(ARGS) --seconds $(DURATION)
 else
 soak: build/soak/.ready
 	build/soak/bin/python -m tests.fuzz.run --seconds $(DURATION) $(ARGS)
@@ -94,8 +97,14 @@ build/soak/.ready: pyproject.toml
 	build/soak/bin/python -m pip install --quiet --disable-pip-version-check --editable . "atheris>=3"
 	@touch $@
 
+crds: $(READY)
+	$(BIN)/python .ci/crds.py
+
 golden: $(READY)
 	OPENMCP_GOLDEN=renew $(BIN)/python -m pytest $(ARGS)
+
+manifests: crds
+	$(BIN)/python .ci/manifests.py "$$($(BIN)/python -c 'from tests.real_parts.install import program; print(program("kubernetes", "helm"))')"
 
 clean:
 	rm -rf $(VENV) $(SHIPPED) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("config", "identity", "sidecar")
+PACKAGES = ("config", "identity", "injector", "sidecar")
 COMPILED = (
     *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "methods", "sse", "surface")),
     *(

@@ -6,19 +6,27 @@ Where nothing of the approver's side is written, and the state is shared, that s
 from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
+from openmcp.config.addresses import shown
 from openmcp.config.cursor import At
 from openmcp.config.model import Action, Approvals, Configuration, EmailChannel, SlackChannel, Workflow
 from openmcp.config.problems import did_you_mean
-from openmcp.config.values import is_loopback, shown
+from openmcp.identity.addresses import is_this_machine
 
 
 def check_approvals(
-    made: Configuration, sections: Mapping[str, At], workflows: Mapping[str, At], policies: Mapping[str, At]
+    made: Configuration,
+    sections: Mapping[str, At],
+    workflows: Mapping[str, At],
+    policies: Mapping[str, At],
+    *,
+    alone: bool,
 ) -> None:
-    """Report errors and warnings; the mappings give the places of sections, workflows and policies by name."""
+    """Report errors and warnings; the mappings give the places of sections, workflows and policies by name.
+
+    `alone`: there are objects and nothing else, so who decides where is said elsewhere."""
     section = sections.get("approvals")
     approvals = made.approvals
-    for workflow in approvals.workflows:
+    for workflow in approvals.workflows if section is not None else ():
         _channels_exist(approvals, workflows[workflow.name])
     if section is not None:
         _listener(made, section)
@@ -28,7 +36,7 @@ def check_approvals(
     shared = _is_shared(sections.get("state"))
     if here:
         _approvers(approvals, workflows, shared)
-    if here or not shared:
+    if here or not (shared or alone):
         _undecided(made, policies, shared, here)
 
 
@@ -72,7 +80,7 @@ def _slack_reaches(approvals: Approvals, at: At) -> None:
         at.error(
             "in `mode: http` Slack calls the console, and there is none", "write approvals.console, or mode: socket"
         )
-    elif approvals.console.url is None or is_loopback(urlsplit(approvals.console.url).hostname or ""):
+    elif approvals.console.url is None or is_this_machine(urlsplit(approvals.console.url).hostname or ""):
         at.warn("in `mode: http` Slack calls the console, which is on this machine alone", "write mode: socket")
 
 

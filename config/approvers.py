@@ -3,21 +3,20 @@
 from typing import Final
 
 from openmcp.config import model
+from openmcp.config.addresses import address, shown
 from openmcp.config.channels import channels
 from openmcp.config.cursor import At, Reading, Shape, distinct, integer, list_of, string
 from openmcp.config.serverauth import scopes
 from openmcp.config.values import (
-    address,
     duration,
-    is_loopback,
     name,
     no_clear_text,
     origin,
     secret,
     sha256,
-    shown,
     url,
 )
+from openmcp.identity.addresses import is_this_machine
 
 LONGEST_HOLD: Final = 300.0
 """Seconds: a call that is held takes a connection and one of `limits.inFlight`."""
@@ -28,7 +27,7 @@ _CHOSEN: Final = ("email", "name", "nickname", "preferred_username")
 
 def _console(at: At) -> model.Console | None:
     value = _console_shape(at)
-    if value is None or value.url is not None or is_loopback(value.listen.host):
+    if value is None or value.url is not None or is_this_machine(value.listen.host):
         return value
     hint = "write how browsers reach it: url: https://approvals.example"
     at.error(f"`url` is required: {shown(value.listen)} is reached from elsewhere", hint)

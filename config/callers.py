@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from openmcp.config.globs import matches, overlap
+from openmcp.config.globs import overlap
 from openmcp.config.model import (
     AgentIdentification,
     AgentSelector,
@@ -16,6 +16,7 @@ from openmcp.config.model import (
     MtlsAgents,
     WorkloadAgents,
 )
+from openmcp.identity.globs import matches
 
 
 class Callers(msgspec.Struct, frozen=True):

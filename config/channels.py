@@ -8,7 +8,8 @@ import msgspec
 from openmcp.config import model
 from openmcp.config.cursor import At, Reading, Shape, boolean, choice, distinct, integer, list_of, some, string, tagged
 from openmcp.config.cursor import shortened as cut
-from openmcp.config.values import host_name, is_loopback, mail_address, name, no_clear_text, secret, url
+from openmcp.config.values import host_name, mail_address, name, no_clear_text, secret, url
+from openmcp.identity.addresses import is_this_machine
 
 _TYPE: Final = ("type",)
 _SLACK_SECRETS: Final = {"http": ("signingSecret", "appToken"), "socket": ("appToken", "signingSecret")}
@@ -64,7 +65,7 @@ def _smtp(at: At) -> model.Smtp | None:
     if value is None:
         return None
     user, password, ca = at.key("user"), at.key("password"), at.key("ca")
-    away = not value.encrypted and not is_loopback(value.host)
+    away = not value.encrypted and not is_this_machine(value.host)
     if (user is None) != (password is None):
         (user or password or at).error("`user` and `password` go together", "write both, or none")
     elif user is not None and away:

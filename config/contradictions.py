@@ -7,9 +7,9 @@ from typing import Any
 
 import re2
 
-from openmcp.config.globs import matches
 from openmcp.config.model import Condition, Operator, Value
 from openmcp.config.patterns import options
+from openmcp.identity.globs import matches
 
 _NEGATIVE = frozenset((Operator.NE, Operator.NOT_IN, Operator.ABSENT))
 _NUMERIC: Mapping[Operator, Callable[[Any, Any], bool]] = {

@@ -1,17 +1,19 @@
 """What no single section can know: whether the parts of a configuration fit together."""
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
 
+from openmcp.config.addresses import shown
 from openmcp.config.callers import callers
 from openmcp.config.cursor import At
-from openmcp.config.globs import matches
+from openmcp.config.globs import Names
 from openmcp.config.identitycheck import check_identity
 from openmcp.config.model import Action, Address, Configuration, Policy
 from openmcp.config.policycheck import check_policies
 from openmcp.config.problems import Mark, Report, did_you_mean
 from openmcp.config.resilience import check_resilience
-from openmcp.config.values import is_loopback, shown
+from openmcp.identity.addresses import is_this_machine
 
 _ANYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 
@@ -22,20 +24,27 @@ def cross_check(
     servers: Mapping[str, At],
     policies: dict[str, At],
     report: Report,
+    *,
+    alone: bool,
 ) -> None:
-    """Report errors and warnings about how the sections fit; the mappings give their places by name."""
+    """Report errors and warnings about how the sections fit; the mappings give their places by name.
+
+    `alone`: there are objects and nothing else, so who may call is said elsewhere."""
     _listeners(made, sections.get("listen"))
     _own_listener(made, servers)
-    _identification(made, sections.get("identity"), report, servers)
+    if not alone:
+        _identification(made, sections.get("identity"), report, servers)
     check_identity(made, sections, servers)
+    names = Names(server.name for server in made.servers)
     for policy in made.policies:
-        _policy(made, policy, policies[policy.name])
+        _policy(made, policy, policies[policy.name], names)
         _workflows(made, policies[policy.name])
-    check_policies(made.policies, made.servers, policies)
+    check_policies(made.policies, names, policies)
     _payloads(made, sections.get("telemetry"))
+    modes = _opening_modes(made.policies, names)
     for server in made.servers:
         at = servers[server.name]
-        _users(made, server.name, at)
+        _users(modes.get(server.name, frozenset()), server.name, at)
         check_resilience(made, server, at)
         if server.health.timeout > server.health.interval:
             (at.key("health") or at).warn("the timeout is longer than the interval")
@@ -47,7 +56,7 @@ def _listeners(made: Configuration, at: At | None) -> None:
     mcp, admin = made.listen.mcp, made.listen.admin
     if mcp == admin and mcp.port != 0:
         at.error(f"`mcp` and `admin` have the same address {shown(mcp)}")
-    if not is_loopback(mcp.host) and not made.listen.allowed_hosts and made.listen.url is None:
+    if not is_this_machine(mcp.host) and not made.listen.allowed_hosts and made.listen.url is None:
         (at.key("mcp") or at).warn(
             f"clients that call this machine by a name are refused: {shown(mcp)} is reached from elsewhere "
             "and `allowedHosts` is empty",
@@ -69,7 +78,7 @@ def _leads_to(url: str, listener: Address) -> bool:
     if port != listener.port:
         return False
     target = parts.hostname or ""
-    here = is_loopback(target) and (is_loopback(listener.host) or listener.host in _ANYWHERE)
+    here = is_this_machine(target) and (is_this_machine(listener.host) or listener.host in _ANYWHERE)
     return here or target == listener.host.lower()
 
 
@@ -85,11 +94,11 @@ def _identification(made: Configuration, at: At | None, report: Report, servers:
     )
 
 
-def _policy(made: Configuration, policy: Policy, at: At) -> None:
+def _policy(made: Configuration, policy: Policy, at: At, names: Names) -> None:
     if not policy.requests and not policy.responses:
         at.warn(f'policy "{policy.name}" has no rules')
     for item, text in _items(at, "servers"):
-        if not any(matches(text, server.name) for server in made.servers):
+        if not names.matching(text):
             item.warn(f'no server is named "{text}"', _names(server.name for server in made.servers))
     known = callers(made)
     for agent, (item, text) in zip(policy.agents, _items(at, "agents"), strict=True):
@@ -121,9 +130,8 @@ def _names(names: Iterable[str]) -> str:
     return f"there are: {', '.join(listed[:5])}{', ...' if len(listed) > 5 else ''}" if listed else "there are none"
 
 
-def _users(made: Configuration, server: str, at: At) -> None:
-    """Warn where nobody may use a server."""
-    modes = {policy.mode for policy in made.policies if _opens(policy, server)}
+def _users(modes: AbstractSet[str], server: str, at: At) -> None:
+    """Warn where nobody may use a server; `modes` are those of the policies that allow anything on it."""
     if "enforce" in modes:
         return
     if modes:
@@ -134,10 +142,15 @@ def _users(made: Configuration, server: str, at: At) -> None:
         at.warn(f'no policy allows anybody anything on "{server}"', hint)
 
 
-def _opens(policy: Policy, server: str) -> bool:
-    """Whether a policy allows anything on a server, by itself or after an approval."""
-    allows = any(rule.action is not Action.DENY for rule in policy.requests)
-    return allows and any(matches(glob, server) for glob in policy.servers)
+def _opening_modes(policies: Iterable[Policy], names: Names) -> dict[str, set[str]]:
+    """By server, the modes of the policies that allow anything there, by themselves or after an approval."""
+    found: dict[str, set[str]] = {}
+    for policy in policies:
+        if any(rule.action is not Action.DENY for rule in policy.requests):
+            for glob in policy.servers:
+                for name in names.matching(glob):
+                    found.setdefault(name, set()).add(policy.mode)
+    return found
 
 
 def _payloads(made: Configuration, at: At | None) -> None:

@@ -2,6 +2,7 @@
 
 A reading gives its value, or None after it has reported why not; a `Shape` is a table from keys to
 readings. So one pass finds every error, and nothing that was refused reaches a value of the model.
+Readings made of others are objects that show their parts: `kubernetes.crds` makes schemas of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,6 +18,10 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 NOT_HERE = "is not available in this version of openmcp"
+MAX_ITEMS = 1000
+"""Entries of a list or mapping; Kubernetes wants to know how much work checking an object can be."""
+MAX_TEXT = 4096
+"""Characters of a text."""
 
 
 class At(msgspec.Struct, frozen=True):
@@ -74,6 +79,10 @@ class At(msgspec.Struct, frozen=True):
         return self.node.text if isinstance(self.node, Scalar) else ""
 
 
+Reading = Callable[[At], T_co | None]
+Pairs = tuple[tuple[str, T], ...]
+
+
 def describe(node: Node) -> str:
     """A node as errors name it: `a list`, `the text "x"`, `the number 5`, `nothing`."""
     if isinstance(node, Sequence):
@@ -97,6 +106,11 @@ def shortened(text: str) -> str:
 
 def string(at: At) -> str | None:
     """Text of one line that is not empty; the line end of a YAML block is left out."""
+    return text(at, MAX_TEXT)
+
+
+def text(at: At, most: int) -> str | None:
+    """The same with at most so many characters."""
     if not isinstance(at.node, Scalar) or not isinstance(at.node.value, str):
         is_scalar = isinstance(at.node, Scalar) and at.node.value is not None
         at.expected("text", f'put it in quotes: "{at.text()}"' if is_scalar else None)
@@ -107,6 +121,9 @@ def string(at: At) -> str | None:
         return None
     if not value.isprintable():
         at.error(f'must be one line without control characters, found "{shortened(value)}"')
+        return None
+    if len(value) > most:
+        at.error(f"a text of {len(value)} characters", f"at most {most}")
         return None
     return value
 
@@ -121,53 +138,82 @@ def boolean(at: At) -> bool | None:
     return None
 
 
-def integer(lowest: int, highest: int) -> "Reading[int]":
+class integer:
     """A whole number within bounds, both included."""
 
-    def read(at: At) -> int | None:
+    def __init__(self, lowest: int, highest: int) -> None:
+        self.lowest, self.highest = lowest, highest
+
+    def __call__(self, at: At) -> int | None:
+        """The number, None where it was refused."""
         value = at.node.value if isinstance(at.node, Scalar) else None
         if isinstance(value, bool) or not isinstance(value, int):
             at.expected("a whole number")
             return None
-        if not lowest <= value <= highest:
-            at.error(f"must be between {lowest} and {highest}, found {value}")
+        if not self.lowest <= value <= self.highest:
+            at.error(f"must be between {self.lowest} and {self.highest}, found {value}")
             return None
         return value
 
-    return read
 
-
-def choice(words: Iterable[str], later: Iterable[str] = ()) -> "Reading[str]":
+class choice:
     """One of `words`; those in `later` are known and refused as not available yet."""
-    known, planned = tuple(words), tuple(later)
 
-    def read(at: At) -> str | None:
+    def __init__(self, words: Iterable[str], later: Iterable[str] = ()) -> None:
+        self.words, self._later = tuple(words), tuple(later)
+
+    def __call__(self, at: At) -> str | None:
+        """The word, None where it was refused."""
         value = string(at)
-        if value is None or value in known:
+        if value is None or value in self.words:
             return value
         name = at.path.rpartition(".")[2]
-        if value in planned:
-            at.error(f"`{name}: {value}` {NOT_HERE}", f"available: {', '.join(known)}")
+        if value in self._later:
+            at.error(f"`{name}: {value}` {NOT_HERE}", f"available: {', '.join(self.words)}")
             return None
-        hint = did_you_mean(value, (*known, *planned)) or f"one of: {', '.join(known)}"
+        hint = did_you_mean(value, (*self.words, *self._later)) or f"one of: {', '.join(self.words)}"
         at.error(f'unknown {name} "{shortened(value)}"', hint)
         return None
 
-    return read
 
+class ListOf(Generic[T]):
+    """See `list_of`."""
 
-def list_of(read_item: "Reading[T]") -> "Reading[tuple[T, ...]]":
-    """A list, all of whose entries are read alike; None where one was refused."""
+    def __init__(self, item: Reading[T], most: int) -> None:
+        self.item, self.most = item, most
 
-    def read(at: At) -> tuple[T, ...] | None:
+    def __call__(self, at: At) -> tuple[T, ...] | None:
+        """The values, None where one was refused."""
         items = at.items()
         if items is None:
             return None
-        values = [read_item(item) for item in items]
+        if len(items) > self.most:
+            at.error(f"a list of {len(items)} entries", f"at most {self.most}")
+            return None
+        values = [self.item(item) for item in items]
         kept = tuple(value for value in values if value is not None)
         return kept if len(kept) == len(values) else None
 
-    return read
+
+def list_of(item: Reading[T], most: int = MAX_ITEMS) -> Reading[tuple[T, ...]]:
+    """A list of at most `most` entries, all of them read alike."""
+    return ListOf(item, most)
+
+
+class unique(Generic[T]):
+    """A list no two of whose entries, or their values of `key`, are equal; `what` names one of them in errors."""
+
+    def __init__(self, entries: Reading[tuple[T, ...]], what: str, key: str | None = None) -> None:
+        self.entries, self._what, self.key = entries, what, key
+
+    def __call__(self, at: At) -> tuple[T, ...] | None:
+        """The values, None where one was refused."""
+        values = self.entries(at)
+        if values is not None:
+            items = at.items() or ()
+            compared = items if self.key is None else [found for item in items if (found := item.key(self.key))]
+            distinct(((item, item.text()) for item in compared), self._what)
+        return values
 
 
 def absent(at: At) -> None:
@@ -180,10 +226,6 @@ def unknown_key(at: At, name: str, mark: Mark, known: Iterable[str]) -> None:
     names = tuple(known)
     hint = did_you_mean(name, names) or f"known here: {', '.join(names)}"
     at.report.error(mark, at.path, f'unknown key "{shortened(name)}"', hint)
-
-
-Reading = Callable[[At], T_co | None]
-Pairs = tuple[tuple[str, T], ...]
 
 
 class Shape(Generic[T]):
@@ -204,9 +246,9 @@ class Shape(Generic[T]):
         ignored: Iterable[str] = (),
     ) -> None:
         self._make = make
-        self._keys = keys
-        self._required = tuple(required)
-        self._later = later or {}
+        self.keys = keys
+        self.required = tuple(required)
+        self.later = later or {}
         self._ignored = tuple(ignored)
 
     def __call__(self, at: At) -> T | None:
@@ -218,74 +260,87 @@ class Shape(Generic[T]):
         self._required_keys(at)
         values: dict[str, object] = {}
         for name, value in at.entries():
-            if name in self._keys:
-                values[_snake(name)] = self._keys[name](value)
-            elif name in self._later:
-                self._later[name](value)
+            if name in self.keys:
+                values[_snake(name)] = self.keys[name](value)
+            elif name in self.later:
+                self.later[name](value)
             elif name not in self._ignored:
-                unknown_key(at, name, value.mark, (*self._keys, *self._ignored, *self._later))
+                unknown_key(at, name, value.mark, (*self.keys, *self._ignored, *self.later))
         refused = len(at.report.errors) > before or None in values.values()
         return None if refused else self._make(**values)
 
     def _required_keys(self, at: At) -> None:
-        for name in self._required:
+        for name in self.required:
             if at.key(name) is None:
                 at.error(f"`{name}` is required")
 
 
-def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> "Reading[T]":
+def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> Reading[T]:
     """A mapping whose `type` says which shape it has; `later` are types that this version does not have."""
-    read_type = choice(shapes, later)
+    return Tagged(shapes, later)
 
-    def read(at: At) -> T | None:
+
+class Tagged(Generic[T]):
+    """See `tagged`."""
+
+    def __init__(self, shapes: "Table[str, Reading[T]]", later: Iterable[str]) -> None:
+        self.shapes = shapes
+        self._type = choice(shapes, later)
+
+    def __call__(self, at: At) -> T | None:
+        """The value, or None where any part was refused."""
         if not isinstance(at.node, Mapping):
-            example = at.text() if at.text() in shapes else next(iter(shapes))
+            example = at.text() if at.text() in self.shapes else next(iter(self.shapes))
             at.expected("a mapping", f"write {{type: {example}}}")
             return None
         kind = at.key("type")
         if kind is None:
-            at.error("`type` is required", f"one of: {', '.join(shapes)}")
+            at.error("`type` is required", f"one of: {', '.join(self.shapes)}")
             return None
-        word = read_type(kind)
-        return None if word is None else shapes[word](at)
-
-    return read
+        word = self._type(kind)
+        return None if word is None else self.shapes[word](at)
 
 
-def some(read_list: "Reading[tuple[T, ...]]", why: str) -> "Reading[tuple[T, ...]]":
+class some(Generic[T]):
     """A list that must not be empty; `why` is told where it is."""
 
-    def read(at: At) -> tuple[T, ...] | None:
-        values = read_list(at)
+    def __init__(self, entries: Reading[tuple[T, ...]], why: str) -> None:
+        self.entries, self.why = entries, why
+
+    def __call__(self, at: At) -> tuple[T, ...] | None:
+        """The values, None where one was refused or there are none."""
+        values = self.entries(at)
         if values == ():
-            at.error("an empty list", why)
+            at.error("an empty list", self.why)
             return None
         return values
 
-    return read
 
-
-def pairs(read_value: "Reading[T]", fault: Callable[[str], str | None] = lambda key: None) -> "Reading[Pairs[T]]":
+class pairs(Generic[T]):
     """A mapping from any keys to values that are read alike, not empty; `fault` says what is wrong with a key."""
 
-    def read(at: At) -> tuple[tuple[str, T], ...] | None:
+    def __init__(self, value: Reading[T], fault: Callable[[str], str | None] = lambda key: None) -> None:
+        self.value, self._fault = value, fault
+
+    def __call__(self, at: At) -> Pairs[T] | None:
+        """The pairs in the order of the source, None where one was refused."""
         if not isinstance(at.node, Mapping):
             at.expected("a mapping")
             return None
-        if not at.node.entries:
-            at.error("an empty mapping", "remove the key or fill it")
+        if not 1 <= len(at.node.entries) <= MAX_ITEMS:
+            empty = not at.node.entries
+            what = "an empty mapping" if empty else f"a mapping of {len(at.node.entries)} keys"
+            at.error(what, "remove the key or fill it" if empty else f"at most {MAX_ITEMS}")
             return None
         kept = []
         for key, entry in at.entries():
-            wrong = fault(key) if key.strip() and key.isprintable() else "text of one line, not empty"
+            wrong = self._fault(key) if key.strip() and key.isprintable() else "text of one line, not empty"
             if wrong is not None:
                 at.report.error(entry.mark, at.path, f'not a key that can stand here: "{shortened(key)}"', wrong)
-            value = read_value(entry)
+            value = self.value(entry)
             if value is not None and wrong is None:
                 kept.append((key, value))
         return tuple(kept) if len(kept) == len(at.node.entries) else None
-
-    return read
 
 
 def distinct(named: "Iterable[tuple[At, str]]", what: str) -> None:
@@ -295,7 +350,8 @@ def distinct(named: "Iterable[tuple[At, str]]", what: str) -> None:
         seen = first.setdefault(text, at)
         if seen is not at:
             same_file = seen.mark.file == at.mark.file
-            place = f"line {seen.mark.line}" if same_file else str(seen.mark)
+            line = f"line {seen.mark.line}" if seen.mark.line is not None else seen.path
+            place = line if same_file else str(seen.mark)
             at.error(f'duplicate {what} "{shortened(text)}"', f"first at {place}")
 
 

@@ -16,8 +16,10 @@ from openmcp.config.approvers import approvals
 from openmcp.config.crosscheck import cross_check
 from openmcp.config.cursor import At, Reading, distinct, shortened, unknown_key
 from openmcp.config.identities import identity
+from openmcp.config.kubernetes import guard
 from openmcp.config.listening import listen
-from openmcp.config.model import Approvals, Configuration, Policy, Server, Workflow
+from openmcp.config.model import Approvals, Configuration, KubernetesOrigin, Policy, Server, Workflow
+from openmcp.config.origin import source
 from openmcp.config.policies import policy
 from openmcp.config.problems import Report, did_you_mean
 from openmcp.config.reporting import telemetry
@@ -34,17 +36,16 @@ _VALUES: Table[str, Reading[object]] = {
     "telemetry": telemetry,
     "approvals": approvals,
     "state": state,
+    "source": source,
 }
-_CHECKED_ONLY: Table[str, Reading[object]] = {
-    "source": parse.source,
-}
-_SINGLE = {**_VALUES, **_CHECKED_ONLY}
 _LISTS = ("servers", "policies")
 _KINDS = {"MCPServer": "servers", "MCPPolicy": "policies", "ApprovalWorkflow": "workflows"}
 _OBJECT_KEYS = ("apiVersion", "kind", "metadata", "spec", "status")
-_SECTIONS = ("apiVersion", *_SINGLE, *_LISTS)
+_SECTIONS = ("apiVersion", *_VALUES, *_LISTS)
 
 T = TypeVar("T", Server, Policy, Workflow)
+Listed = tuple[At, Server] | tuple[At, Policy] | tuple[At, Workflow]
+"""An entry of one of the lists: its place and what was read there."""
 
 
 class _Sections:
@@ -53,6 +54,7 @@ class _Sections:
     def __init__(self) -> None:
         self.single: dict[str, At] = {}
         self.lists: dict[str, list[At]] = {name: [] for name in _KINDS.values()}
+        self.objects_alone = True
 
     def add(self, document: At) -> None:
         """Take in one document, reporting what has no place in a configuration."""
@@ -63,13 +65,14 @@ class _Sections:
         if document.key("kind") is not None:
             self._add_object(document)
             return
+        self.objects_alone = False
         for name, section in document.entries():
             self._add_section(document, name, section)
 
     def _add_section(self, document: At, name: str, section: At) -> None:
         if name in _LISTS:
             self.lists[name] += section.items() or ()
-        elif name not in _SINGLE:
+        elif name not in _VALUES:
             if name != "apiVersion":
                 unknown_key(document, name, section.mark, _SECTIONS)
         elif name in self.single:
@@ -125,26 +128,100 @@ def _api_version(document: At) -> None:
         found.error(f'unknown apiVersion "{shortened(found.text())}"', f"write {API_VERSION}")
 
 
-def configuration(documents: Iterable[At], report: Report) -> Configuration | None:
-    """The configuration that the documents make together; None where an error was reported."""
+class Entries(msgspec.Struct):
+    """The entries of the lists."""
+
+    servers: list[tuple[At, Server]] = []
+    policies: list[tuple[At, Policy]] = []
+    workflows: list[tuple[At, Workflow]] = []
+
+
+def read_object(document: At) -> Listed | None:
+    """The entry that a document of Kubernetes stands for; None where an error was reported."""
+    sections = _Sections()
+    sections.add(document)
+    read = _read(sections)
+    found: tuple[Listed, ...] = (*read.servers, *read.policies, *read.workflows)
+    return found[0] if found else None
+
+
+def configuration(documents: Iterable[At], report: Report, objects: Entries | None = None) -> Configuration | None:
+    """The configuration that the documents make together; None where an error was reported.
+
+    `objects` are entries that come from Kubernetes, already read: where the documents say that they do, and none are
+    given, what depends on them is not looked at. Nor, where the documents are nothing but objects, is what depends on
+    the rest of a configuration.
+    """
     sections = _Sections()
     for document in documents:
         sections.add(document)
-    values = {name: read(at) for name, at in sections.single.items() for read in (_SINGLE[name],)}
-    servers = _entries(sections.lists["servers"], parse.server)
-    policies = _entries(sections.lists["policies"], policy)
-    workflows = _entries(sections.lists["workflows"], workflow)
+    values = {name: read(at) for name, at in sections.single.items() for read in (_VALUES[name],)}
+    entries = _both(_read(sections), objects)
     for name, what in (("servers", "server name"), ("policies", "policy name"), ("workflows", "workflow name")):
         _distinct_names(sections.lists[name], what)
-    _distinct_paths(servers)
+    _distinct_paths(entries.servers)
+    elsewhere = isinstance(values.get("source"), KubernetesOrigin)
+    if elsewhere:
+        _none_here(sections)
     if report.errors:
         return None
-    kept = {name: value for name, value in values.items() if name in _VALUES}
-    kept["approvals"] = _with_workflows(kept.get("approvals"), workflows)
-    made = _assembled(kept, servers, policies)
-    cross_check(made, sections.single, dict(_places(servers)), dict(_places(policies)), report)
-    check_approvals(made, sections.single, dict(_places(workflows)), dict(_places(policies)))
+    before = len(report.warnings)
+    made = _joined(values, sections, entries, report)
+    if elsewhere and objects is None:
+        report.warnings[before:] = [one for one in report.warnings[before:] if not one.path.startswith(_OF_RULES)]
+    return made
+
+
+_OF_RULES = ("approvals", "telemetry")
+"""Sections whose cross checks speak of servers, rules and workflows."""
+
+
+def _read(sections: _Sections) -> Entries:
+    return Entries(
+        _entries(sections.lists["servers"], parse.server),
+        _entries(sections.lists["policies"], policy),
+        _entries(sections.lists["workflows"], workflow),
+    )
+
+
+def _both(entries: Entries, objects: Entries | None) -> Entries:
+    if objects is None:
+        return entries
+    return Entries(
+        entries.servers + objects.servers,
+        entries.policies + objects.policies,
+        entries.workflows + objects.workflows,
+    )
+
+
+def _none_here(sections: _Sections) -> None:
+    """What comes from Kubernetes is not in the file as well: one would have to win over the other."""
+    for kind, name in _KINDS.items():
+        for at in sections.lists[name][:1]:
+            at.error(
+                f"with `source: {{type: kubernetes}}` {name} are objects of kind {kind}",
+                "apply it to the cluster and remove it here, or remove `source`",
+            )
+
+
+def _joined(values: Table[str, object], sections: _Sections, entries: Entries, report: Report) -> Configuration | None:
+    kept = {**values, "approvals": _with_workflows(values.get("approvals"), entries.workflows)}
+    made = _assembled(kept, entries.servers, entries.policies)
+    servers, policies = dict(_places(entries.servers)), dict(_places(entries.policies))
+    alone = sections.objects_alone
+    if alone:
+        _guarded(entries.servers)
+    cross_check(made, sections.single, servers, policies, report, alone=alone)
+    check_approvals(made, sections.single, dict(_places(entries.workflows)), policies, alone=alone)
     return None if report.errors else made
+
+
+def _guarded(servers: list[tuple[At, Server]]) -> None:
+    """What no sidecar sends to a server that an object names, whatever its own file says, is refused before."""
+    for at, server in servers:
+        said = guard.fault(Configuration(), server)
+        if said is not None:
+            at.error(said)
 
 
 def _with_workflows(section: object, workflows: list[tuple[At, Workflow]]) -> Approvals:

@@ -6,14 +6,14 @@ mounted path, nor anything on several network file systems, and one stat a secon
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from openmcp.config.load import Loaded, load, source_files
-from openmcp.config.model import Secret
 from openmcp.config.problems import ConfigurationError
+from openmcp.config.secrets import secrets_in
 
 Stamp = tuple[int, int, int, int, int]
 """Device, inode, size and the times of content and inode in ns: what changes when a file does."""
@@ -36,15 +36,7 @@ def _stamp(path: str) -> Stamp | None:
 
 def referenced_files(value: object) -> Iterator[str]:
     """The files of all secrets and certificates that a configuration, or a part of one, refers to."""
-    if isinstance(value, Secret):
-        if value.file is not None:
-            yield value.file
-    elif isinstance(value, msgspec.Struct):
-        for field in value.__struct_fields__:
-            yield from referenced_files(getattr(value, field))
-    elif isinstance(value, tuple):
-        for item in value:
-            yield from referenced_files(item)
+    return (secret.file for secret in secrets_in(value) if secret.file is not None)
 
 
 class FileSource:
@@ -88,7 +80,10 @@ class FileSource:
         """Have `changes` read everything again at once (SIGHUP)."""
         self._poked.set()
 
-    async def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
+    problem = ""
+    """What keeps it from being up to date: never anything, `changes` tells."""
+
+    async def changes(self) -> AsyncGenerator[Loaded | ConfigurationError, None]:
         """After each change the new configuration, or the error that says why it cannot be used. Never ends."""
         last = self._known
         while True:

@@ -1,27 +1,30 @@
-"""Globs as the policy language has them: `*` is any text, `?` one character, everything else itself."""
+"""Globs among each other: what one covers, whether two overlap. What a glob matches is in `identity.globs`."""
 
+from collections.abc import Iterable
 
-def matches(glob: str, text: str) -> bool:
-    """Whether the whole of `text` matches, case counting. Takes at most len(glob) * len(text) steps."""
-    g = t = 0
-    star, resume = -1, 0
-    while t < len(text):
-        if g < len(glob) and glob[g] == "*":
-            star, resume = g, t
-            g += 1
-        elif g < len(glob) and glob[g] in ("?", text[t]):
-            g, t = g + 1, t + 1
-        elif star >= 0:  # let the last star take one character more
-            resume += 1
-            g, t = star + 1, resume
-        else:
-            return False
-    return glob[g:].strip("*") == ""
+from openmcp.identity.globs import matches
 
 
 def is_literal(glob: str) -> bool:
     """Whether the glob can match one text alone: itself."""
     return "*" not in glob and "?" not in glob
+
+
+class Names:
+    """Names, and which of them globs match: a literal is looked up, and each other glob is held against all once."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._found: dict[str, frozenset[str]] = {"*": self._names}
+
+    def matching(self, glob: str) -> frozenset[str]:
+        """The names that match."""
+        if is_literal(glob):
+            return self._names & {glob}
+        found = self._found.get(glob)
+        if found is None:
+            found = self._found[glob] = frozenset(name for name in self._names if matches(glob, name))
+        return found
 
 
 def beginning(glob: str) -> str:

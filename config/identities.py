@@ -33,7 +33,7 @@ def _keys_differ(at: At) -> tuple[model.ApiKey, ...] | None:
 
 
 _api_keys = some(
-    list_of(Shape(model.ApiKey, {"name": name, "sha256": sha256}, required=("name", "sha256"))),
+    list_of(Shape(model.ApiKey, {"name": name, "sha256": sha256}, required=("name", "sha256")), most=100_000),
     "write {name: NAME, sha256: DIGEST}",
 )
 

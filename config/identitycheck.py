@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Mapping
 
+from openmcp.config.addresses import shown
 from openmcp.config.cursor import At
 from openmcp.config.model import (
     ApiKeyAgents,
@@ -19,7 +20,7 @@ from openmcp.config.model import (
     WorkloadAgents,
 )
 from openmcp.config.uses import Use, workload_api_uses
-from openmcp.config.values import is_loopback, shown
+from openmcp.identity.addresses import is_this_machine
 
 _NO_SUCH = "the Workload API gives what this needs, and `identity.workloadApi` is none"
 
@@ -30,7 +31,7 @@ def check_identity(made: Configuration, sections: Mapping[str, At], servers: Map
     entries = _entries(identity, "agents")
     if made.identity.workload_api == "":
         _without_workload_api(made, sections, servers)
-    local = is_loopback(made.listen.mcp.host)
+    local = is_this_machine(made.listen.mcp.host)
     for method, at in zip(made.identity.agents, entries, strict=True):
         if isinstance(method, MtlsAgents):
             _mtls(made, method, at)

@@ -1,9 +1,10 @@
 """From the tree of a source to the `listen` of the model: addresses, TLS, and who may name us."""
 
 from openmcp.config import model
+from openmcp.config.addresses import address
 from openmcp.config.cursor import At, Reading, Shape, list_of, tagged
 from openmcp.config.spiffevalues import trust_domains
-from openmcp.config.values import address, host, origin, secret
+from openmcp.config.values import host, origin, secret
 from openmcp.config.yamlsource import Mapping
 
 _web: Reading[model.WebTls] = Shape(

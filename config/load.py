@@ -7,7 +7,8 @@ import msgspec
 
 from openmcp.config.cursor import At
 from openmcp.config.documents import API_VERSION, configuration
-from openmcp.config.model import Configuration
+from openmcp.config.model import Configuration, KubernetesOrigin
+from openmcp.config.objects import ours
 from openmcp.config.problems import ConfigurationError, Mark, Problem, Report, in_order
 from openmcp.config.yamlsource import read
 
@@ -20,12 +21,17 @@ class Loaded(msgspec.Struct, frozen=True):
 
     configuration: Configuration
     warnings: tuple[Problem, ...] = ()
+    base: tuple[At, ...] = ()
+    """The documents themselves, where objects of Kubernetes are to be added to them."""
+    closed: str = ""
+    """Why nothing may pass now; empty where it may."""
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, namespace: str | None = None) -> Loaded:
     """Read `gateway.yaml`, or all `*.yaml` and `*.yml` of a folder in the order of their names.
 
-    Raises `ConfigurationError` with every problem, also where a file cannot be read. Blocks while reading.
+    Of objects of Kubernetes those of `namespace` count alone, where it is given. Raises `ConfigurationError` with every
+    problem, also where a file cannot be read. Blocks while reading.
     """
     report = Report()
     documents: list[At] = []
@@ -33,11 +39,13 @@ def load(path: Path) -> Loaded:
         documents += read_documents(file, report)
     if not documents and not report.errors:
         report.error(Mark(str(path)), "", "empty", f"begin with apiVersion: {API_VERSION}; `openmcp init` writes one")
+    documents = ours(documents, report, namespace)
     made = configuration(documents, report)
     warnings = in_order(report.warnings)
     if made is None or report.errors:
         raise ConfigurationError(in_order(report.errors), warnings)
-    return Loaded(made, tuple(warnings))
+    base = tuple(documents) if isinstance(made.source, KubernetesOrigin) else ()
+    return Loaded(made, tuple(warnings), base)
 
 
 def source_files(path: Path) -> list[Path]:
@@ -59,13 +67,15 @@ def _files(path: Path, report: Report) -> list[Path]:
     return files
 
 
-def read_documents(file: Path, report: Report) -> list[At]:
-    """The documents of one YAML file; what is wrong with it goes to `report`. Blocks while reading."""
+def read_documents(file: Path, report: Report, to_begin: str = "`openmcp init` writes one to begin with") -> list[At]:
+    """The documents of one YAML file; what is wrong with it goes to `report`. Blocks while reading.
+
+    `to_begin` is the hint where there is no such file."""
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        report.error(Mark(str(file)), "", "no such file", "`openmcp init` writes one to begin with")
+        report.error(Mark(str(file)), "", "no such file", to_begin)
         return []
     except OSError as error:
         report.error(Mark(str(file)), "", f"cannot be read: {error.strerror}")

@@ -16,13 +16,12 @@ from openmcp.config.cursor import (
     Shape,
     absent,
     boolean,
-    distinct,
     integer,
     list_of,
     pairs,
     some,
     string,
-    tagged,
+    unique,
 )
 from openmcp.config.resilience import outliers, rate_limit, retries, timeouts
 from openmcp.config.serverauth import NoAuth, auth, check_endpoints
@@ -30,18 +29,18 @@ from openmcp.config.stdio import check_place, stdio
 from openmcp.config.values import duration, file_name, name, secret, size, tool_digest, url, url_path
 from openmcp.config.yamlsource import Mapping, Scalar
 
-_nothing: Reading[object] = Shape(object, {}, ignored=("type",))
-
-source: Reading[object] = tagged({"file": _nothing}, later=("kubernetes",))
 sessions: Reading[model.Sessions] = Shape(model.Sessions, {"key": secret, "lifetime": duration})
 
 
-def _endpoints(at: At) -> tuple[str, ...] | None:
-    urls = some(list_of(url("an MCP server")), "write the URL of the MCP server")(at)
-    if urls is None:
-        return None
-    distinct(((item, item.text()) for item in at.items() or ()), "endpoint")
-    if len({urlsplit(url).scheme for url in urls}) > 1:
+endpoint: Reading[str] = url("an MCP server")
+endpoint_list: Reading[tuple[str, ...]] = unique(
+    some(list_of(endpoint, most=100), "write the URL of the MCP server"), "endpoint"
+)
+
+
+def endpoints(at: At) -> tuple[str, ...] | None:
+    urls = endpoint_list(at)
+    if urls is not None and len({urlsplit(url).scheme for url in urls}) > 1:
         at.error("the endpoints of one server must all be http or all be https")
     return urls
 
@@ -53,16 +52,16 @@ class _NotPinned(msgspec.Struct, frozen=True):
 _NOT_PINNED = _NotPinned()
 
 
-def _pin_tools(at: At) -> model.PinTools | _NotPinned | None:
+def pinning(at: At) -> model.PinTools | _NotPinned | None:
     if isinstance(at.node, Mapping):
-        return _pins(at)
+        return pins(at)
     if isinstance(at.node, Scalar) and isinstance(at.node.value, bool):
         return model.PinTools() if at.node.value else _NOT_PINNED
     at.expected("true, false or a mapping", "write {tools: {NAME: DIGEST}, file: PATH}")
     return None
 
 
-_pins: Reading[model.PinTools] = Shape(model.PinTools, {"tools": pairs(tool_digest), "file": file_name})
+pins: Reading[model.PinTools] = Shape(model.PinTools, {"tools": pairs(tool_digest), "file": file_name})
 
 
 def _server(
@@ -82,12 +81,12 @@ def _server(
     return msgspec.convert({**read, **rest}, model.Server)
 
 
-_server_shape: Shape[model.Server] = Shape(
+server_shape: Shape[model.Server] = Shape(
     _server,
     {
         "name": name,
         "path": url_path,
-        "endpoints": _endpoints,
+        "endpoints": endpoints,
         "stdio": stdio,
         "auth": auth,
         "tls": Shape(model.ServerTls, {"ca": secret, "serverName": string}),
@@ -96,7 +95,7 @@ _server_shape: Shape[model.Server] = Shape(
         "limits": Shape(model.Limits, {"requestBytes": size, "responseBytes": size, "inFlight": integer(1, 1_000_000)}),
         "requireAuth": boolean,
         "translate": boolean,
-        "pinTools": _pin_tools,
+        "pinTools": pinning,
         "retries": retries,
         "outliers": outliers,
         "rateLimit": rate_limit,
@@ -110,7 +109,7 @@ _server_shape: Shape[model.Server] = Shape(
 
 def server(at: At) -> model.Server | None:
     """One entry of `servers`, the spec of an MCPServer."""
-    value = _server_shape(at)
+    value = server_shape(at)
     placed = not isinstance(at.node, Mapping) or check_place(at)
     if value is None or not placed:
         return None

@@ -1,13 +1,10 @@
 """From the tree of a source to the policies of the model: which rules there may be, and what they may hold."""
 
-from collections.abc import Iterable
-from typing import TypeVar
-
 import msgspec
 
 from openmcp.config import model
 from openmcp.config.conditions import condition
-from openmcp.config.cursor import At, Reading, Shape, choice, distinct, integer, list_of, pairs, shortened, some, string
+from openmcp.config.cursor import At, Reading, Shape, choice, integer, list_of, pairs, shortened, some, string, unique
 from openmcp.config.detectors import DETECTORS
 from openmcp.config.problems import did_you_mean
 from openmcp.config.values import TEXT_GLOB, URI_GLOB, duration, glob, json_path, name, pattern, size
@@ -16,10 +13,8 @@ from openmcp.config.yamlsource import Mapping
 _SELECTS_ALL = "it selects nothing, while a rule without selectors holds for everything: remove the key or fill it"
 _FINDS_NOTHING = "it looks for nothing: remove the key or fill it"
 
-Rule = TypeVar("Rule", model.RequestRule, model.ResponseRule)
 
-
-def _detector(at: At) -> str | None:
+def detector(at: At) -> str | None:
     value = string(at)
     if value is not None and value not in DETECTORS:
         hint = did_you_mean(value, DETECTORS) or f"one of: {', '.join(DETECTORS)}"
@@ -39,18 +34,18 @@ _SELECTORS: dict[str, Reading[tuple[str, ...]]] = {
     "methods": _selector(TEXT_GLOB),
 }
 _FINDERS: dict[str, Reading[tuple[str, ...]]] = {
-    "detect": some(list_of(_detector), _FINDS_NOTHING),
+    "detect": some(list_of(detector), _FINDS_NOTHING),
     "patterns": some(list_of(pattern), _FINDS_NOTHING),
 }
 
 
-def _action(at: At) -> model.Action | None:
+def action(at: At) -> model.Action | None:
     word = choice(action.value for action in model.Action)(at)
     return None if word is None else model.Action(word)
 
 
-def _approval(at: At) -> model.Approval | None:
-    value = _approval_shape(at)
+def approval(at: At) -> model.Approval | None:
+    value = approval_shape(at)
     longest = value.max_duration if value is not None else None
     if value is None or longest is None or value.duration <= longest:
         return value
@@ -61,7 +56,7 @@ def _approval(at: At) -> model.Approval | None:
     return None
 
 
-_approval_shape: Reading[model.Approval] = Shape(
+approval_shape: Reading[model.Approval] = Shape(
     model.Approval,
     {
         "workflow": name,
@@ -74,36 +69,36 @@ _approval_shape: Reading[model.Approval] = Shape(
     required=("workflow",),
 )
 
-_request_shape: Reading[model.RequestRule] = Shape(
+request_shape: Reading[model.RequestRule] = Shape(
     model.RequestRule,
     {
         "name": name,
-        "action": _action,
+        "action": action,
         **_SELECTORS,
-        "when": list_of(condition),
+        "when": list_of(condition, most=100),
         **_FINDERS,
         "message": string,
-        "approval": _approval,
+        "approval": approval,
     },
     required=("name", "action"),
 )
 
 
-def _request_rule(at: At) -> model.RequestRule | None:
-    rule = _request_shape(at)
+def request_rule(at: At) -> model.RequestRule | None:
+    rule = request_shape(at)
     if rule is None:
         return None
-    approval = at.key("approval")
-    if rule.action is model.Action.REQUIRE_APPROVAL and approval is None:
+    given = at.key("approval")
+    if rule.action is model.Action.REQUIRE_APPROVAL and given is None:
         at.error("`approval` is required with `action: requireApproval`", "write approval: {workflow: NAME}")
         return None
-    if rule.action is not model.Action.REQUIRE_APPROVAL and approval is not None:
-        approval.error(f"`approval` has no meaning with `action: {rule.action}`", "write action: requireApproval")
+    if rule.action is not model.Action.REQUIRE_APPROVAL and given is not None:
+        given.error(f"`approval` has no meaning with `action: {rule.action}`", "write action: requireApproval")
         return None
     return rule
 
 
-def _response_action(at: At) -> model.ResponseAction | None:
+def response_action(at: At) -> model.ResponseAction | None:
     word = choice(action.value for action in model.ResponseAction)(at)
     return None if word is None else model.ResponseAction(word)
 
@@ -112,11 +107,11 @@ def _make_response_rule(**values: object) -> model.ResponseRule:
     return msgspec.convert({"except_" if key == "except" else key: values[key] for key in values}, model.ResponseRule)
 
 
-_response_shape: Reading[model.ResponseRule] = Shape(
+response_shape: Reading[model.ResponseRule] = Shape(
     _make_response_rule,
     {
         "name": name,
-        "action": _response_action,
+        "action": response_action,
         **_FINDERS,
         "except": some(list_of(pattern), "it excepts nothing: remove the key or fill it"),
         "paths": some(list_of(json_path), "no place is in an empty list: remove the key where every place counts"),
@@ -130,8 +125,8 @@ _response_shape: Reading[model.ResponseRule] = Shape(
 )
 
 
-def _response_rule(at: At) -> model.ResponseRule | None:
-    rule = _response_shape(at)
+def response_rule(at: At) -> model.ResponseRule | None:
+    rule = response_shape(at)
     if rule is None:
         return None
     looks = rule.detect or rule.patterns
@@ -145,24 +140,7 @@ def _response_rule(at: At) -> model.ResponseRule | None:
     return rule
 
 
-def _rules(read: Reading[Rule]) -> Reading[tuple[Rule, ...]]:
-    read_list = list_of(read)
-
-    def read_rules(at: At) -> tuple[Rule, ...] | None:
-        rules = read_list(at)
-        if rules is not None:
-            distinct(_named(at.items() or ()), "rule name")
-        return rules
-
-    return read_rules
-
-
-def _named(entries: Iterable[At]) -> Iterable[tuple[At, str]]:
-    names = (entry.key("name") for entry in entries)
-    return ((value, value.text()) for value in names if value is not None)
-
-
-_parts: Reading[model.AgentSelector] = Shape(
+parts: Reading[model.AgentSelector] = Shape(
     model.AgentSelector,
     {
         "trustDomain": glob(TEXT_GLOB),
@@ -173,13 +151,13 @@ _parts: Reading[model.AgentSelector] = Shape(
 )
 
 
-def _agent(at: At) -> str | model.AgentSelector | None:
+def agent(at: At) -> str | model.AgentSelector | None:
     if not isinstance(at.node, Mapping):
         return glob(URI_GLOB)(at)
     if not at.node.entries:
         at.error("an empty mapping", 'write trustDomain, namespace, serviceAccount or claims, or the glob "*" for all')
         return None
-    return _parts(at)
+    return parts(at)
 
 
 policy: Reading[model.Policy] = Shape(
@@ -187,10 +165,10 @@ policy: Reading[model.Policy] = Shape(
     {
         "name": name,
         "servers": some(list_of(glob(TEXT_GLOB)), 'write the names of servers, or ["*"] for all'),
-        "agents": some(list_of(_agent), "remove the key where the policy holds for every agent"),
+        "agents": some(list_of(agent), "remove the key where the policy holds for every agent"),
         "mode": choice(("enforce", "shadow")),
-        "requests": _rules(_request_rule),
-        "responses": _rules(_response_rule),
+        "requests": unique(list_of(request_rule), "rule name", "name"),
+        "responses": unique(list_of(response_rule), "rule name", "name"),
     },
     required=("name", "servers"),
 )

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from openmcp.config.cursor import At
-from openmcp.config.globs import beginning, covers, matches, overlap
-from openmcp.config.model import Action, AgentSelector, Policy, RequestRule, Server
+from openmcp.config.globs import Names, beginning, covers, overlap
+from openmcp.config.model import Action, AgentSelector, Policy, RequestRule
 from openmcp.config.rulecheck import check_request_rule, check_response_rule
 
 KINDS = ("tools", "prompts", "resources", "methods")
@@ -175,14 +175,15 @@ class Comparison:
                 yield from (other for its, other in self._opening.near(kind, glob) if overlap(its, glob))
 
 
-def check_policies(policies: Sequence[Policy], servers: Sequence[Server], places: dict[str, At]) -> None:
-    """Warn about the rules of all policies; `places` are those of the policies by name."""
+def check_policies(policies: Sequence[Policy], servers: Names, places: dict[str, At]) -> None:
+    """Warn about the rules of all policies; `servers` are the names of those there are, `places` those of the policies
+    by name."""
     rules: list[Placed] = []
     for policy in policies:
         at = places[policy.name]
         for response, place in zip(policy.responses, _entries(at, "responses"), strict=True):
             check_response_rule(response, place)
-        there = frozenset(one.name for one in servers if any(matches(glob, one.name) for glob in policy.servers))
+        there = frozenset[str]().union(*map(servers.matching, policy.servers))
         scope = Scope(there, policy.agents)
         for request, place in zip(policy.requests, _entries(at, "requests"), strict=True):
             check_request_rule(request, place)

@@ -3,7 +3,7 @@
 
 from openmcp.config import model
 from openmcp.config.callers import callers
-from openmcp.config.cursor import At, Reading, Shape, boolean, choice, distinct, integer, list_of, pairs, some
+from openmcp.config.cursor import At, Reading, Shape, boolean, choice, integer, list_of, pairs, some, unique
 from openmcp.config.model import Configuration, RedisState, Server
 from openmcp.config.values import TEXT_GLOB, URI_GLOB, duration, glob, share
 
@@ -22,17 +22,10 @@ outliers: Reading[model.Outliers] = Shape(
 )
 
 
-def _by(at: At) -> tuple[str, ...] | None:
-    words = list_of(choice(("agent", "tool")))(at)
-    if words is not None:
-        distinct(((item, item.text()) for item in at.items() or ()), "word")
-    return words
-
-
 _limit: Reading[model.RateLimit] = Shape(
     model.RateLimit,
     {
-        "by": _by,
+        "by": unique(list_of(choice(("agent", "tool"))), "word"),
         "requests": integer(1, _MOST),
         "per": duration,
         "burst": integer(1, _MOST),
@@ -42,7 +35,7 @@ _limit: Reading[model.RateLimit] = Shape(
     },
     required=("requests", "per"),
 )
-rate_limit: Reading[tuple[model.RateLimit, ...]] = list_of(_limit)
+rate_limit: Reading[tuple[model.RateLimit, ...]] = list_of(_limit, most=100)
 
 
 def check_resilience(made: Configuration, server: Server, at: At) -> None:

@@ -6,10 +6,10 @@ import re2
 
 from openmcp.config.contradictions import contradiction
 from openmcp.config.cursor import At, shortened
-from openmcp.config.globs import matches
 from openmcp.config.jsonpath import compile_path
 from openmcp.config.model import Condition, Operator, RequestRule, ResponseRule
 from openmcp.config.patterns import options
+from openmcp.identity.globs import matches
 
 METHODS = (
     "initialize",

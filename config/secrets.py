@@ -3,16 +3,33 @@
 import base64
 import binascii
 import os
-from pathlib import Path
+import stat
+from collections.abc import Iterator
+
+import msgspec
 
 from openmcp.config.model import Secret
 
 MAX_BYTES = 64 * 1024
-"""More than any key or token; certificates of a CA are read elsewhere, by name."""
+"""More than any key or token."""
+MAX_PEM = 16 * 1024 * 1024
+"""More than all CAs of a system, and less than what memory there is."""
 
 
 class SecretError(Exception):
     """A secret cannot be had. The text names the file or variable, never what is in it."""
+
+
+def secrets_in(value: object) -> Iterator[Secret]:
+    """All secrets and certificates that a configuration, or a part of one, refers to."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            yield from secrets_in(getattr(value, field))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from secrets_in(item)
 
 
 def name(secret: Secret) -> str:
@@ -45,23 +62,25 @@ def read_key(secret: Secret, size: int = 32) -> bytes:
 
 def read_pem(source: Secret) -> bytes:
     """Certificates, which take more room than a secret. Raises SecretError; blocks on a file."""
-    if source.file is None:
-        return read(source)
-    try:
-        return Path(source.file).read_bytes()
-    except OSError as error:
-        raise SecretError(f"file {source.file} cannot be read: {error.strerror}") from error
+    return read(source) if source.file is None else _from_file(source.file, MAX_PEM)
 
 
-def _from_file(file: str) -> bytes:
+def _from_file(file: str, limit: int = MAX_BYTES) -> bytes:
     try:
-        with Path(file).open("rb") as stream:
-            value = stream.read(MAX_BYTES + 1)
+        with open(file, "rb", opener=_at_once) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise SecretError(f"{file} is not a file that can be read as a whole")
+            value = stream.read(limit + 1)
     except OSError as error:
         raise SecretError(f"file {file} cannot be read: {error.strerror}") from error
-    if len(value) > MAX_BYTES:
-        raise SecretError(f"file {file} is larger than {MAX_BYTES // 1024} KiB")
+    if len(value) > limit:
+        raise SecretError(f"file {file} is larger than {limit // 1024} KiB")
     return value
+
+
+def _at_once(file: str, flags: int) -> int:
+    """As `os.open`, without waiting for the other end of a pipe: nobody may ever come."""
+    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def _from_environment(variable: str | None) -> bytes:

@@ -13,38 +13,40 @@ from openmcp.config.cursor import (
     Shape,
     boolean,
     choice,
-    distinct,
     list_of,
     shortened,
     some,
     string,
     tagged,
+    unique,
 )
 from openmcp.config.spiffevalues import server_ids
-from openmcp.config.values import is_loopback, no_clear_text, secret, url
+from openmcp.config.values import no_clear_text, secret, url
+from openmcp.identity.addresses import is_this_machine
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_OURS = re.compile(
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+OURS = re.compile(
     "host|connection|keep-alive|te|trailer|transfer-encoding|upgrade|expect|via|content-.*|accept|accept-.*|user-agent|"
     "proxy-connection|mcp-.*|last-event-id|traceparent|tracestate|baggage|x-forwarded-.*|forwarded|origin"
 )
 """Headers that frame a message, say what is in it, or are made from the call (RFC 9110, 7.6.1; MCP transports)."""
-_SCOPE = re.compile(r"[!#-\[\]-~]+")
-_RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+SCOPE = re.compile(r"[!#-\[\]-~]+")
+PREFIX = re.compile("[!-~][ -~]*")
+RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 
 
 class NoAuth(msgspec.Struct, frozen=True):
     """`auth: {type: none}`; None would say that the key was refused."""
 
 
-def _header_name(at: At) -> str | None:
+def header_name(at: At) -> str | None:
     value = string(at)
     if value is None:
         return None
-    if not _TOKEN.fullmatch(value):
+    if not TOKEN.fullmatch(value):
         at.error(f'not the name of a header: "{shortened(value)}"', "letters, digits and -, such as X-API-Key")
         return None
-    if _OURS.fullmatch(value.lower()):
+    if OURS.fullmatch(value.lower()):
         at.error(
             f"the header {shortened(value)} is not for a secret",
             "it belongs to the protocol: Authorization or X-API-Key is usual",
@@ -53,9 +55,9 @@ def _header_name(at: At) -> str | None:
     return value
 
 
-def _prefix(at: At) -> str | None:
+def prefix(at: At) -> str | None:
     value = string(at)
-    if value is not None and not re.fullmatch("[!-~][ -~]*", value):
+    if value is not None and not PREFIX.fullmatch(value):
         at.error(
             "not what can stand before a secret",
             'printable ASCII, with a blank at the end where one is wanted: "Bearer "',
@@ -64,8 +66,8 @@ def _prefix(at: At) -> str | None:
     return value
 
 
-def _header(at: At) -> model.HeaderAuth | None:
-    value = _header_shape(at)
+def header(at: At) -> model.HeaderAuth | None:
+    value = header_shape(at)
     if value is not None and value.prefix and value.prefix[-1].isalnum():
         (at.key("prefix") or at).warn(
             f'the secret follows "{value.prefix}" without a blank', f'write "{value.prefix} " where one is wanted'
@@ -73,16 +75,16 @@ def _header(at: At) -> model.HeaderAuth | None:
     return value
 
 
-_header_shape: Reading[model.HeaderAuth] = Shape(
+header_shape: Reading[model.HeaderAuth] = Shape(
     model.HeaderAuth,
-    {"name": _header_name, "value": secret, "prefix": _prefix, "allowHttp": boolean},
+    {"name": header_name, "value": secret, "prefix": prefix, "allowHttp": boolean},
     required=("name", "value"),
     ignored=("type",),
 )
 
 
-def _client(at: At) -> model.OAuthClient | None:
-    value = _client_shape(at)
+def client(at: At) -> model.OAuthClient | None:
+    value = client_shape(at)
     if value is None:
         return None
     given, audience = at.key("secret"), at.key("audience")
@@ -99,17 +101,17 @@ def _client(at: At) -> model.OAuthClient | None:
     return None
 
 
-_client_shape: Reading[model.OAuthClient] = Shape(
+client_shape: Reading[model.OAuthClient] = Shape(
     model.OAuthClient,
     {"id": string, "type": choice(("jwtSvid", "jwtSvidSpiffe", "secret")), "secret": secret, "audience": string},
     required=("id", "type"),
 )
 
 
-def _resource(at: At) -> str | None:
+def resource(at: At) -> str | None:
     """An absolute URI without a fragment (RFC 8707, 2)."""
     value = string(at)
-    if value is not None and (not _RESOURCE.fullmatch(value) or "#" in value):
+    if value is not None and (not RESOURCE.fullmatch(value) or "#" in value):
         at.error(
             f'not a resource: "{shortened(value)}"', "an absolute URI without a fragment, the URL of the MCP server"
         )
@@ -117,27 +119,28 @@ def _resource(at: At) -> str | None:
     return value
 
 
-def _scope(at: At) -> str | None:
+def scope(at: At) -> str | None:
     """One scope (RFC 6749, 3.3)."""
     value = string(at)
-    if value is not None and not _SCOPE.fullmatch(value):
+    if value is not None and not SCOPE.fullmatch(value):
         at.error(f'not a scope: "{shortened(value)}"', "each an entry of the list, without blanks and quotes")
         return None
     return value
 
 
-def scopes(at: At) -> tuple[str, ...] | None:
-    """Scopes to ask for, at least one."""
-    values = some(list_of(_scope), "remove the key to ask for what the server gives by default")(at)
-    if values is not None:
-        distinct(((item, item.text()) for item in at.items() or ()), "scope")
-    return values
+scopes: Reading[tuple[str, ...]] = unique(
+    some(list_of(scope, most=100), "remove the key to ask for what the server gives by default"), "scope"
+)
+"""Scopes to ask for, at least one."""
 
 
-def _oauth(at: At) -> model.OAuthAuth | None:
-    value = _oauth_shape(at)
-    token_url, ca = at.key("tokenUrl"), at.key("ca")
-    if value is None or token_url is None:
+token_url: Reading[str] = url("a token endpoint", query=True)
+
+
+def oauth(at: At) -> model.OAuthAuth | None:
+    value = oauth_shape(at)
+    given, ca = at.key("tokenUrl"), at.key("ca")
+    if value is None or given is None:
         return None
     secure = value.token_url.startswith("https:")
     if ca is not None and not secure:
@@ -145,16 +148,16 @@ def _oauth(at: At) -> model.OAuthAuth | None:
         return None
     if value.allow_http:
         return value
-    checked = no_clear_text(token_url, value.token_url, "a token would be seen on the way")
+    checked = no_clear_text(given, value.token_url, "a token would be seen on the way")
     return None if checked is None else value
 
 
-_oauth_shape: Reading[model.OAuthAuth] = Shape(
+oauth_shape: Reading[model.OAuthAuth] = Shape(
     model.OAuthAuth,
     {
-        "tokenUrl": url("a token endpoint", query=True),
-        "client": _client,
-        "resource": _resource,
+        "tokenUrl": token_url,
+        "client": client,
+        "resource": resource,
         "scopes": scopes,
         "ca": secret,
         "allowHttp": boolean,
@@ -169,8 +172,8 @@ auth: Reading[model.ServerAuth | NoAuth] = tagged(
         "jwtSvid": Shape(
             model.JwtSvidAuth, {"audience": string, "allowHttp": boolean}, required=("audience",), ignored=("type",)
         ),
-        "header": _header,
-        "oauth": _oauth,
+        "header": header,
+        "oauth": oauth,
         "none": Shape(NoAuth, {}, ignored=("type",)),
     }
 )
@@ -189,7 +192,7 @@ def check_endpoints(server: model.Server, at: At) -> None:
             tls.error("`tls` has no meaning with `auth: {type: spiffe}`", "serverIds say whom we trust: remove `tls`")
     elif not server.auth.allow_http:
         for url in _clear(server.endpoints):
-            if not is_loopback(urlsplit(url).hostname or ""):
+            if not is_this_machine(urlsplit(url).hostname or ""):
                 hint = "write https:// in the endpoints, or allowHttp: true where the way is encrypted otherwise"
                 place.error(f"the credential would go to {shortened(url)} in the clear", hint)
                 break

@@ -1,6 +1,6 @@
 """Readings of what SPIFFE names: trust domains, IDs and globs on them, the address of the Workload API."""
 
-from openmcp.config.cursor import At, Reading, distinct, list_of, shortened, some, string
+from openmcp.config.cursor import At, Reading, list_of, shortened, some, string, unique
 from openmcp.config.globs import is_literal
 from openmcp.identity import endpoint
 from openmcp.identity.spiffe_id import NotASpiffeId, is_trust_domain, parse, parse_workload
@@ -24,17 +24,7 @@ def trust_domain(at: At) -> str | None:
     return None
 
 
-def _distinct(read_list: Reading[tuple[str, ...]], what: str) -> Reading[tuple[str, ...]]:
-    def read(at: At) -> tuple[str, ...] | None:
-        values = read_list(at)
-        if values is not None:
-            distinct(((item, item.text()) for item in at.items() or ()), what)
-        return values
-
-    return read
-
-
-trust_domains: Reading[tuple[str, ...]] = _distinct(
+trust_domains: Reading[tuple[str, ...]] = unique(
     some(list_of(trust_domain), "write the names of trust domains, such as [prod.acme.example]"), "trust domain"
 )
 
@@ -51,7 +41,7 @@ def workload_id(at: At) -> str | None:
         return None
 
 
-def _workload_glob(at: At) -> str | None:
+def workload_glob(at: At) -> str | None:
     """A SPIFFE ID, or a glob whose trust domain is exact: one in it would let others in than those we know."""
     value = string(at)
     if value is None:
@@ -84,8 +74,11 @@ def _glob_fault(value: str) -> str | None:
     return None
 
 
-server_ids: Reading[tuple[str, ...]] = _distinct(
-    some(list_of(_workload_glob), 'write the SPIFFE ID of the server: ["spiffe://prod.acme.example/ns/tools/sa/x"]'),
+server_ids: Reading[tuple[str, ...]] = unique(
+    some(
+        list_of(workload_glob, most=100),
+        'write the SPIFFE ID of the server: ["spiffe://prod.acme.example/ns/tools/sa/x"]',
+    ),
     "server ID",
 )
 

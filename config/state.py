@@ -5,7 +5,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from openmcp.config import model
 from openmcp.config.cursor import At, Reading, Shape, choice, shortened, string, tagged
-from openmcp.config.values import file_name, is_loopback, secret, url
+from openmcp.config.values import file_name, secret, url
+from openmcp.identity.addresses import is_this_machine
 
 _TYPE = ("type",)
 _TABLE = re.compile(r"[A-Za-z0-9_.-]{3,255}")
@@ -25,7 +26,7 @@ def _redis_url(at: At) -> str | None:
         at.error(f"not the URL of a Redis server{shown}", fault)
         return None
     parts = urlsplit(value)
-    if parts.scheme == "redis" and not is_loopback(parts.hostname or ""):
+    if parts.scheme == "redis" and not is_this_machine(parts.hostname or ""):
         at.warn(
             "redis:// to another machine: who is on the way can read requests, and grant them",
             "write rediss://, which is TLS",

@@ -6,22 +6,30 @@ import os
 import re
 from urllib.parse import SplitResult, urlsplit
 
-from openmcp.config.cursor import At, Reading, shortened, string
+from openmcp.config.addresses import HOST_NAME, is_ipv6
+from openmcp.config.cursor import At, shortened, string, text
 from openmcp.config.jsonpath import PathError, compile_path
-from openmcp.config.model import Address, Secret
+from openmcp.config.model import Secret
 from openmcp.config.patterns import check_pattern
 from openmcp.config.problems import did_you_mean
 from openmcp.config.yamlsource import Mapping, Refused, Scalar
+from openmcp.identity.addresses import is_this_machine
 
 _AMOUNT = re.compile(r"([0-9]{1,9})([A-Za-z]*)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+LONGEST = "876000h"
+"""A duration of a hundred years: what others who read ours can count."""
+_LONGEST_SECONDS = 876_000 * 3600.0
 _BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-_HOST_NAME = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
 MAIL_ADDRESS = re.compile(
     r"(?=.{3,254}$)[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"
 )
 _PATH = re.compile(r"/|(?:/[A-Za-z0-9._~-]+)+")
+MAX_URL = 2048
+"""Characters of a URL."""
+MAX_PATTERN = 65_536
+"""Characters of a regular expression, before RE2's own limit on its size."""
 _URL_TEXT = re.compile(r"[!-~]+")
 _HEX_DIGEST = re.compile(r"[0-9a-f]{64}")
 _EMPTY_DIGEST = hashlib.sha256(b"").hexdigest()
@@ -57,7 +65,11 @@ def duration(at: At) -> float | None:
     if amount[0] == 0:
         at.error("must be more than 0")
         return None
-    return amount[0] / 1000 if amount[1] == "ms" else amount[0] * _SECONDS[amount[1]]
+    seconds = amount[0] / 1000 if amount[1] == "ms" else amount[0] * _SECONDS[amount[1]]
+    if seconds > _LONGEST_SECONDS:
+        at.error(f"must be at most {LONGEST}, found {at.text()}")
+        return None
+    return seconds
 
 
 def size(at: At) -> int | None:
@@ -69,49 +81,6 @@ def size(at: At) -> int | None:
         at.error("must be more than 0")
         return None
     return amount[0] * _BYTES[amount[1]]
-
-
-def address(at: At) -> Address | None:
-    """`host:port` or `[::1]:port`; port 0 means any free one."""
-    if isinstance(at.node, Scalar) and isinstance(at.node.value, int) and not isinstance(at.node.value, bool):
-        at.error(f"expected host:port, found the number {at.text()}", f"write 127.0.0.1:{at.text()}")
-        return None
-    text = string(at)
-    if text is None:
-        return None
-    host, colon, port = text.rpartition(":")
-    wrong = _address_fault(host, colon, port)
-    if wrong is not None:
-        at.error(f'not an address to listen on: "{shortened(text)}"', wrong)
-        return None
-    return Address(host=host.strip("[]"), port=int(port))
-
-
-def shown(address: Address) -> str:
-    """An address as it is written."""
-    return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
-
-
-def _address_fault(host: str, colon: str, port: str) -> str | None:
-    if not colon:
-        return "write host:port, such as 127.0.0.1:15001"
-    if host in ("", "*"):
-        return f"for every interface write 0.0.0.0:{port} or [::]:{port}, for this machine alone 127.0.0.1:{port}"
-    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        return "the port is a number from 0 to 65535"
-    bracketed = host.startswith("[") and host.endswith("]")
-    if ":" in host and not bracketed:
-        return "an IPv6 address goes in brackets: [::1]:15001"
-    if bracketed:
-        return None if _is_ipv6(host[1:-1]) else "the part in brackets is not an IPv6 address"
-    return None if _HOST_NAME.fullmatch(host) else "the host is an IP address or a name"
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        return urlsplit(f"http://[{text}]/").hostname is not None and ":" in text
-    except ValueError:
-        return False
 
 
 def is_name(text: str) -> bool:
@@ -134,14 +103,15 @@ def url_path(at: At) -> str | None:
     value = string(at)
     if value is None:
         return None
-    fault = _path_fault(value)
+    fault = path_fault(value)
     if fault is not None:
         at.error(f'not a path: "{shortened(value)}"', fault)
         return None
     return value
 
 
-def _path_fault(value: str) -> str | None:
+def path_fault(value: str) -> str | None:
+    """What is wrong with the path of a server."""
     if not value.startswith("/"):
         return f'a path begins with /: "/{shortened(value)}"'
     if "?" in value or "#" in value:
@@ -155,22 +125,30 @@ def _path_fault(value: str) -> str | None:
     return None
 
 
-def url(of: str, *, query: bool = False) -> Reading[str]:
+class url:
     """The URL of something: http or https, a host, nothing that names a user, no fragment, a query where `query`."""
 
-    def read(at: At) -> str | None:
+    def __init__(self, of: str, *, query: bool = False) -> None:
+        self.of, self.query = of, query
+
+    def __call__(self, at: At) -> str | None:
+        """The URL as it is written, None where it was refused."""
         value = string(at)
         if value is None:
             return None
-        bare = value.partition("?")[0] if query and "#" not in value else value
-        fault = "only printable ASCII without blanks" if not _URL_TEXT.fullmatch(value) else _url_fault(bare)
+        fault = self._fault(value)
         if fault is not None:
             shown = "" if "@" in value else f': "{shortened(value)}"'  # what stands before @ may be a password
-            at.error(f"not the URL of {of}{shown}", fault)
+            at.error(f"not the URL of {self.of}{shown}", fault)
             return None
         return value
 
-    return read
+    def _fault(self, value: str) -> str | None:
+        if len(value) > MAX_URL:
+            return f"at most {MAX_URL} characters"
+        if not _URL_TEXT.fullmatch(value):
+            return "only printable ASCII without blanks"
+        return _url_fault(value.partition("?")[0] if self.query and "#" not in value else value)
 
 
 def _url_fault(value: str) -> str | None:
@@ -181,7 +159,7 @@ def _url_fault(value: str) -> str | None:
         return "the host or port cannot be read"
     if parts.scheme not in ("http", "https"):
         return "begin with http:// or https://"
-    if port == 0 or not parts.hostname or not (_HOST_NAME.fullmatch(parts.hostname) or ":" in parts.hostname):
+    if port == 0 or not parts.hostname or not (HOST_NAME.fullmatch(parts.hostname) or ":" in parts.hostname):
         return "name a host and, where it is not the usual one, a port from 1 to 65535"
     return _surplus(parts, value)
 
@@ -197,18 +175,10 @@ def _surplus(parts: SplitResult, value: str) -> str | None:
 def no_clear_text(at: At, value: str | None, why: str) -> str | None:
     """The same URL; None, reported, for http to another machine."""
     parts = urlsplit(value or "")
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+    if parts.scheme == "http" and not is_this_machine(parts.hostname or ""):
         at.error(f"http to another machine: {why}", "write https://")
         return None
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address on `host`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def origin(at: At) -> str | None:
@@ -257,7 +227,7 @@ def host(at: At) -> str | None:
 def host_name(at: At) -> str | None:
     """An IP address, without brackets, or a name to connect to."""
     value = string(at)
-    if value is not None and not (_HOST_NAME.fullmatch(value) or _is_ipv6(value)):
+    if value is not None and not (HOST_NAME.fullmatch(value) or is_ipv6(value)):
         at.error(f'not a host: "{shortened(value)}"', "an IP address or a name, without scheme and port")
         return None
     return value
@@ -330,27 +300,28 @@ def _variable(at: At) -> str | None:
     return value
 
 
-def glob(regular_marks: str) -> Reading[str]:
+class glob:
     """A glob (`*` any text, `?` one character); warns where it looks like a regular expression.
 
     `regular_marks` is a regular expression for what such a glob has no use for.
     """
-    marks = re.compile(regular_marks)
 
-    def read(at: At) -> str | None:
+    def __init__(self, regular_marks: str) -> None:
+        self._marks = re.compile(regular_marks)
+
+    def __call__(self, at: At) -> str | None:
+        """The glob as it is written, None where it was refused."""
         value = string(at)
-        found = marks.search(value) if value is not None else None
+        found = self._marks.search(value) if value is not None else None
         if found is not None:
             hint = "globs know * for any text and ? for one character; everything else stands for itself"
             at.warn(f'looks like a regular expression: "{shortened(value or "")}" holds {found[0]}', hint)
         return value
 
-    return read
-
 
 def pattern(at: At) -> str | None:
     """A regular expression that RE2 takes."""
-    value = string(at)
+    value = text(at, MAX_PATTERN)
     fault = check_pattern(value) if value is not None else None
     if fault is not None:
         at.error(f'RE2 refuses the pattern "{shortened(value or "")}"', fault)

@@ -3,11 +3,11 @@
 import re
 
 from openmcp.config import model
-from openmcp.config.cursor import At, Reading, Shape, boolean, distinct, integer, list_of, shortened, some, string
+from openmcp.config.cursor import At, Reading, Shape, boolean, integer, list_of, shortened, some, string, unique
 from openmcp.config.problems import did_you_mean
 from openmcp.config.values import MAIL_ADDRESS, duration, name
 
-_FORMS = {
+FORMS = {
     "oidc:group:": (r"\S(?:.*\S)?", "the name of a group in the claim of the identity provider"),
     "oidc:user:": (r"\S(?:.*\S)?", "a user as the identity provider names it"),
     "slack:": (r"[UW][A-Z0-9]{2,}", "a member's id, such as slack:U0123ABC"),
@@ -17,45 +17,35 @@ _FORMS = {
 """How approvers are named: the beginning says who vouches for them, the rest is held against the expression."""
 
 
-def _approver(at: At) -> str | None:
+def approver(at: At) -> str | None:
     value = string(at)
     if value is None:
         return None
-    form = next((form for form in _FORMS if value.startswith(form)), None)
+    form = next((form for form in FORMS if value.startswith(form)), None)
     if form is None:
         kind = value[: value.rfind(":") + 1]
-        near = did_you_mean(kind, _FORMS) if kind else None
-        at.error(f'not an approver: "{shortened(value)}"', near or f"begin with one of {', '.join(_FORMS)}")
+        near = did_you_mean(kind, FORMS) if kind else None
+        at.error(f'not an approver: "{shortened(value)}"', near or f"begin with one of {', '.join(FORMS)}")
         return None
-    expression, meant = _FORMS[form]
+    expression, meant = FORMS[form]
     if not re.fullmatch(expression, value.removeprefix(form)):
         at.error(f'not an approver: "{shortened(value)}"', f"{form} is followed by {meant}")
         return None
     return value
 
 
-def _approvers(at: At) -> tuple[str, ...] | None:
-    values = some(list_of(_approver), "nobody could approve: write who may, such as oidc:group:NAME")(at)
-    if values is not None:
-        distinct(((item, item.text()) for item in at.items() or ()), "approver")
-    return values
+_approvers: Reading[tuple[str, ...]] = unique(
+    some(list_of(approver, most=100), "nobody could approve: write who may, such as oidc:group:NAME"), "approver"
+)
 
-
-def _channels(at: At) -> tuple[str, ...] | None:
-    values = list_of(name)(at)
-    if values is not None:
-        distinct(((item, item.text()) for item in at.items() or ()), "channel")
-    return values
-
-
-_shape: Reading[model.Workflow] = Shape(
+workflow_shape: Reading[model.Workflow] = Shape(
     model.Workflow,
     {
         "name": name,
         "approvers": _approvers,
         "required": integer(1, 100),
         "pendingFor": duration,
-        "channels": _channels,
+        "channels": unique(list_of(name, most=100), "channel"),
         "requireReason": boolean,
     },
     required=("name", "approvers"),
@@ -64,7 +54,7 @@ _shape: Reading[model.Workflow] = Shape(
 
 def workflow(at: At) -> model.Workflow | None:
     """One entry of `approvals.workflows`, the spec of an ApprovalWorkflow."""
-    value = _shape(at)
+    value = workflow_shape(at)
     if value is None or any(approver.startswith("oidc:group:") for approver in value.approvers):
         return value
     if value.required > len(value.approvers):

@@ -25,6 +25,11 @@ def is_loopback(text: str) -> bool:
     return address is not None and address.is_loopback
 
 
+def is_this_machine(host: str) -> bool:
+    """Whether only this machine reaches an address on `host`, a name or an IP address (IPv6 also in brackets)."""
+    return host.lower() == "localhost" or is_loopback(host.strip("[]"))
+
+
 class Networks:
     """Some networks in CIDR; raises `ValueError` for what is none."""
 

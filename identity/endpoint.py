@@ -4,6 +4,8 @@ import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
+from openmcp.identity.addresses import is_loopback
+
 VARIABLE: Final = "SPIFFE_ENDPOINT_SOCKET"
 """Where workloads find the address, if nothing else says it."""
 EXAMPLES: Final = "unix:///run/spire/agent-sockets/api.sock or tcp://127.0.0.1:8081"
@@ -46,8 +48,7 @@ def is_local(address: str) -> bool:
     """Whether a valid address stays on this machine; keys come over it, and tcp does not hide them."""
     if address.startswith("unix:"):
         return True
-    host = urlsplit(address).hostname or ""
-    return ipaddress.ip_address(host).is_loopback
+    return is_loopback(urlsplit(address).hostname or "")
 
 
 def _is_address(text: str) -> bool:

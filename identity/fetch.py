@@ -7,14 +7,15 @@ sidecars that ask nobody are spared.
 
 import asyncio
 import errno
-import ipaddress
 import os
 import ssl
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
+
+from openmcp.identity.addresses import is_this_machine
 
 if TYPE_CHECKING:
     import aiohttp
@@ -36,6 +37,10 @@ class FetchFailed(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class AnswerTooLarge(FetchFailed):
+    """The answer is larger than its limit."""
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -105,16 +110,9 @@ def _checked(url: str, allow_http: bool) -> SplitResult:
         raise FetchFailed("not an https URL")
     if parts.username is not None:
         raise FetchFailed("a URL with a user name in it")
-    if parts.scheme == "http" and not (allow_http or _on_this_machine(host)):
+    if parts.scheme == "http" and not (allow_http or is_this_machine(host)):
         raise FetchFailed("http leaves this machine in the clear: only https is used")
     return parts
-
-
-def _on_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _context(ca: bytes | None) -> ssl.SSLContext:
@@ -145,37 +143,38 @@ async def _bounded(
                 auto_decompress=False,
             )
             async with session, request(session) as response:
-                return response.status, await _body(response, limit)
+                return response.status, await body_of(response, limit)
     except TimeoutError:
         raise FetchFailed(f"no answer in {patience:g} s") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        _explain(error)
+        raise FetchFailed(reason_of(error)) from None
 
 
-async def _body(response: "aiohttp.ClientResponse", limit: int) -> bytes:
+async def body_of(response: "aiohttp.ClientResponse", limit: int) -> bytes:
+    """The whole body of an answer, of at most so many bytes. Raises FetchFailed."""
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise FetchFailed("a compressed answer, although nobody offered that")
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > limit:
-            raise FetchFailed(f"the answer is larger than {limit} bytes")
+            raise AnswerTooLarge(f"the answer is larger than {limit} bytes")
     return bytes(body)
 
 
-def _explain(error: Exception) -> NoReturn:
-    """Say in our words what went wrong: those of the library may name what was sent."""
+def reason_of(error: Exception) -> str:
+    """What went wrong, in our words: those of the library may name what was sent. For errors of aiohttp and the OS."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
-        raise FetchFailed(f"TLS: {getattr(cause, 'verify_message', None) or 'the certificate is refused'}") from None
+        return f"TLS: {getattr(cause, 'verify_message', None) or 'the certificate is refused'}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        raise FetchFailed("its name is not known") from None
+        return "its name is not known"
     if isinstance(error, aiohttp.ClientSSLError):
-        raise FetchFailed("TLS: the handshake failed") from None
+        return "TLS: the handshake failed"
     if isinstance(error, aiohttp.ClientConnectorError):
-        raise FetchFailed(f"cannot connect: {os.strerror(error.os_error.errno or errno.ENETUNREACH)}") from None
+        return f"cannot connect: {os.strerror(error.os_error.errno or errno.ENETUNREACH)}"
     if isinstance(error, (aiohttp.ServerConnectionError, aiohttp.ClientPayloadError, OSError)):
-        raise FetchFailed("the connection was closed before the answer was complete") from None
-    raise FetchFailed("the answer is not valid HTTP") from None
+        return "the connection was closed before the answer was complete"
+    return "the answer is not valid HTTP"

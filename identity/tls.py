@@ -5,7 +5,6 @@ holds one that hands every handshake to the present one; connections that were m
 """
 
 import hashlib
-import re
 import ssl
 import time
 from collections.abc import Callable, Container
@@ -13,6 +12,7 @@ from typing import Protocol
 
 from openmcp.identity import certificates
 from openmcp.identity.contexts import Check, Checked, OnRefused, Refusals, delegating, load_key_pair, pem_of
+from openmcp.identity.globs import matches
 from openmcp.identity.material import Bundles, NoIdentity, Svid
 from openmcp.identity.peer import PeerCertificate, PeerRefused
 from openmcp.identity.spiffe_id import SpiffeId
@@ -85,11 +85,10 @@ class SpiffeTls:
         own = self._own()
         context = self._clients.get(server_ids)
         if context is None:
-            expected = [_pattern(glob) for glob in server_ids]
             context = self._made(
                 ssl.PROTOCOL_TLS_CLIENT,
                 own,
-                lambda chain: self._expected(chain, expected),
+                lambda chain: self._expected(chain, server_ids),
                 lambda why, message: self._on_server_refused(why),
             )
             self._clients[server_ids] = context
@@ -155,18 +154,10 @@ class SpiffeTls:
             raise PeerRefused("of a trust domain that is not in listen.tls.trustDomains", certificates.shown(spiffe_id))
         return certificate
 
-    def _expected(self, chain: list[bytes], patterns: list[re.Pattern[str]]) -> PeerCertificate:
+    def _expected(self, chain: list[bytes], server_ids: tuple[str, ...]) -> PeerCertificate:
         certificate = self._verified(chain)
         spiffe_id = certificate.spiffe_id
         assert spiffe_id is not None  # an SVID has one
-        if not any(pattern.fullmatch(str(spiffe_id)) for pattern in patterns):
+        if not any(matches(glob, str(spiffe_id)) for glob in server_ids):
             raise PeerRefused("not one of servers[].auth.serverIds", f"the server is {certificates.shown(spiffe_id)}")
         return certificate
-
-
-def _pattern(glob: str) -> re.Pattern[str]:
-    """A glob (`*` any text, `?` one character) as an expression that is matched without trying all ways."""
-    first, *rest = [re.escape(part).replace(r"\?", ".") for part in glob.split("*")]
-    if not rest:
-        return re.compile(first)
-    return re.compile(first + "".join(f"(?>.*?{part})" for part in rest[:-1]) + ".*" + rest[-1])

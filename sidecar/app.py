@@ -7,7 +7,8 @@ import logging
 import os
 import random
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 import msgspec
 
@@ -22,6 +23,7 @@ from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
+from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.sealing import KEY_BYTES, Sealer
 from openmcp.sidecar.stages import admit
 from openmcp.sidecar.stages.guarded import Guarded
@@ -48,11 +50,30 @@ MIN_BODY: Final = 64 * 1024
 _log = logging.getLogger("openmcp.app")
 
 
+@runtime_checkable
+class Origin(Protocol):
+    """Where a configuration is come by from that is not a file (`config.kubernetes.source`)."""
+
+    def age(self) -> float:
+        """Seconds since it was last heard of."""
+
+    def objects(self) -> Iterable[tuple[str, str, int]]:
+        """Kinds and states of objects, and how many there are."""
+
+    def watch_errors(self) -> Iterable[tuple[str, str, int]]:
+        """Kinds and reasons of failures, and how many there were."""
+
+    def report(self) -> JsonObject:
+        """Its state for `/readyz`."""
+
+
 class App:
     """One running sidecar. `start` binds, `reload` swaps the configuration, `stop` drains."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        """Raises `build.BuildError` or `SecretError` where the configuration cannot be used. Needs a running loop."""
+    def __init__(self, configuration: Configuration, closed: str = "", origin: Origin | None = None) -> None:
+        """`closed` says why nothing may pass yet; `origin` is asked how the configuration is come by, where that is not
+        a file. Raises `build.BuildError` or `SecretError` where the configuration cannot be used. Needs a running loop.
+        """
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
         self.metrics = Metrics(VERSION)
@@ -64,7 +85,7 @@ class App:
         self._builder = build.Builder(self.metrics, self._recorder.approval)
         self._builder.approving.recording = lambda: self.audit.accepting
         self._identities = self._builder.identities
-        snapshot = self._builder.snapshot(configuration, {})
+        snapshot = self._builder.snapshot(configuration, {}, closed)
         self._tls = self._identities.listening(configuration.listen.tls)
         tokens, tasks = Tokens(self._sealer), Tasks()
         self._pins = Pins(self._recorder.tool_changed)
@@ -85,9 +106,9 @@ class App:
         self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper, http2=False)
         self._watchers: dict[Upstream, asyncio.Task[None]] = {}
         self._retired: set[Upstream] = set()
+        self._origin = origin
         self._loaded_at = time.time()
-        self._last_error = ""
-        self._draining = False
+        self._last_error, self._draining, self._digested = "", False, (configuration, _digest(configuration))
         self.metrics.on_scrape(self._scrape)
 
     def _guarding(self, tokens: Tokens, results: Results) -> "Approvals":
@@ -134,13 +155,14 @@ class App:
         methods = [entry.__struct_config__.tag for entry in self.snapshot.configuration.identity.agents]
         return f"{self._identities.describe()}; callers are identified by: {', '.join(map(str, methods)) or 'nothing'}"
 
-    def reload(self, configuration: Configuration) -> None:
-        """Swap to another configuration; what is under way ends under its own. Raises `build.BuildError` or
-        `SecretError`, and then nothing has changed."""
+    def reload(self, configuration: Configuration, closed: str = "", policies: PolicySet | None = None) -> None:
+        """Swap to another configuration; what is under way ends under its own. Where it is `closed`, which says why,
+        nothing more begins. `policies` are its own, compiled, for thousands of them take a while. Raises
+        `build.BuildError` or `SecretError`, and then nothing has changed."""
         before = self.snapshot
         known = build.upstreams(before)
         key = _session_key(configuration) if configuration.sessions.key is not None else None
-        after = self._builder.snapshot(configuration, known)
+        after = self._builder.snapshot(configuration, known, closed, policies)
         renewed = self._identities.renew_listening(configuration.listen.tls)
         if key is not None:
             self._sealer.rekey(key)
@@ -156,7 +178,8 @@ class App:
         self._swap_upstreams(set(known.values()), set(build.upstreams(after).values()))
         self._loaded_at, self._last_error = time.time(), ""
         _warn_of_restart(before.configuration, configuration)
-        self._review_streams(after, changed=configuration.policies != before.configuration.policies)
+        reopened = before.closed != closed
+        self._review_streams(after, changed=reopened or configuration.policies != before.configuration.policies)
 
     def refused_reload(self, error: str) -> None:
         """A new configuration was not taken: the last good one stays, and everybody can see that."""
@@ -166,7 +189,11 @@ class App:
 
     def taken_reload(self) -> None:
         """A new configuration is in force."""
-        self._recorder.reload("ok", _digest(self.snapshot.configuration))
+        if self.snapshot.closed:
+            self._recorder.reload("closed", self.snapshot.closed)
+            _log.error("everything is denied: %s", self.snapshot.closed)
+            return
+        self._recorder.reload("ok", self._digest())
         _log.info("the configuration was reloaded: %s", summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
@@ -246,7 +273,7 @@ class App:
 
     def _readiness(self) -> Readiness:
         serving = self._listener.accepting and not self._draining
-        ready = serving and self.audit.accepting and self._identities.ready
+        ready = serving and self.audit.accepting and self._identities.ready and not self.snapshot.closed
         detail: JsonObject = {
             "identity": self._identities.report(),
             "issuers": self._builder.callers.report(),
@@ -254,9 +281,11 @@ class App:
             "approvals": self._approvals.report() | {"channels": dict(self._builder.approving.channels())},
             "record": "ok" if self.audit.accepting else "cannot be written",
             "configuration": {
-                "digest": _digest(self.snapshot.configuration),
+                "digest": self._digest(),
                 "loaded": int(self._loaded_at),
                 "refused": self._last_error or None,
+                "closed": self.snapshot.closed or None,
+                "source": self._origin.report() if self._origin is not None else {"type": "file"},
             },
             "servers": {
                 route.server.name: {
@@ -277,6 +306,12 @@ class App:
         }
         return Readiness(ready, detail)
 
+    def _digest(self) -> str:
+        """That of the configuration in force, taken once: it is asked for by every probe."""
+        if self._digested[0] is not self.snapshot.configuration:
+            self._digested = self.snapshot.configuration, _digest(self.snapshot.configuration)
+        return self._digested[1]
+
     def _scrape(self, scrape: Scrape) -> None:
         for route in self.snapshot.routes.values():
             name, upstream = route.server.name, route.upstream
@@ -295,9 +330,17 @@ class App:
             scrape.state_failing(failing=bool(desk.problem))
         scrape.connections("mcp", self._listener.connections)
         scrape.connections("admin", self._admin.connections)
-        scrape.config(digest=_digest(self.snapshot.configuration), age=time.time() - self._loaded_at)
+        self._scrape_configuration(scrape)
         scrape.audit(self.audit.stats)
         self._identities.report_metrics(scrape)
+
+    def _scrape_configuration(self, scrape: Scrape) -> None:
+        age = time.time() - self._loaded_at
+        if self._origin is not None:
+            age = self._origin.age()
+            scrape.objects(self._origin.objects(), self._origin.watch_errors())
+        scrape.config(digest=self._digest(), age=age)
+        scrape.config_closed(closed=bool(self.snapshot.closed))
 
 
 def _session_key(configuration: Configuration) -> bytes:
@@ -321,6 +364,8 @@ def _warn_of_restart(before: Configuration, after: Configuration) -> None:
         _log.warning("identity.workloadApi and identity.svid change only with a restart")
     if before.state != after.state or before.approvals.console != after.approvals.console:
         _log.warning("state and approvals.console change only with a restart")
+    if before.source != after.source:
+        _log.warning("source changes only with a restart")
     if before.telemetry != after.telemetry:
         _log.warning("telemetry changes only with a restart")
 

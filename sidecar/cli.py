@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "replay": "replay",
     "state": "state",
     "approvals": "approvals",
+    "inject": "inject",
+    "injector": "injector",
 }
 """The module of `openmcp.sidecar.commands` that holds each; imported when it is called: `run` pays for no other."""
 

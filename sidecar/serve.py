@@ -6,47 +6,44 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Protocol
+
+import msgspec
 
 from openmcp.config import ConfigurationError, Loaded
 from openmcp.config.filesource import FileSource
+from openmcp.config.kubernetes.opening import NoCluster, Source, opened
+from openmcp.config.model import Address, FileOrigin
 from openmcp.config.secrets import SecretError
 from openmcp.sidecar import build
-from openmcp.sidecar.app import App, summary
+from openmcp.sidecar.app import App, Origin, summary
+from openmcp.sidecar.build import usable
+from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.telemetry import log
 
 _log = logging.getLogger("openmcp.app")
 
 
-class Source(Protocol):
-    """Where configurations come from."""
-
-    def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
-        """Each new one, or why it is not taken."""
-
-    def poke(self) -> None:
-        """Look now whether there is another one."""
-
-
-def run(path: Path) -> int:
-    """Serve the configuration at `path` until SIGTERM or SIGINT; the exit code of the command."""
-    source = FileSource(path)
+def run(path: Path, admin: Address | None = None, log_level: str | None = None) -> int:
+    """Serve the configuration at `path` until SIGTERM or SIGINT, with `admin` instead of `listen.admin` and `log_level`
+    instead of `telemetry.logLevel`; the exit code of the command."""
     try:
-        loaded = source.load()
+        source, loaded = opened(FileSource(path), usable.fault)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 1
-    return serve(source, loaded, str(path))
+    except NoCluster as error:
+        print(f"{path}: source: {error}", file=sys.stderr)
+        return 3
+    return serve(source, loaded, str(path), admin, log_level)
 
 
-def serve(source: Source, loaded: Loaded, name: str) -> int:
-    """Serve a configuration, and those that follow from its source, which is called `name`."""
-    log.configure(loaded.configuration.telemetry.log_level)
+def serve(source: Source, loaded: Loaded, name: str, admin: Address | None = None, log_level: str | None = None) -> int:
+    """Serve a configuration, and those that follow from its source, which is called `name`; otherwise as `run`."""
+    log.configure(log_level or loaded.configuration.telemetry.log_level)
     _raise_file_limit()
     try:
-        return _run_loop(source, loaded)
+        return _run_loop(source, loaded, admin)
     except (build.BuildError, SecretError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 1
@@ -55,18 +52,19 @@ def serve(source: Source, loaded: Loaded, name: str) -> int:
         return 3
 
 
-def _run_loop(source: Source, loaded: Loaded) -> int:
+def _run_loop(source: Source, loaded: Loaded, admin: Address | None) -> int:
     try:
         import uvloop
     except ImportError:  # not on every platform; the standard loop does the same, slower
-        asyncio.run(_main(source, loaded))
+        asyncio.run(_main(source, loaded, admin))
     else:
-        uvloop.run(_main(source, loaded))
+        uvloop.run(_main(source, loaded, admin))
     return 0
 
 
-async def _main(source: Source, loaded: Loaded) -> None:
-    app = App(loaded.configuration)
+async def _main(source: Source, loaded: Loaded, admin: Address | None) -> None:
+    loaded = _listening(loaded, admin)
+    app = App(loaded.configuration, loaded.closed, source if isinstance(source, Origin) else None)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -83,7 +81,7 @@ async def _main(source: Source, loaded: Loaded) -> None:
         *app.mcp_address,
         *app.admin_address,
     )
-    reloads = loop.create_task(follow(source, app))
+    reloads = loop.create_task(follow(source, app, admin))
     # What lives now lives to the end: the collector need not look at it again, and calls make little garbage.
     gc.collect()
     gc.freeze()
@@ -94,21 +92,34 @@ async def _main(source: Source, loaded: Loaded) -> None:
     await app.stop()
 
 
+def _listening(loaded: Loaded, admin: Address | None) -> Loaded:
+    """The configuration with another address for probes and scrapes, if one is given."""
+    if admin is None:
+        return loaded
+    made = loaded.configuration
+    listen = msgspec.structs.replace(made.listen, admin=admin)
+    return msgspec.structs.replace(loaded, configuration=msgspec.structs.replace(made, listen=listen))
+
+
 def _poke(source: Source, app: App) -> None:
     app.audit.reopen()
     source.poke()
 
 
-async def follow(source: Source, app: App) -> None:
-    """Take over each new configuration that is good."""
+async def follow(source: Source, app: App, admin: Address | None = None) -> None:
+    """Take over each new configuration that is good, with `admin` instead of `listen.admin`."""
     async for found in source.changes():
         if isinstance(found, ConfigurationError):
             app.refused_reload(str(found))
             continue
+        if isinstance(source, FileSource) and not isinstance(found.configuration.source, FileOrigin):
+            app.refused_reload("source: its type changes only with a restart")
+            continue
         for warning in found.warnings:
             _log.warning("%s", warning)
+        policies = await asyncio.to_thread(PolicySet, found.configuration.policies)
         try:
-            app.reload(found.configuration)
+            app.reload(_listening(found, admin).configuration, found.closed, policies)
         except (build.BuildError, SecretError) as error:
             app.refused_reload(str(error))
         else:

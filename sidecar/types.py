@@ -76,7 +76,8 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
 
     `principal` began it and proved itself by `method`. `upstream_id` is the MCP server's own session id, `endpoint` the
     key of the endpoint that made it, `capabilities` what the client declared (`elicitation`, `sampling`, `roots`),
-    `expires` Unix seconds. `client` is there where the server knows no sessions: what it is told of the client each time.
+    `expires` Unix seconds. `client` is there where the server knows no sessions: what it is told of the client each
+    time.
     """
 
     principal: str

@@ -32,6 +32,7 @@ from openmcp.config.model.identity import (
     WorkloadAgents,
 )
 from openmcp.config.model.listen import Listen, SpiffeTls, WebTls
+from openmcp.config.model.origin import FileOrigin, KubernetesOrigin, Origin
 from openmcp.config.model.policies import (
     Action,
     AgentSelector,
@@ -84,6 +85,7 @@ __all__ = [
     "Console",
     "DynamodbState",
     "EmailChannel",
+    "FileOrigin",
     "ForwardedAgents",
     "HeaderAuth",
     "Health",
@@ -92,6 +94,7 @@ __all__ = [
     "JwtAgents",
     "JwtSvidAgents",
     "JwtSvidAuth",
+    "KubernetesOrigin",
     "Limits",
     "Listen",
     "MemoryState",
@@ -101,6 +104,7 @@ __all__ = [
     "OAuthClient",
     "Oidc",
     "Operator",
+    "Origin",
     "Otlp",
     "Outliers",
     "PinTools",

@@ -6,6 +6,7 @@ from openmcp.config.model.approvals import Approvals
 from openmcp.config.model.basics import Secret
 from openmcp.config.model.identity import Identity
 from openmcp.config.model.listen import Listen
+from openmcp.config.model.origin import FileOrigin, Origin
 from openmcp.config.model.policies import Policy
 from openmcp.config.model.servers import Server
 from openmcp.config.model.state import MemoryState, State
@@ -30,3 +31,4 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     sessions: Sessions = Sessions()
     state: State = MemoryState()
     telemetry: Telemetry = Telemetry()
+    source: Origin = FileOrigin()

@@ -6,9 +6,10 @@ Envoy. What cannot be said exactly is left out of what is allowed, never let in.
 
 import msgspec
 
-from openmcp.config.globs import covers, is_literal, matches, overlap
+from openmcp.config.globs import covers, is_literal, overlap
 from openmcp.config.model import Action, AgentSelector, Configuration, Policy, RequestRule, Server
 from openmcp.config.plan.values import Notices
+from openmcp.identity.globs import matches
 
 Agents = tuple[str | AgentSelector, ...]
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from openmcp.config.globs import is_literal, matches
+from openmcp.config.globs import is_literal
 from openmcp.config.model import (
     Action,
     ApiKeyAgents,
@@ -39,6 +39,7 @@ from openmcp.config.plan.values import (
     object_name,
     reference,
 )
+from openmcp.identity.globs import matches
 
 _LONGEST: Final = 4096
 """Characters of one condition."""

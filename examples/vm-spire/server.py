@@ -1,6 +1,7 @@
 """An MCP server that speaks TLS with its own SVID and takes calls from one SPIFFE ID alone.
 
 Needs: pip install openmcp 'mcp>=2.3,<3'. Run: SPIFFE_ENDPOINT_SOCKET=unix:///... python server.py PORT ID-OF-THE-CALLER
+[ADDRESS, 127.0.0.1 unless it is given]
 """
 
 import asyncio
@@ -54,7 +55,7 @@ def protocol(allowed: str) -> type[HttpToolsProtocol]:
     return Protocol
 
 
-async def serve(port: int, allowed: str) -> None:
+async def serve(port: int, allowed: str, address: str = "127.0.0.1") -> None:
     """Serve as soon as there is an SVID."""
     source = SvidSource(os.environ["SPIFFE_ENDPOINT_SOCKET"], SvidChoice())
     ready = asyncio.Event()
@@ -62,8 +63,8 @@ async def serve(port: int, allowed: str) -> None:
     source.start()
     await ready.wait()
     print(f"serving as {source.own().id}", flush=True)
-    app = tickets.streamable_http_app(host="127.0.0.1")
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, http=protocol(allowed), log_level="warning")
+    app = tickets.streamable_http_app(host=address)
+    config = uvicorn.Config(app, host=address, port=port, http=protocol(allowed), log_level="warning")
     config.load()
     # Each handshake uses the SVID and the bundles of that moment: nothing has to be restarted when they are renewed.
     config.ssl = SpiffeTls(source).server_context(lambda why: print(f"refused a handshake: {why}", flush=True))
@@ -72,4 +73,4 @@ async def serve(port: int, allowed: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), sys.argv[2]))
+    asyncio.run(serve(int(sys.argv[1]), *sys.argv[2:4]))

@@ -40,8 +40,16 @@ class Builder:
         self._metrics = metrics
         self._translator: Translator | None = None
 
-    def snapshot(self, configuration: Configuration, known: Mapping[Server, Upstream]) -> Snapshot:
-        """Compile a configuration; servers that did not change keep their `known` connections. Raises `BuildError`."""
+    def snapshot(
+        self,
+        configuration: Configuration,
+        known: Mapping[Server, Upstream],
+        closed: str = "",
+        policies: PolicySet | None = None,
+    ) -> Snapshot:
+        """Compile a configuration; servers that did not change keep their `known` connections. Where it is `closed`,
+        which says why, nothing passes. `policies` are those of the configuration, where they are compiled already.
+        Raises `BuildError`."""
         self.identities.prepare(configuration)
         self.approving.prepare(configuration)
         self.limiting.prepare(configuration)
@@ -56,11 +64,12 @@ class Builder:
         return Snapshot(
             configuration,
             routes,
-            PolicySet(configuration.policies),
+            PolicySet(()) if closed else policies or PolicySet(configuration.policies),
             inspectors,
             self.callers.identifier(configuration.identity, self.identities.source),
             hosts(configuration.listen),
             frozenset(origin.lower() for origin in configuration.listen.allowed_origins),
+            closed,
         )
 
     def _translating(self, server: Server) -> "Translator | None":

@@ -34,6 +34,8 @@ class Approving:
         self._side: ApproverSide | None = None
         self._sweeping: Sweeping | None = None
         self._changing: asyncio.Task[None] | None = None
+        self._opened = False
+        self._wanted = Configuration()
 
     def prepare(self, configuration: Configuration) -> None:
         """Make what this configuration needs and what is not there yet. Raises `BuildError`, and then nothing has
@@ -63,11 +65,16 @@ class Approving:
         if not self._sweeping.running:
             self._sweeping.start()
         configure(self.desk.service, configuration.approvals)
+        self._wanted = configuration
         if self._side is not None:
             self._changing = asyncio.get_running_loop().create_task(self._side.configure(configuration.approvals))
+        elif self._opened and (self._changing is None or self._changing.done()):
+            # The rules that ask somebody have come later than the listeners.
+            self._changing = asyncio.get_running_loop().create_task(self._open_late())
 
     async def open(self, configuration: Configuration) -> None:
         """Open the console, if this process has one, and tell channels. Raises `OSError` and `BuildError`."""
+        self._opened = True
         approvals = configuration.approvals
         if self.desk.service is None or not (approvals.console is not None or approvals.channels):
             return
@@ -81,6 +88,14 @@ class Approving:
         self._side = side
         if side.url:
             _log.info("approvers decide at %s", side.url)
+
+    async def _open_late(self) -> None:
+        try:
+            await self.open(self._wanted)
+            if self._side is not None:
+                await self._side.configure(self._wanted.approvals)
+        except (OSError, BuildError) as error:
+            _log.error("the approver's side cannot be opened, so nobody is told of requests: %s", error)
 
     async def stop(self) -> None:
         """Close the approver's side and the store; uses that are owed are written down first."""

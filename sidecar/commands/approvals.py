@@ -11,7 +11,8 @@ from typing import Final, NoReturn, TypeVar
 
 import click
 
-from openmcp.config import ConfigurationError, load
+from openmcp.config import ConfigurationError
+from openmcp.config.kubernetes import opening
 from openmcp.config.model import Configuration, MemoryState
 from openmcp.sidecar.approvals.card import PAGE, card_of
 from openmcp.sidecar.approvals.console.decisions import BadForm, reason_of, refusal
@@ -84,14 +85,13 @@ def serve(path: Path) -> None:
     from openmcp.sidecar.approvals.console.settings import CannotServe
     from openmcp.sidecar.commands import approvalserve  # the other commands do not pay for the network
 
-    source = FileSource(path)
     try:
-        loaded = source.load()
+        source, loaded = opening.opened(FileSource(path))
         _check_shared(path, loaded.configuration)
         approvalserve.run(path, source, loaded)
     except (ConfigurationError, CannotServe, _Wrong) as error:
         _end(str(error), WRONG_INPUT)
-    except (CannotOpen, BuildError) as error:
+    except (CannotOpen, BuildError, opening.NoCluster) as error:
         _end(str(error), OUTSIDE)
     except OSError as error:
         _end(f"cannot listen: {error}", OUTSIDE)
@@ -163,14 +163,14 @@ def _run(path: Path, work: Callable[[ApprovalService], Awaitable[T]], *, changes
     """Do something with the service of a configuration, and write down what that `changes`; or end with the exit code
     that says why not."""
     try:
-        configuration = load(path).configuration
+        configuration = opening.loaded(path).configuration
         _check_shared(path, configuration)
         audit = configuration.telemetry.audit
         with recorded(audit) if changes else nullcontext(_unheard) as heard:
             return asyncio.run(_with_service(configuration, work, heard))
     except (ConfigurationError, _Wrong, Conflict) as error:
         _end(printable(str(error)) if not isinstance(error, ConfigurationError) else str(error), WRONG_INPUT)
-    except (CannotOpen, BuildError, NotRecorded, StoreUnavailable, UnknownSchema) as error:
+    except (CannotOpen, BuildError, opening.NoCluster, NotRecorded, StoreUnavailable, UnknownSchema) as error:
         _end(str(error), OUTSIDE)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from openmcp.config import ConfigurationError, Loaded
-from openmcp.config.filesource import FileSource
+from openmcp.config.kubernetes.opening import Source
 from openmcp.config.model import Approvals, Console
 from openmcp.sidecar.approvals.making import configure, make_service, wall_clock
 from openmcp.sidecar.approvals.recording import line_of
@@ -29,13 +29,13 @@ _LOOK: Final = 5.0
 """Seconds between two looks for what has ended by time."""
 
 
-def run(path: Path, source: FileSource, loaded: Loaded) -> None:
+def run(path: Path, source: Source, loaded: Loaded) -> None:
     """Serve until SIGTERM. Raises `BuildError`, `CannotOpen`, `CannotServe` and `OSError`."""
     log.configure(loaded.configuration.telemetry.log_level)
     asyncio.run(_main(path, source, loaded))
 
 
-async def _main(path: Path, source: FileSource, loaded: Loaded) -> None:
+async def _main(path: Path, source: Source, loaded: Loaded) -> None:
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
@@ -51,7 +51,7 @@ async def _main(path: Path, source: FileSource, loaded: Loaded) -> None:
 
 
 async def _serve(
-    path: Path, source: FileSource, loaded: Loaded, store: StateStore, audit: AuditLog, ended: asyncio.Event
+    path: Path, source: Source, loaded: Loaded, store: StateStore, audit: AuditLog, ended: asyncio.Event
 ) -> None:
     approvals, loop = _with_console(loaded.configuration.approvals), asyncio.get_running_loop()
     service = make_service(approvals, store, lambda event: _tell(event, side, audit))
@@ -73,7 +73,7 @@ async def _serve(
         await service.close()
 
 
-def _poke(source: FileSource, audit: AuditLog) -> None:
+def _poke(source: Source, audit: AuditLog) -> None:
     audit.reopen()
     source.poke()
 
@@ -90,7 +90,7 @@ def _with_console(approvals: Approvals) -> Approvals:
     return approvals if approvals.console is not None else msgspec.structs.replace(approvals, console=Console())
 
 
-async def _follow(path: Path, source: FileSource, service: ApprovalService, side: ApproverSide) -> None:
+async def _follow(path: Path, source: Source, service: ApprovalService, side: ApproverSide) -> None:
     """Take over each new configuration that is good: workflows, channels, and who may log in."""
     async for found in source.changes():
         if isinstance(found, ConfigurationError):

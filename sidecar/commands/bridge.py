@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterable
+from pathlib import Path
 
 import click
 
@@ -25,15 +26,20 @@ _NAME = "bridge"
 
 
 class _Fixed:
-    """A configuration that does not change."""
+    """A configuration that does not change (`serve.serve`)."""
 
-    async def changes(self) -> AsyncIterator[Loaded | ConfigurationError]:
-        """See `serve.Source`."""
-        await asyncio.Event().wait()
-        yield ConfigurationError(())
+    problem = ""
+
+    def watch(self, paths: Iterable[str | Path]) -> None:
+        """No file is part of it."""
 
     def poke(self) -> None:
-        """See `serve.Source`."""
+        """There is nothing to read again."""
+
+    async def changes(self) -> AsyncGenerator[Loaded | ConfigurationError, None]:
+        """None ever."""
+        await asyncio.Event().wait()
+        yield ConfigurationError(())
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

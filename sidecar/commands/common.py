@@ -26,6 +26,19 @@ def config_option(command: F) -> F:
     )(command)
 
 
+def settings_option(command: F) -> F:
+    """`-c FILE`: the settings of the injector."""
+    return click.option(
+        "-c",
+        "--config",
+        "path",
+        type=click.Path(path_type=Path),
+        default=Path("injector.yaml"),
+        show_default=True,
+        help="The settings of the cluster's injector.",
+    )(command)
+
+
 def printable(text: str) -> str:
     """Text that no terminal acts on and that hides nothing: every other character is written out."""
     if text.isprintable():

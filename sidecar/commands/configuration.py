@@ -45,14 +45,15 @@ def _next_steps(folder: Path) -> str:
 
 @click.command()
 @config_option
+@click.option("--namespace", metavar="NAME", help="Of Kubernetes objects, check those of this namespace.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the result as one JSON object.")
-def validate(path: Path, as_json: bool) -> None:
-    """Check a configuration.
+def validate(path: Path, namespace: str | None, as_json: bool) -> None:
+    """Check a configuration, or objects of Kubernetes.
 
     Exits with 0, or with 1 and every error with its line and a hint.
     """
     try:
-        result: Loaded | ConfigurationError = load(path)
+        result: Loaded | ConfigurationError = load(path, namespace)
     except ConfigurationError as error:
         result = error
     errors = result.problems if isinstance(result, ConfigurationError) else ()
@@ -77,4 +78,6 @@ def _tell(path: Path, result: Loaded | ConfigurationError) -> None:
         click.echo(f"{path}: not valid, {count} error{'s' if count > 1 else ''}", err=True)
         return
     made = result.configuration
-    click.echo(f"{path}: valid (servers: {len(made.servers)}, policies: {len(made.policies)})")
+    counts = {"servers": made.servers, "policies": made.policies, "workflows": made.approvals.workflows}
+    found = ", ".join(f"{name}: {len(each)}" for name, each in counts.items() if each or name != "workflows")
+    click.echo(f"{path}: valid ({found})")

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from openmcp.config import ConfigurationError, load
+from openmcp.config import ConfigurationError
+from openmcp.config.kubernetes import opening
 from openmcp.config.model import Configuration
 from openmcp.sidecar.commands import grants as grant
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option
@@ -59,13 +60,16 @@ def explain(path: Path, agent: str, server: str, *, grants: bool, as_json: bool,
     question = _question(agent, server, **asked)
     try:
         check_agent(agent)
-        configuration = load(path).configuration
+        configuration = opening.loaded(path).configuration
         check_server(configuration, server)
         call = call_for(question)
         explanation = Explanation(PolicySet(configuration.policies), question, call)
     except (ConfigurationError, WrongQuestion) as error:
         click.echo(str(error), err=True)
         sys.exit(WRONG_INPUT)
+    except opening.NoCluster as error:
+        click.echo(f"{path}: source: {error}", err=True)
+        sys.exit(OUTSIDE)
     found = _granted(configuration, question, call, explanation.decision) if grants else ()
     if as_json:
         more = {"grant": grant.told(found[0])} if found else {}

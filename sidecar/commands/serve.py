@@ -5,19 +5,39 @@ from pathlib import Path
 
 import click
 
+from openmcp.config.addresses import parse_address
+from openmcp.config.model import Address
 from openmcp.sidecar.commands.common import OUTSIDE, config_option
+
+
+def _address(context: click.Context, option: click.Parameter, text: str | None) -> Address | None:
+    if text is None:
+        return None
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
 @config_option
-def run(path: Path) -> None:
+@click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    callback=_address,
+    help="Serve /healthz, /readyz and /metrics here, not at listen.admin.",
+)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Goes before telemetry.logLevel."
+)
+def run(path: Path, admin: Address | None, log_level: str | None) -> None:
     """Serve a configuration.
 
     SIGHUP or a changed file reloads it; SIGTERM lets the calls under way finish and ends.
     """
     from openmcp.sidecar import serve  # the other commands do not pay for the network
 
-    sys.exit(serve.run(path))
+    sys.exit(serve.run(path, admin, log_level))
 
 
 @click.command()

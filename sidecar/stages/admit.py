@@ -29,6 +29,8 @@ def locate(snapshot: Snapshot, request: HttpRequest) -> Route | None:
     if origin is not None and origin.decode("latin-1").lower() not in snapshot.origins:
         raise Refused(403, DENIED, "this Origin is not allowed (listen.allowedOrigins)", reason="origin")
     headers.refuse_repeated(request.repeated)
+    if snapshot.closed:
+        raise Refused(503, DENIED, snapshot.closed, reason="no_configuration")
     return snapshot.routes.get(request.path)
 
 

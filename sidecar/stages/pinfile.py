@@ -3,10 +3,14 @@
 import contextlib
 import fcntl
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Of the file; a server has at most some thousand tools, of some KiB each."""
 
 
 class Pinned(msgspec.Struct, frozen=True):
@@ -80,7 +84,7 @@ class PinFile:
 
     def _load(self) -> _Content:
         try:
-            data = self.path.read_bytes()
+            data = self._bytes()
         except FileNotFoundError:
             return _Content(1)
         try:
@@ -90,6 +94,17 @@ class PinFile:
         if content.version != 1:
             raise ValueError(f"a file of pins of version {content.version}, which this version does not know")
         return content
+
+    def _bytes(self) -> bytes:
+        """What is in the file; of a pipe or a device there would be no end."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ValueError("not a file that can be read as a whole")
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"larger than {MAX_BYTES // 1024**2} MiB")
+        return data
 
     def _write(self, content: _Content) -> None:
         new = self.path.with_name(f"{self.path.name}.{os.getpid()}.new")

@@ -171,7 +171,7 @@ class Recorder:
         self.metrics.error("", "", "http")
 
     def reload(self, result: str, detail: str) -> None:
-        """A new configuration that was taken (`ok`) or refused (`error`)."""
+        """A new configuration that was taken (`ok`) or refused (`error`), or that lets nothing pass (`closed`)."""
         self._write("reload", "", [_members({"outcome": result, "reason": clip(detail)})])
         self.metrics.reload(result)
 

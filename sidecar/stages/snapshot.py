@@ -29,7 +29,9 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One configuration, compiled: swapped as a whole on reload; an exchange keeps the one it began with."""
+    """One configuration, compiled: swapped as a whole on reload; an exchange keeps the one it began with.
+
+    `closed` says why nothing may pass; empty where it may. The policies of a closed one allow nothing."""
 
     configuration: Configuration
     routes: Mapping[str, Route]
@@ -38,3 +40,4 @@ class Snapshot(msgspec.Struct, frozen=True):
     identifier: Identifier
     hosts: frozenset[str]
     origins: frozenset[str]
+    closed: str = ""

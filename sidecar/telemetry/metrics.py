@@ -160,9 +160,20 @@ class Scrape:
             self.values["workload_api_failures", (kind,)] = count
 
     def config(self, *, digest: str, age: float) -> None:
-        """Report the configuration in force and how many seconds ago it was loaded."""
+        """Report the configuration in force and how many seconds ago it was loaded, or its origin last heard of."""
         self.values["config_info", (digest,)] = 1
         self.values["config_age", ()] = age
+
+    def config_closed(self, *, closed: bool) -> None:
+        """Report whether all is denied for want of a configuration."""
+        self.values["config_closed", ()] = closed
+
+    def objects(self, objects: Iterable[tuple[str, str, int]], watch_errors: Iterable[tuple[str, str, int]]) -> None:
+        """Report objects of Kubernetes by kind and state, and failures to follow them by kind and reason."""
+        for kind, state, count in objects:
+            self.values["config_objects", (kind, state)] = count
+        for kind, reason, count in watch_errors:
+            self.values["kubernetes_watch_errors", (kind, reason)] = count
 
     def export(self, signal: str, *, exported: int, dropped: int, failures: int) -> None:
         """Report the export to a collector; `signal` is `traces`, `metrics` or `logs`."""
@@ -258,7 +269,7 @@ class Metrics:
         self._count("approvals", (server, event))
 
     def reload(self, result: str) -> None:
-        """Count a reload of the configuration; `result` is `ok` or `error`."""
+        """Count a reload of the configuration; `result` is `ok`, `error`, or `closed` where all is refused."""
         self._count("reloads", (result,))
 
     def on_scrape(self, callback: Callable[[Scrape], None]) -> None:

@@ -17,12 +17,6 @@ from tests.support.raw import Connection, connect
 A, B = "spiffe://example.org/ns/support/sa/a", "spiffe://example.org/ns/support/sa/b"
 
 
-@pytest.fixture
-async def workload_api(tmp_path: Path) -> AsyncIterator[FakeWorkloadApi]:
-    async with FakeWorkloadApi(f"unix://{tmp_path}/api.sock") as running:
-        yield running
-
-
 def settings(server: Hostile, workload_api: FakeWorkloadApi, *agents: dict[str, Any]) -> dict[str, Any]:
     made = configuration(server.url)
     made["identity"] = {"workloadApi": workload_api.address, "agents": list(agents)}

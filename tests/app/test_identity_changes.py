@@ -21,12 +21,6 @@ SERVER = "spiffe://example.org/ns/tools/sa/server"
 ANYBODY: dict[str, Any] = {"agents": [{"type": "none"}]}
 
 
-@pytest.fixture
-async def workload_api(tmp_path: Path) -> AsyncIterator[FakeWorkloadApi]:
-    async with FakeWorkloadApi(f"unix://{tmp_path}/api.sock") as running:
-        yield running
-
-
 def settings(url: str, workload_api: FakeWorkloadApi, **server: Any) -> dict[str, Any]:
     made = configuration(url, auth={"type": "spiffe", "serverIds": [SERVER]}, **server)
     return made | {"identity": {"workloadApi": workload_api.address, **ANYBODY}}

@@ -1,7 +1,6 @@
 """Servers behind mutual TLS, through a whole sidecar: who is refused, and who is told why."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from tests.support.raw import connect
 
 DOMAIN = "example.org"
 SERVER = "spiffe://example.org/ns/tools/sa/server"
-
-
-@pytest.fixture
-async def workload_api(tmp_path: Path) -> AsyncIterator[FakeWorkloadApi]:
-    async with FakeWorkloadApi(f"unix://{tmp_path}/api.sock") as running:
-        yield running
 
 
 def settings(url: str, workload_api: FakeWorkloadApi, **server: Any) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import asyncio
 import re
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from openmcp.config import load
-from openmcp.config.model import Workflow
+from openmcp.config.model import Approvals, Workflow
 from openmcp.sidecar.approvals.making import make_service
 from openmcp.sidecar.approvals.service import Pending
 from openmcp.sidecar.state.records import Status
@@ -21,6 +21,7 @@ from openmcp.sidecar.state.sqlite import SqliteStore
 from tests.approvals.console.site import TOKENS, Browser, digest
 from tests.approvals.scene import question, spec
 from tests.cli.test_approvals import elsewhere
+from tests.fakes.kubernetes_api import kubernetes_api
 from tests.support.process import OPENMCP, Running, free_ports, running
 
 LEADS = Workflow(name="leads", approvers=("token:ann",))
@@ -45,9 +46,9 @@ class Serving:
         self._stack = ExitStack()
         self.process: Running
 
-    def start(self) -> None:
+    def start(self, env: Mapping[str, str] | None = None) -> None:
         command = [OPENMCP, "approvals", "serve", "-c", self.path]
-        self.process = self._stack.enter_context(running("approvals serve", command, cwd=self.path.parent))
+        self.process = self._stack.enter_context(running("approvals serve", command, env, cwd=self.path.parent))
         self.says("approvers decide at")
 
     def says(self, text: str) -> None:
@@ -121,3 +122,26 @@ def test_what_cannot_be_served_is_said(tmp_path: Path, text: str, said: str) -> 
     done: subprocess.CompletedProcess[str] = elsewhere(path, "serve")
     assert done.returncode == 1
     assert said in done.stderr
+
+
+async def test_workflows_may_be_objects_of_kubernetes(tmp_path: Path) -> None:
+    made = Serving(tmp_path)
+    text = made.path.read_text().replace('  workflows: [{name: leads, approvers: ["token:ann"]}]\n', "")
+    made.path.write_text(f"{text}source: {{type: kubernetes}}\n")
+    async with kubernetes_api() as kubernetes:
+        kubernetes.put("ApprovalWorkflow", "leads", {"approvers": ["token:ann"]})
+        (tmp_path / "kubeconfig").write_text(kubernetes.kubeconfig())
+        await asyncio.to_thread(made.start, {"KUBECONFIG": str(tmp_path / "kubeconfig")})
+        await asyncio.to_thread(made.says, "took over the changed configuration")
+        service = make_service(Approvals(workflows=(LEADS,)), made.store, lambda event: None)
+        asked = await service.ask(question(), [spec(workflow=LEADS)])
+        assert isinstance(asked, Pending)
+        ann = Browser(made)
+        await ann.log_in("ann", f"/requests/{asked.record.rid}")
+        assert (await ann.decide(asked.record.rid, "approve", reason="fine")).status == 303
+        await ann.close()
+        decided = await service.find(asked.record.rid)
+        assert decided is not None
+        assert decided.status is Status.APPROVED
+        await asyncio.to_thread(made.close)
+    await made.store.close()

@@ -11,6 +11,7 @@ import pytest
 from click import Context
 from click.testing import CliRunner
 
+from openmcp.config.model import Address
 from openmcp.sidecar.cli import main
 from tests.support.golden import check_golden
 
@@ -84,6 +85,24 @@ def test_validate_tells_errors_and_warnings(folder):
     )
 
 
+OBJECT = "apiVersion: openmcp.dev/v1alpha1\nkind: ApprovalWorkflow\nmetadata: {name: w, namespace: %s}\nspec: {%s}\n"
+
+
+def test_validate_takes_objects_of_one_namespace(folder):
+    Path("all.yaml").write_text(OBJECT % ("one", "approvers: ['token:a']") + "---\n" + OBJECT % ("two", ""))
+    assert openmcp("validate", "-c", "all.yaml", "--namespace", "one") == (
+        0,
+        "all.yaml: valid (servers: 0, policies: 0, workflows: 1)\n",
+        "",
+    )
+    code, out, err = openmcp("validate", "-c", "all.yaml", "--namespace", "two")
+    assert (code, out) == (1, "")
+    assert err == "all.yaml:9: spec: `approvers` is required\nall.yaml: not valid, 1 error\n"
+    code, out, err = openmcp("validate", "-c", "all.yaml")
+    assert (code, out) == (1, "")
+    assert 'an object of namespace "two" beside those of "one"' in err
+
+
 def test_validate_without_a_file(folder):
     assert openmcp("validate") == (
         1,
@@ -131,11 +150,13 @@ def test_usage(folder, arguments):
 def test_run_hands_the_file_on_and_ends_as_the_gateway_ends(folder, monkeypatch, outcome):
     given = []
     fake = types.ModuleType("openmcp.sidecar.serve")
-    fake.run = lambda path: given.append(path) or outcome
+    fake.run = lambda *arguments: given.append(arguments) or outcome
     monkeypatch.setitem(sys.modules, "openmcp.sidecar.serve", fake)
     monkeypatch.setattr("openmcp.sidecar.serve", fake, raising=False)
     assert openmcp("run", "-c", "x.yaml") == (outcome, "", "")
-    assert given == [Path("x.yaml")]
+    assert openmcp("run", "-c", "x.yaml", "--admin", "0.0.0.0:15020", "--log-level", "debug") == (outcome, "", "")
+    path = Path("x.yaml")
+    assert given == [(path, None, None), (path, Address(host="0.0.0.0", port=15020), "debug")]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +193,10 @@ def test_validating_does_not_load_the_network(folder):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("command", ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "init", "validate", "run", "demo", "explain", "test", "audit", "replay", "inject", "injector"],
+)
 def test_help(command):
     code, out, err = openmcp(*([command] if command else []), "--help")
     assert (code, err) == (0, "")

@@ -14,7 +14,7 @@ HEAD = "apiVersion: openmcp.dev/v1alpha1\n"
 """Line 1 of most cases, so that the first line of their own is line 2."""
 
 
-def outcome(files: Mapping[str, str | bytes], path: str) -> Loaded | ConfigurationError:
+def outcome(files: Mapping[str, str | bytes], path: str, namespace: str | None = None) -> Loaded | ConfigurationError:
     """Load `path` from a folder with these files; problems then name files by the same relative names."""
     with TemporaryDirectory() as folder, chdir(folder):
         for name, text in files.items():
@@ -22,7 +22,7 @@ def outcome(files: Mapping[str, str | bytes], path: str) -> Loaded | Configurati
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(text if isinstance(text, bytes) else text.encode())
         try:
-            return load(Path(path))
+            return load(Path(path), namespace)
         except ConfigurationError as error:
             return error
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from openmcp.config import model
-from tests.config.sources import HEAD, warnings
+from openmcp.config import Loaded, model
+from tests.config.sources import HEAD, outcome, warnings
 
 TEXT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
 RENAMED = {"except_": "except", "on_failure": "onFailure", "networks": "from", "sender": "from"}
@@ -64,6 +64,16 @@ POLICY = "policies: [{name: all, servers: ['*'], requests: [{name: r, action: al
 def test_the_examples_of_identity_are_accepted_without_a_warning(example):
     served = "servers:" in example
     assert warnings(example + (f"identity: {{agents: [{{type: none}}]}}\n{POLICY}" if served else "")) == []
+
+
+CRDS = (Path(__file__).parents[2] / "docs" / "crds.md").read_text()
+
+
+def test_the_objects_in_the_description_of_crds_are_accepted_without_a_warning():
+    (example,) = re.findall(r"```yaml\n(.*?)```", CRDS, re.DOTALL)
+    found = outcome({"objects.yaml": example}, "objects.yaml")
+    assert isinstance(found, Loaded), str(found)
+    assert found.warnings == ()
 
 
 def test_the_reasons_for_refusals_are_those_of_the_code():

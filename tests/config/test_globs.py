@@ -5,7 +5,8 @@ from itertools import product
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openmcp.config.globs import covers, is_literal, matches, overlap
+from openmcp.config.globs import covers, is_literal, overlap
+from openmcp.identity.globs import matches
 
 TEXTS = ["".join(text) for size in range(6) for text in product("ab", repeat=size)]
 GLOBS = st.text("ab*?", max_size=4)

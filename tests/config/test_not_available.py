@@ -7,7 +7,6 @@ LATER = "is not available in this version of openmcp"
 
 @check(
     {
-        "source": ("source: {type: kubernetes}", f"2: source.type: `type: kubernetes` {LATER} (available: file)"),
         "transport": (server("transport: sse"), f"4: servers[0].transport: `transport` {LATER}"),
     }
 )

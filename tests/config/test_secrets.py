@@ -1,11 +1,12 @@
 """Secrets are read where they are used; errors name the place and never the secret."""
 
 import base64
+import os
 
 import pytest
 
 from openmcp.config.model import Secret
-from openmcp.config.secrets import SecretError, read, read_key
+from openmcp.config.secrets import MAX_PEM, SecretError, read, read_key, read_pem
 
 KEY = bytes(range(224, 256))
 
@@ -65,3 +66,19 @@ def test_what_is_not_there(tmp_path):
         read(Secret(file=str(tmp_path / "nothing")))
     with pytest.raises(SecretError, match="environment variable OPENMCP_TEST_NOTHING is not set"):
         read(Secret(env="OPENMCP_TEST_NOTHING"))
+
+
+@pytest.mark.parametrize("read", [read, read_pem])
+def test_what_never_ends_is_not_waited_for(tmp_path, read):
+    """A pipe to which nobody writes; `/dev/stdout` of a container is one as well."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/zero"):
+        with pytest.raises(SecretError, match=f"^{path} is not a file that can be read as a whole$"):
+            read(Secret(file=path))
+
+
+def test_certificates_have_room_and_a_limit(file):
+    assert read_pem(file(b"x" * 1_000_000)) == b"x" * 1_000_000
+    secret = file(b"x" * (MAX_PEM + 1))
+    with pytest.raises(SecretError, match="is larger than 16384 KiB"):
+        read_pem(secret)

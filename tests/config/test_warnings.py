@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openmcp.config import ConfigurationError
-from openmcp.config.globs import matches
+from openmcp.identity.globs import matches
 from openmcp.sidecar.policy.globs import GlobSet
 from tests.config.sources import single, warnings
 

@@ -114,7 +114,7 @@ async def test_such_urls_are_not_asked(url: str, reason: str) -> None:
 async def test_http_is_for_this_machine_and_for_those_who_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     async with hostile(document) as server:
         assert await fetch.get(server.url) == b'{"keys":[]}'
-        monkeypatch.setattr(fetch, "_on_this_machine", lambda host: False)
+        monkeypatch.setattr(fetch, "is_this_machine", lambda host: False)
         await refused(server.url, "http leaves this machine in the clear: only https is used")
         assert await fetch.get(server.url, allow_http=True) == b'{"keys":[]}'
 

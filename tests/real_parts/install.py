@@ -11,7 +11,8 @@ npm
     every file that is fetched. Packages' own install scripts are not run.
 go
     ``go.mod`` names the versions and, as ``tool``, the programs; ``go.sum`` the
-    checksum of every module. The programs are built, which takes minutes once.
+    checksum of every module. The programs are built, which takes minutes once,
+    and know their versions as those do that are published.
 maven
     ``pom.xml`` names the version, ``checksums.txt`` every file that comes with
     it and its SHA-256, as ``sha256sum`` writes them; any other file is a failure.
@@ -28,6 +29,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +50,13 @@ PARTS = tuple(sorted(KINDS))
 
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
-_GO_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags=-s -w")
+_GO_FLAGS = ("-mod=readonly", "-buildvcs=false", "-trimpath")
+_GO_STAMPS = (
+    ("k8s.io/component-base/version.gitVersion", "k8s.io/kubernetes", r".+"),
+    ("helm.sh/helm/v3/internal/version.version", "helm.sh/helm/v3", r".+"),
+    ("helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor", "k8s.io/kubernetes", r"(?<=^v1\.)\d+"),
+)
+"""Variables that a build gets the version of a module written into, and which part of that: of what clients look at."""
 
 _GO_FILES = {
     "envoygateway": ("github.com/envoyproxy/gateway", "charts/gateway-helm/charts/crds/crds"),
@@ -152,21 +160,34 @@ def _go(part: str, work: Path) -> str:
 
     An older Go, from 1.21 on, fetches the one that ``go.mod`` asks for, unless ``GOTOOLCHAIN`` says otherwise.
     """
-    wanted = next(line for line in (work / "go.mod").read_text().splitlines() if line.startswith("go "))
+    module = (work / "go.mod").read_text()
+    wanted = next(line for line in module.splitlines() if line.startswith("go "))
     needs = f"{part}: {wanted} or newer (https://go.dev/dl) and a C compiler are needed to build it"
     go, compiler = shutil.which("go"), shutil.which(os.environ.get("CC", "cc").partition(" ")[0])
     if go is None or compiler is None:
         raise PartError(f"{needs}; not on the PATH: {'go' if go is None else 'the C compiler'}")
     environment = {"CGO_ENABLED": "1", "GOWORK": "off", "GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
-    if "\ntool " in (work / "go.mod").read_text():
-        _run(part, [go, "build", *_GO_FLAGS, "-o", f"bin{os.sep}", "tool"], work, environment, needs)
+    if "\ntool " in module:
+        command = [go, "build", *_GO_FLAGS, f"-ldflags={_linking(module)}", "-o", f"bin{os.sep}", "tool"]
+        _run(part, command, work, environment, needs)
     if part in _GO_FILES:
-        module, folder = _GO_FILES[part]
-        told = json.loads(_run(part, [go, "mod", "download", "-json", module], work, environment, needs))
+        name, folder = _GO_FILES[part]
+        told = json.loads(_run(part, [go, "mod", "download", "-json", name], work, environment, needs))
         copied = shutil.copytree(Path(told["Dir"]) / folder, work / "bin" / "files")
         for path in (copied, *copied.rglob("*")):  # Go lets nobody write to them, nor remove them
             path.chmod(path.stat().st_mode | 0o200)
     return "bin"
+
+
+def _linking(module: str) -> str:
+    """Return the options of the linker for a ``go.mod``: no symbols, and the versions in it for who asks."""
+    versions = dict(re.findall(r"^\t(\S+) (v\S+)", module, re.MULTILINE))
+    stamps = [
+        f"-X {variable}={found[0]}"
+        for variable, name, part in _GO_STAMPS
+        if (found := re.search(part, versions.get(name, "")))
+    ]
+    return " ".join(("-s", "-w", *stamps))
 
 
 def _maven(part: str, work: Path) -> str:

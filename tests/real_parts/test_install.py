@@ -1,4 +1,4 @@
-"""What Maven brings is taken only if it is what was pinned, file by file."""
+"""What Maven brings is taken only if it is what was pinned, file by file; what Go builds knows its versions."""
 
 import hashlib
 
@@ -63,3 +63,45 @@ def test_a_failure_of_maven_is_shown(recipe, tmp_path):
     (tmp_path / "bin" / "mvn").write_text("#!/bin/sh\necho no network\nexit 1\n")
     with pytest.raises(install.PartError, match="mvn -B failed\nno network"):
         install.install("part")
+
+
+GO = """#!/bin/sh
+mkdir bin
+printf '%s\\n' "$@" > bin/arguments
+"""
+MODULE = """module openmcp.dev/parts/part
+
+go 1.21
+
+require (
+\thelm.sh/helm/v3 v3.20.2 // indirect
+\tk8s.io/kubernetes v1.35.4
+)
+
+replace k8s.io/api => k8s.io/api v0.35.4
+"""
+
+
+def test_programs_are_built_with_the_versions_that_they_are_asked_for(recipe, tmp_path, monkeypatch):
+    for name in ("go", "cc"):
+        program = tmp_path / "bin" / name
+        program.write_text(GO)
+        program.chmod(0o755)
+    folder = tmp_path / "recipes" / "go" / "part"
+    folder.mkdir(parents=True)
+    (folder / "go.mod").write_text(MODULE)
+    (folder / "go.sum").write_text("")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setitem(install.KINDS, "part", "go")
+    arguments = (install.install("part") / "bin" / "arguments").read_text().splitlines()
+    assert arguments == [
+        "build",
+        "-mod=readonly",
+        "-buildvcs=false",
+        "-trimpath",
+        "-ldflags=-s -w -X k8s.io/component-base/version.gitVersion=v1.35.4"
+        " -X helm.sh/helm/v3/internal/version.version=v3.20.2 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=35",
+        "-o",
+        "bin/",
+        "tool",
+    ]

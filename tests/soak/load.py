@@ -18,7 +18,6 @@ from tests.support.gate import call, initialize, modern, modern_headers
 from tests.support.raw import Answer, Connection, connect
 
 PATIENCE = 10.0
-_WHOAMI = modern(call("whoami"))
 _FOREVER = 86_400.0
 
 
@@ -44,13 +43,14 @@ class Tally:
 @dataclass
 class Agents:
     """Agents of one identity that call the server `path` of the sidecar at `url`; `tls` gives the context of a new
-    connection, `caller` is whom the server has to see."""
+    connection (None: no TLS), `right` is what the server has to answer to `document`: by default whom it sees."""
 
     url: str
     path: str
-    tls: Callable[[], ssl.SSLContext]
-    caller: str
+    tls: Callable[[], ssl.SSLContext | None]
+    right: str
     tally: Tally = field(default_factory=Tally)
+    document: dict[str, Any] = field(default_factory=lambda: modern(call("whoami")))
     ending: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -85,10 +85,10 @@ class Agents:
     async def served(self, agent: Connection) -> str | None:
         """Call once and look at the answer; return its `connection` header."""
         began = time.perf_counter()
-        answer = await agent.ask(_WHOAMI, **modern_headers(_WHOAMI))
+        answer = await agent.ask(self.document, **modern_headers(self.document))
         self.tally.latencies.append(time.perf_counter() - began)
         self.tally.calls += 1
-        if answer.status != 200 or said(answer) != self.caller:
+        if answer.status != 200 or said(answer) != self.right:
             self.tally.failed("a call", answer)
         return answer.header("connection")
 

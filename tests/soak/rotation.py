@@ -19,7 +19,6 @@ import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from openmcp.identity.material import Bundles, Svid, SvidChoice
@@ -188,7 +187,7 @@ async def run(plan: Plan, there: World) -> Report:
             finally:
                 callers.ending.set()
         report.rotations["agents"] = source.stats.rotations
-        report.memory = resident(there.sidecar.running.process.pid)
+        report.memory = there.sidecar.running.resident()
     return report
 
 
@@ -294,13 +293,6 @@ async def taken(agents: Agents) -> bool:
     except (Closed, ConnectionError, ssl.SSLError):
         return False
     return True
-
-
-def resident(process: int) -> int:
-    """Return what a process holds in memory (RSS), in MiB."""
-    status = Path(f"/proc/{process}/status").read_text()
-    (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(line.split()[1]) // 1024
 
 
 async def rotations(there: World) -> int:

@@ -1,6 +1,7 @@
 """Trust on first sight: what a tool says of itself may not change behind an operator's back."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,18 @@ def test_a_file_that_cannot_be_read_withholds_everything(tmp_path: Path, content
     PinFile(path, "tools").merge({})
     assert it.list(TOOL) == [True]
     assert it.callable()
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_what_has_no_end_is_no_file_of_pins(tmp_path: Path, kind: str) -> None:
+    """Who may write an MCPServer names the file."""
+    path = tmp_path / "pins.json"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="not a file that can be read as a whole"):
+        PinFile(path, "tickets").changed()
 
 
 def test_a_server_that_invents_tools_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,19 +53,25 @@ class Running:
         """Return the error that says ``what`` went wrong, with the end of the log."""
         return ProcessFailed(f"{self.name} {what}\n--- its log ---\n{self.printed()[-8000:]}")
 
-    def wait_for(self, ready: Callable[[], str | None]) -> str:
+    def wait_for(self, ready: Callable[[], str | None], patience: float = START_SECONDS) -> str:
         """Return what ``ready`` returns once it is not None.
 
-        :raises ProcessFailed: the process ended first, or took longer than ``START_SECONDS``.
+        :raises ProcessFailed: the process ended first, or took longer than ``patience`` seconds.
         """
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + patience
         while (found := ready()) is None:
             if self.process.poll() is not None:
                 raise self.fail(f"ended with {self.process.returncode} before it was ready")
             if time.monotonic() > deadline:
-                raise self.fail(f"was not ready after {START_SECONDS:.0f} s")
+                raise self.fail(f"was not ready after {patience:.0f} s")
             time.sleep(_GLANCE)
         return found
+
+    def resident(self) -> int:
+        """Return what it holds in memory now (RSS), in MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        (line,) = [line for line in status.splitlines() if line.startswith("VmRSS:")]
+        return int(line.split()[1]) // 1024
 
     def stop(self) -> int:
         """End it by SIGTERM and return its exit code.
@@ -143,10 +149,15 @@ class Sidecar:
 
 
 @contextmanager
-def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
+def sidecar(
+    config: Mapping[str, Any],
+    env: Mapping[str, str] | None = None,
+    within: Callable[[Sequence[str | Path], Path], Sequence[str | Path]] = lambda command, _folder: command,
+) -> Iterator[Sidecar]:
     """Run the sidecar with ``config`` on free loopback ports, ready when it is yielded.
 
-    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them.
+    ``listen`` and ``telemetry.audit`` are filled in where ``config`` does not have them, ``env`` is added to ours;
+    ``within`` makes the command that is run of its command and the folder it needs.
 
     :raises ProcessFailed: it did not get ready, or did not end by SIGTERM with exit code 0.
     """
@@ -159,7 +170,7 @@ def sidecar(config: Mapping[str, Any]) -> Iterator[Sidecar]:
         whole["listen"] = {**listen, **config.get("listen", {})}
         file = folder / "gateway.yaml"
         file.write_text(json.dumps(whole, indent=1))  # JSON is YAML
-        with running("openmcp run", [OPENMCP, "run", "-c", file], cwd=folder) as process:
+        with running("openmcp run", within([OPENMCP, "run", "-c", file], folder), env, folder) as process:
             scheme = "https" if "tls" in whole["listen"] else "http"
             url, operators = f"{scheme}://{whole['listen']['mcp']}", f"http://{whole['listen']['admin']}"
             process.wait_for(lambda: _ready(operators))

@@ -145,7 +145,10 @@ class Domain:
     def agent(self, name: str) -> Agent:
         """Start an agent that joins with a token, and wait until it serves."""
         token = self.ask("token", "generate", "-ttl", "600")["value"]
-        api = self.folder / f"agent-{name}.sock"
+        sockets = self.folder / name
+        sockets.mkdir()  # with nothing else in it, and open to all users: this is what containers get mounted
+        sockets.chmod(0o755)
+        api = sockets / "spire-agent.sock"
         process = Process(f"spire-agent {name} of {self.name}", self._agent(name, token, api), api)
         self._stack.enter_context(process)
         agent = Agent(name, self.id(f"/spire/agent/join_token/{token}"), process)
@@ -254,7 +257,7 @@ class Domain:
             "agent_ttl": "1h",  # without it an agent would lose its own identity as soon as a workload
             "experimental": {"cache_reload_interval": "1s"},
         }
-        return self._command("spire-server", {"server": server}, plugins)
+        return self._command("spire-server", self.folder / "server.conf", {"server": server}, plugins)
 
     def _agent(self, name: str, token: str, api: Path) -> list[str | Path]:
         data = self.folder / f"agent-{name}"
@@ -275,9 +278,9 @@ class Domain:
             "join_token": token,
             "experimental": {"sync_interval": "1s"},
         }
-        return self._command("spire-agent", {"agent": agent}, plugins)
+        return self._command("spire-agent", data / "agent.conf", {"agent": agent}, plugins)
 
-    def _command(self, name: str, section: Json, plugins: Mapping[str, Json]) -> list[str | Path]:
+    def _command(self, name: str, file: Path, section: Json, plugins: Mapping[str, Json]) -> list[str | Path]:
         (kind,) = section
         whole = {
             kind: {"log_level": "INFO", **section[kind]},
@@ -286,7 +289,6 @@ class Domain:
                 for kind, chosen in plugins.items()
             },
         }
-        file = self.folder / f"{Path(str(section[kind]['socket_path'])).stem}.conf"
         file.write_text(json.dumps(whole, indent=1))  # HCL takes JSON
         return [program("spire", name), "run", "-config", file]
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from openmcp.config.values import is_loopback
+from openmcp.identity.addresses import is_this_machine
 from openmcp.sidecar.approvals.channels.channel import ChannelFailed
 from openmcp.sidecar.approvals.channels.slack import Slack
 from openmcp.sidecar.approvals.channels.slackapi import SlackApi
@@ -83,7 +83,7 @@ class SlackSocket:
         """One connection, from its beginning until Slack asks for another. Raises where it breaks."""
         url = str((await self._api.call("apps.connections.open", {})).get("url", ""))
         parts = urlsplit(url)
-        if parts.scheme != "wss" and not (parts.scheme == "ws" and is_loopback(parts.hostname or "")):
+        if parts.scheme != "wss" and not (parts.scheme == "ws" and is_this_machine(parts.hostname or "")):
             raise ChannelFailed("Slack gave no wss URL to connect to")
         await asyncio.to_thread(_import)
         import aiohttp

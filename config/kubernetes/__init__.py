@@ -1,0 +1,1 @@
+"""Configuration from the objects of a Kubernetes API server: MCPServer, MCPPolicy, ApprovalWorkflow."""

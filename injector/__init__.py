@@ -1,0 +1,1 @@
+"""The part that puts the sidecar into pods: the admission webhook, its certificates, and the status of our objects."""
