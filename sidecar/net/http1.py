@@ -15,6 +15,7 @@ import httptools
 from openmcp.identity.peer import UNKNOWN
 from openmcp.sidecar.net.exchange import HttpExchange, status_line
 from openmcp.sidecar.net.framing import well_framed, without_offer
+from openmcp.sidecar.net.handover import Handover
 from openmcp.sidecar.net.lifetimes import lifetime, peer_of
 from openmcp.sidecar.net.values import State
 from openmcp.sidecar.ports import HttpRequest
@@ -54,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._pending: deque[tuple[HttpRequest, bool, bool]] = deque()
         self._exchange: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._given: asyncio.Future[None] | None = None
+        self._given: Handover[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self.peer = UNKNOWN
         self._keep = True
@@ -122,6 +123,9 @@ class Connection(asyncio.Protocol):
             self.refuse(400)
         if self._in_message:
             self._count(before, len(data))
+        given = self._given
+        if given is not None and self._state is _BUSY:
+            given.give(None)  # last: from here on the request is served
 
     def _count(self, before: tuple[int, bool, int], size: int) -> None:
         """Bound a head or trailer section that comes in pieces: llhttp keeps a header until it is complete."""
@@ -353,15 +357,13 @@ class Connection(asyncio.Protocol):
         self._exchange = HttpExchange(self, request, chunked=chunked)
         if self._task is None:
             self._task = self._loop.create_task(self._run())
-        elif self._given is not None:  # else it is the task that goes on with what has waited
-            self._given.set_result(None)
 
     async def _run(self) -> None:
         while self._state is not _CLOSING:
             exchange = self._exchange
             if exchange is None:
-                self._given = self._loop.create_future()
-                await self._given
+                given = self._given = Handover(self._loop)
+                await given
                 self._given = None
                 continue
             try:

@@ -16,6 +16,7 @@ import httptools
 from openmcp.identity.peer import PeerCertificate
 from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.net.handover import Handover
 from openmcp.sidecar.net.values import Carrier, Patience
 
 STREAM_BUFFER: Final = 128 * 1024
@@ -68,7 +69,7 @@ class UpstreamResponse:
         self.stopped = False
         self._unwanted = False
         self._failure: UpstreamFailed | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Handover[None] | None = None
 
     @property
     def unwanted(self) -> bool:
@@ -90,8 +91,8 @@ class UpstreamResponse:
                 raise self._failure
             if self._ended or self.stopped:
                 return b""
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
+            waiter = self._waiter = Handover(asyncio.get_running_loop())
+            await waiter
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
@@ -117,13 +118,25 @@ class UpstreamResponse:
         self._wake()
 
     def take(self, data: bytes) -> bool:
-        """Add bytes (called by the connection); False when enough is waiting."""
+        """Add bytes; False when enough is waiting."""
+        enough = self.hold(data)
+        self._wake()
+        return enough
+
+    def hold(self, data: bytes) -> bool:
+        """The same without telling the reader, which `tell` does."""
         if self._unwanted:
             return True
         self._chunks.append(data)
         self._buffered += len(data)
-        self._wake()
         return self._buffered < STREAM_BUFFER
+
+    def tell(self) -> None:
+        """Have the reader go on at once, for the end of a callback of the loop."""
+        waiter = self._waiter
+        if waiter is not None and self._chunks:
+            self._waiter = None
+            waiter.give(None)
 
     def end(self, failure: UpstreamFailed | None) -> None:
         """The stream is over (called by the connection)."""
@@ -135,8 +148,8 @@ class UpstreamResponse:
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            waiter.give_soon(None)
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -152,7 +165,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._on_closed = on_closed
         self._parser = httptools.HttpResponseParser(self)
         self._response: UpstreamResponse | None = None
-        self._head: asyncio.Future[UpstreamResponse] | None = None
+        self._head: Handover[UpstreamResponse] | None = None
+        self._ready: UpstreamResponse | None = None
         self._body: list[bytes] = []
         self._small = bytearray()
         self._body_bytes = 0
@@ -179,7 +193,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.closed:
             raise UpstreamFailed("closed", "the pooled connection was closed", sent=False)
         response = self._response = UpstreamResponse(self)
-        self._head = self._loop.create_future()
+        head = self._head = Handover(self._loop)
         self._body, self._body_bytes, self._body_limit, self._head_bytes = [], 0, body_limit, 0
         self._small.clear()
         self._over, self._named_bytes = False, 0
@@ -188,7 +202,7 @@ class UpstreamConnection(asyncio.Protocol):
         for piece in data:
             self._transport.write(piece)
         try:
-            return await self._head
+            return await head
         except asyncio.CancelledError:
             self.release(response, complete=False)  # one that was answered meanwhile may be another call's by now
             raise
@@ -244,10 +258,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def fail(self, failure: UpstreamFailed) -> None:
         """End what is under way with this failure and close."""
-        head, response = self._head, self._response
-        self._head = self._response = None
+        response, self._response = self._response, None
+        head = self._head if self._ready is None else None
         if head is not None and not head.done():
-            head.set_exception(failure)
+            self._head = None
+            head.fail(failure)
         elif response is not None:
             response.end(failure)
         self.abort()
@@ -273,6 +288,7 @@ class UpstreamConnection(asyncio.Protocol):
             return
         if self._in_body and exc is None and self._until_close():
             self._complete()
+            self._deliver()
             return
         # A server that refuses us says so after the handshake.
         alert = exc.reason if isinstance(exc, SSLError) else None
@@ -289,9 +305,10 @@ class UpstreamConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.fail(UpstreamFailed("protocol", "the server's answer is not valid HTTP/1.1"))
-            return
-        if self._head_bytes > MAX_HEAD and self._awaited:
-            self._fail_head()
+        else:
+            if self._head_bytes > MAX_HEAD and self._awaited:
+                self._fail_head()
+        self._deliver()
 
     @property
     def _awaited(self) -> bool:
@@ -332,7 +349,7 @@ class UpstreamConnection(asyncio.Protocol):
         elif b"transfer-encoding" in response.headers and b"content-length" in response.headers:
             self.fail(UpstreamFailed("protocol", "the server's answer has two framings"))
         elif response.streaming:
-            self._deliver(response)
+            self._ready = response
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -340,7 +357,7 @@ class UpstreamConnection(asyncio.Protocol):
         if response is None:
             return
         if response.streaming:
-            if not response.take(body):
+            if not response.hold(body):
                 self._transport.pause_reading()
             return
         if len(body) < _PIECE and self._body_bytes:
@@ -378,7 +395,7 @@ class UpstreamConnection(asyncio.Protocol):
             response.body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         self._body = []
         response.end(None)
-        self._deliver(response)
+        self._ready = response
         response.close()
 
     def _join_small(self) -> None:
@@ -389,10 +406,15 @@ class UpstreamConnection(asyncio.Protocol):
     def _fail_head(self) -> None:
         self.fail(UpstreamFailed("protocol", f"head or trailers of the server's answer exceed {MAX_HEAD} bytes"))
 
-    def _deliver(self, response: UpstreamResponse) -> None:
-        head, self._head = self._head, None
-        if head is not None and not head.done():
-            head.set_result(response)
+    def _deliver(self) -> None:
+        """Hand over what was read. Last in a callback: the task goes on inside, and may use this connection again."""
+        ready, response = self._ready, self._response
+        if ready is not None:
+            head, self._head, self._ready = self._head, None, None
+            if head is not None:
+                head.give(ready)
+        elif response is not None:
+            response.tell()
 
     def _until_close(self) -> bool:
         """Whether the answer is one that the end of the connection completes (RFC 9112, 6.3, rule 8)."""

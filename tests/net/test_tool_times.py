@@ -41,7 +41,8 @@ async def test_a_call_has_the_time_of_its_tool(
         took = asyncio.get_running_loop().time() - started
         assert took >= least
         line = await sidecar.recorded(outcome="timeout")
-        assert least <= line["latency"]["upstream_us"] / 1e6 < most + 0.5  # a busy machine sweeps late
+        # The loop's clock ticks in milliseconds; a busy machine sweeps late.
+        assert least - 0.001 <= line["latency"]["upstream_us"] / 1e6 < most + 0.5
 
 
 async def test_the_first_glob_counts_and_a_long_one_lets_a_call_finish(server: Hostile, tmp_path: Path) -> None:
