@@ -1,19 +1,19 @@
-"""JSON-RPC with one process: answers find their requests, and all else that it says finds a stream.
+"""JSON-RPC over one channel: answers find their requests, and all else that is said there finds a stream.
 
-A stdio server has one channel for everything. What it writes is sorted here into what an HTTP server would have
-answered: each request gets a response or a stream of its own, under ids and progress tokens that we make, so that
-neither two clients of a process nor a client that uses an id twice can get what is another's.
+A process has one channel for everything, and so has a session of HTTP+SSE. What comes over it is sorted here into what
+an HTTP server would have answered: each request gets a response or a stream of its own, under ids and progress tokens
+that we make, so that neither two clients of a process nor a client that uses an id twice can get what is another's.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from openmcp.config.model import Limits
 from openmcp.sidecar.bridge.grumbling import visible
-from openmcp.sidecar.bridge.process import Process
+from openmcp.sidecar.bridge.process import Reader
 from openmcp.sidecar.bridge.stream import Stream
 from openmcp.sidecar.errors import METHOD_NOT_FOUND, Malformed, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
@@ -40,12 +40,39 @@ _LISTEN: Final = "subscriptions/listen"
 _log = logging.getLogger("openmcp.bridge")
 
 
-class Conversation:
-    """What is said with one process of a server, called `name`. `shared`: it is that of all agents, of the
-    modern era; else of one session. `why` says why it is over; `used` is when it was last of use, by the loop's time;
-    `spoke`: it has given a proper answer."""
+class Peer(Protocol):
+    """Who is at the other end, called `name`; `noun` is what it is."""
 
-    def __init__(self, name: str, limits: Limits, on_end: "Callable[[Conversation], None]", *, shared: bool) -> None:
+    name: str
+    noun: str
+
+    def write(self, data: bytes) -> None:
+        """Send it one message. Raises `UpstreamFailed` where it takes no more."""
+
+    def pause(self) -> None:
+        """Read no more of what it says."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+    def kill(self, why: str) -> None:
+        """End it at once, and say so to the reader."""
+
+    def sweep(self, now: float) -> None:
+        """Called four times a second."""
+
+
+P = TypeVar("P", bound=Peer)
+
+
+class Conversation(Generic[P]):
+    """What is said with one process of a server (or one session), which `make` makes. `shared`: it is that of all
+    agents, of the modern era; else of one session. `why` says why it is over; `used` is when it was last of use, by the
+    loop's time; `spoke`: it has given a proper answer."""
+
+    def __init__(
+        self, make: Callable[[Reader], P], limits: Limits, on_end: "Callable[[Conversation[P]], None]", *, shared: bool
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.shared = shared
         self._in_flight = limits.in_flight
@@ -58,7 +85,7 @@ class Conversation:
         self._last = 0
         self._noise = 0.0
         self._probe_until = 0.0
-        self.process = Process(name, limits.response_bytes, self)
+        self.process = make(self)
         self.why = ""
         self.spoke = False
         self.used = self.heard = self._loop.time()
@@ -87,7 +114,7 @@ class Conversation:
     def ask(self, message: Request, patience: Patience) -> Stream:
         """The same, without waiting."""
         if self.why:
-            raise UpstreamFailed("closed", f"the process {self.why}", sent=False)
+            raise UpstreamFailed("closed", f"{self.process.noun} {self.why}", sent=False)
         if len(self._open) >= self._in_flight:
             raise UpstreamFailed("overloaded", f"{len(self._open)} calls are under way", sent=False)
         self._last += 1
@@ -100,6 +127,11 @@ class Conversation:
         self.process.write(jsonrpc.encode(document))
         self._open[self._last] = stream
         return stream
+
+    def undelivered(self, stream: Stream, failure: UpstreamFailed) -> None:
+        """A request did not arrive."""
+        if self._open.pop(stream.id, None) is not None:
+            stream.fail(failure)
 
     def notify(self, message: Notification | Response) -> None:
         """Send what has no answer. A cancellation of a request that is not under way goes nowhere; in a shared process
@@ -285,7 +317,7 @@ class Conversation:
         self._open.clear()
         self._listener = None
         for stream in waiting:
-            stream.fail(UpstreamFailed("closed", f"the process {why}"))
+            stream.fail(UpstreamFailed("closed", f"{self.process.noun} {why}"))
         self._on_end(self)
 
     def sweep(self, now: float) -> None:

@@ -6,6 +6,7 @@ Source: 2026-07-28 basic/transports/stdio (the same framing as in all revisions;
 import asyncio
 import logging
 import signal
+import subprocess
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, Protocol, cast
@@ -43,6 +44,8 @@ class Process(asyncio.SubprocessProtocol):
     """A process, called `name`, that talks to `reader`. A line of its output has at most `limit` bytes. `why` says why
     it ended, empty while it runs; `asked`: because it was told to."""
 
+    noun = "the process"
+
     def __init__(self, name: str, limit: int, reader: Reader) -> None:
         self._loop = asyncio.get_running_loop()
         self.name = name
@@ -68,10 +71,15 @@ class Process(asyncio.SubprocessProtocol):
         self._mark = launch.mark
         try:
             await self._loop.subprocess_exec(
-                lambda: self, *launch.arguments, env=launch.environment, cwd=launch.folder, start_new_session=True
+                lambda: self,
+                *launch.arguments,
+                env=launch.environment,
+                cwd=launch.folder,
+                start_new_session=True,
+                preexec_fn=launch.settle,
             )
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error.__cause__ or error)
             raise UpstreamFailed("connect", f"{launch.arguments[0]} cannot be started: {why}", sent=False) from None
 
     def write(self, data: bytes) -> None:

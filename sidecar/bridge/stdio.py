@@ -13,14 +13,15 @@ from typing import Final
 
 from openmcp.config.model import Server, Stdio
 from openmcp.sidecar.bridge.conversation import Conversation, discovery
+from openmcp.sidecar.bridge.process import Process, Reader
+from openmcp.sidecar.bridge.replies import header, refusal, status, unsupported
 from openmcp.sidecar.bridge.spawning import launch
-from openmcp.sidecar.bridge.stream import JSON
 from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
-from openmcp.sidecar.mcp import answers, era, jsonrpc
+from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.pool import endpoint_key
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
-from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
+from openmcp.sidecar.types import Message, Notification, Request, Response
 
 PROBE: Final = 10.0
 """Seconds a server has to say that it is of the modern era."""
@@ -34,6 +35,7 @@ _LAST: Final = 8.0
 """Seconds that we wait for the end of all processes when we end ourselves."""
 _LOOK: Final = 0.02
 """Seconds between two looks at processes that are ending with us."""
+Dialogue = Conversation[Process]
 _log = logging.getLogger("openmcp.bridge")
 
 
@@ -50,9 +52,9 @@ class StdioEndpoint:
         self._stdio = stdio
         self._on_connect = on_connect
         self._loop = asyncio.get_running_loop()
-        self._sessions: dict[str, Conversation] = {}
-        self._all: set[Conversation] = set()
-        self._shared: Conversation | None = None
+        self._sessions: dict[str, Dialogue] = {}
+        self._all: set[Dialogue] = set()
+        self._shared: Dialogue | None = None
         self._sharing = asyncio.Lock()
         self._legacy_until = inf if stdio.share == "session" else 0.0
         self._fault = ""
@@ -77,10 +79,10 @@ class StdioEndpoint:
 
     async def send(self, request: Outgoing, patience: Patience) -> UpstreamResponse:
         """See `net.endpoint.Endpoint`."""
-        session = _header(request.headers, b"mcp-session-id")
+        session = header(request.headers, b"mcp-session-id")
         conversation = self._sessions.get(session.decode("latin-1")) if session is not None else None
         if session is not None and conversation is None:
-            return _refusal(404, None, SESSION_NOT_FOUND, "Session not found")
+            return refusal(404, None, SESSION_NOT_FOUND, "Session not found")
         if request.method != b"POST":
             return self._beside(request.method, conversation, patience)
         message = jsonrpc.classify(jsonrpc.decode_lenient(request.body))
@@ -92,7 +94,7 @@ class StdioEndpoint:
         """A sign of life, which needs no process: a server is well as long as its processes start."""
         if self._fault:
             raise UpstreamFailed("connect", self._fault, sent=False)
-        return _refusal(404, None, SESSION_NOT_FOUND, "Session not found")
+        return refusal(404, None, SESSION_NOT_FOUND, "Session not found")
 
     def review(self) -> None:
         """Nobody's certificate is of interest here."""
@@ -130,29 +132,29 @@ class StdioEndpoint:
             elif since is not None and not one.why and now - since > self._stdio.idle:
                 one.process.end(f"was ended: not used for {self._stdio.idle:g} s")
 
-    def _beside(self, method: bytes, conversation: Conversation | None, patience: Patience) -> UpstreamResponse:
+    def _beside(self, method: bytes, conversation: Dialogue | None, patience: Patience) -> UpstreamResponse:
         """GET and DELETE, which sessions alone have."""
         if conversation is None:
-            return _refusal(405, None, INVALID_REQUEST, "there is no session")
+            return refusal(405, None, INVALID_REQUEST, "there is no session")
         if method == b"GET":
             return conversation.listen(patience)
         conversation.process.end("was ended with its session")
-        return _status(200)
+        return status(200)
 
     async def _without_session(self, message: Message, headers: bytes, patience: Patience) -> UpstreamResponse:
-        modern = _header(headers, b"mcp-protocol-version") in _MODERN
+        modern = header(headers, b"mcp-protocol-version") in _MODERN
         identifier = message.id if isinstance(message, Request) else None
         if modern:
             if self._loop.time() < self._legacy_until:
-                return _unsupported(identifier, era.LEGACY_VERSIONS)
+                return unsupported(identifier, era.LEGACY_VERSIONS)
             conversation = await self._modern()
             if conversation is None:
-                return _unsupported(identifier, era.LEGACY_VERSIONS)
+                return unsupported(identifier, era.LEGACY_VERSIONS)
             return await _pass(conversation, message, patience)
         if not isinstance(message, Request) or message.method != "initialize":
-            return _refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
+            return refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
         if self._stdio.share == "server":
-            return _unsupported(identifier, era.MODERN_VERSIONS)
+            return unsupported(identifier, era.MODERN_VERSIONS)
         return await self._begin(message, patience)
 
     async def _begin(self, message: Request, patience: Patience) -> UpstreamResponse:
@@ -174,7 +176,7 @@ class StdioEndpoint:
         response.headers[b"mcp-session-id"] = token.encode()
         return response
 
-    async def _modern(self) -> Conversation | None:
+    async def _modern(self) -> Dialogue | None:
         """The process of all modern agents, started where there is none; None where the server is of the other era."""
         async with self._sharing:
             if self._shared is not None and not self._shared.why:
@@ -191,7 +193,7 @@ class StdioEndpoint:
             self._shared = conversation if modern else None
             return self._shared
 
-    async def _is_modern(self, conversation: Conversation) -> bool:
+    async def _is_modern(self, conversation: Dialogue) -> bool:
         """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility")."""
         patience = Patience(PROBE, PROBE, PROBE)
         try:
@@ -207,9 +209,9 @@ class StdioEndpoint:
             return False
         return True
 
-    async def _start(self, *, shared: bool) -> Conversation:
+    async def _start(self, *, shared: bool) -> Dialogue:
         self._check_room()
-        conversation = Conversation(f"server {self._server.name}", self._server.limits, self._ended, shared=shared)
+        conversation = Conversation(self._process, self._server.limits, self._ended, shared=shared)
         self._all.add(conversation)
         try:
             await conversation.process.start(launch(self._stdio))
@@ -221,6 +223,9 @@ class StdioEndpoint:
         self._on_connect(self._server.name, self.url, "ok")
         _log.info("%s has started", conversation.process.name)
         return conversation
+
+    def _process(self, reader: Reader) -> Process:
+        return Process(f"server {self._server.name}", self._server.limits.response_bytes, reader)
 
     def _check_room(self) -> None:
         if self._retired:
@@ -240,7 +245,7 @@ class StdioEndpoint:
             self._fault = why
             _log.warning("server %s cannot be used: %s", self._server.name, why)
 
-    def _ended(self, conversation: Conversation) -> None:
+    def _ended(self, conversation: Dialogue) -> None:
         process, why = conversation.process, conversation.why
         for token in [token for token, one in self._sessions.items() if one is conversation]:
             del self._sessions[token]
@@ -257,55 +262,12 @@ class StdioEndpoint:
 _MODERN: Final = frozenset(version.encode() for version in era.MODERN_VERSIONS)
 
 
-def _pass(conversation: Conversation, message: Message, patience: Patience) -> Coroutine[None, None, UpstreamResponse]:
+def _pass(conversation: Dialogue, message: Message, patience: Patience) -> Coroutine[None, None, UpstreamResponse]:
     if isinstance(message, Request):
         return conversation.request(message, patience)
     return _tell(conversation, message)
 
 
-async def _tell(conversation: Conversation, message: Notification | Response) -> UpstreamResponse:
+async def _tell(conversation: Dialogue, message: Notification | Response) -> UpstreamResponse:
     conversation.notify(message)
-    return _status(202)
-
-
-def _header(lines: bytes, name: bytes) -> bytes | None:
-    """One of the header lines that we have made."""
-    for line in lines.split(b"\r\n"):
-        if line.startswith(name + b": "):
-            return line[len(name) + 2 :]
-    return None
-
-
-class _Complete:
-    """Carries answers that are complete."""
-
-    def release(self, response: UpstreamResponse, *, complete: bool) -> None:
-        """Nothing is held."""
-
-    def resume(self) -> None:
-        """Nothing was paused."""
-
-    def expect_end(self) -> None:
-        """It has ended."""
-
-
-def _status(status: int) -> UpstreamResponse:
-    response = UpstreamResponse(_Complete())
-    response.status = status
-    response.end(None)
-    return response
-
-
-def _refusal(
-    status: int, identifier: MessageId | None, code: int, message: str, data: JsonObject | None = None
-) -> UpstreamResponse:
-    response = _status(status)
-    response.headers = dict(JSON)
-    response.body = jsonrpc.encode(answers.error(identifier, code, message, data))
-    return response
-
-
-def _unsupported(identifier: MessageId | None, supported: tuple[str, ...]) -> UpstreamResponse:
-    """The server's era is the other one: which versions it has."""
-    data: JsonObject = {"supported": list(supported), "requested": ""}
-    return _refusal(400, identifier, UNSUPPORTED_VERSION, "Unsupported protocol version", data)
+    return status(202)
