@@ -141,11 +141,20 @@ class PinTools(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None
 
 
+class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What each process of a program may take: `memory` of its own in bytes, open files, seconds of CPU in its life.
+    Absent: what the sidecar itself may."""
+
+    memory: int | None = None
+    open_files: int | None = None
+    cpu: float | None = None
+
+
 class Stdio(msgspec.Struct, frozen=True, kw_only=True):
     """A server that is a program here, which speaks MCP on its standard input and output. Its environment is `env` and
     our `PATH`. `share`: `session`, each legacy session has a process and the modern era is not served; `server`, one
-    process serves all agents, of the modern era alone; None: both, as its clients come. There are at most `processes`;
-    one that is not used for `idle` seconds ends."""
+    process serves all agents, of the modern era alone; None: both, as its clients come. There are at most `processes`,
+    and `per_agent` for the sessions of one agent; one that is not used for `idle` seconds ends."""
 
     command: str
     args: tuple[str, ...] = ()
@@ -153,7 +162,9 @@ class Stdio(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str | None = None
     share: Literal["session", "server"] | None = None
     processes: int = 32
+    per_agent: int = 16
     idle: float = 900.0
+    limits: ProcessLimits = ProcessLimits()
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
