@@ -27,9 +27,10 @@ def planned(folder: Path, text: str, mode: str = "direct") -> Plan:
 
 
 def configurations() -> list[Path]:
-    """Return all configurations that can be planned: those of the examples, the scaffold and the tests' own."""
-    scaffold = ROOT / "config" / "templates" / "gateway.yaml"
-    return sorted([*ROOT.glob("examples/*/gateway.yaml"), *FOLDER.glob("*.yaml"), scaffold])
+    """Return all configurations that can be planned: those of the examples, the scaffolds and the tests' own."""
+    templates = ROOT / "config" / "templates"
+    scaffolds = [templates / profile / "gateway.yaml" for profile in ("local", "vm")]
+    return sorted([*ROOT.glob("examples/*/gateway.yaml"), *FOLDER.glob("*.yaml"), *scaffolds])
 
 
 def found(made: Plan, kind: str, name: str | None = None) -> dict[str, Any]:
