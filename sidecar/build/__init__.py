@@ -94,7 +94,7 @@ class Builder:
             return ()
         from openmcp.sidecar.bridge.stdio import StdioEndpoint  # here: most configurations have none
 
-        return (StdioEndpoint(server, server.stdio, self._metrics.connect),)
+        return (StdioEndpoint(server, server.stdio, self._metrics),)
 
 
 def upstreams(made: Snapshot) -> dict[Server, Upstream]:
