@@ -9,7 +9,7 @@ from openmcp.config.values import duration, file_name, secret, size
 from openmcp.config.yamlsource import Mapping, Scalar
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HTTP_ONLY = ("auth", "tls")
+_HTTP_ONLY = ("auth", "tls", "transport")
 _WITHOUT_EFFECT = ("health", "outliers")
 _FEWEST_FILES = 16
 """With fewer no interpreter starts."""
@@ -79,7 +79,8 @@ def check_place(at: At) -> bool:
         return False
     found = [key for key in map(at.key, _HTTP_ONLY) if key is not None]
     for key in found:
-        key.error("has no meaning with `stdio`", "the server gets its secrets in stdio.env: remove it")
+        secrets = "" if key.path.endswith("transport") else "the server gets its secrets in stdio.env: "
+        key.error("has no meaning with `stdio`", f"{secrets}remove it")
     timeouts = at.key("timeouts")
     connect = timeouts.key("connect") if timeouts is not None else None
     for idle in (*map(at.key, _WITHOUT_EFFECT), connect):

@@ -47,6 +47,7 @@ from openmcp.config.model.policies import (
     Value,
 )
 from openmcp.config.model.servers import (
+    Compat,
     HeaderAuth,
     Health,
     JwtSvidAuth,
@@ -82,6 +83,7 @@ __all__ = [
     "Binary",
     "Channel",
     "Condition",
+    "Compat",
     "Configuration",
     "Console",
     "DynamodbState",

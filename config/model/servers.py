@@ -167,14 +167,22 @@ class Stdio(msgspec.Struct, frozen=True, kw_only=True):
     limits: ProcessLimits = ProcessLimits()
 
 
+class Compat(msgspec.Struct, frozen=True, kw_only=True):
+    """What old agents need: with `sse` those that speak the HTTP+SSE of 2024-11-05 reach the server as well."""
+
+    sse: bool = False
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One MCP server behind the sidecar: its path on the listener and either one or more equal endpoints (URLs), or a
-    program (`stdio`)."""
+    program (`stdio`). `transport` is what its endpoints speak: Streamable HTTP, or the HTTP+SSE of 2024-11-05."""
 
     name: str
     path: str
     endpoints: tuple[str, ...] = ()
     stdio: Stdio | None = None
+    transport: Literal["http", "sse"] = "http"
+    compat: Compat = Compat()
     auth: ServerAuth | None = None
     tls: ServerTls = ServerTls()
     health: Health = Health()

@@ -121,6 +121,12 @@ def warn_of_server(server: Server, notices: Notices) -> None:
         if isinstance(server.auth, kind):
             place = f"servers: {server.name}: auth"
             notices.warn(place, f"Envoy Gateway cannot present {what}: the server will refuse")
+    if server.compat.sse:
+        why = "Envoy passes Streamable HTTP on as it is: agents of 2024-11-05 get nowhere"
+        notices.warn(f"servers: {server.name}: compat.sse", why)
+    if server.transport == "sse":
+        why = "Envoy routes the path alone: the addresses that a server of HTTP+SSE names get nowhere"
+        notices.warn(f"servers: {server.name}: transport", why)
     if server.translate:
         notices.warn(
             f"servers: {server.name}: translate", "Envoy does not translate: clients of another era get nowhere"

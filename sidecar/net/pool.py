@@ -190,7 +190,7 @@ class Upstream:
         self.server = server
         self.authority = authority(server)
         self._credential = credential
-        self.endpoints = adapters or _over_http(server, on_connect, tls, credential)
+        self.endpoints = adapters or over_http(server, on_connect, tls, credential)
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._turn = -1
         self._by_key = {endpoint.key: endpoint for endpoint in self.endpoints}
@@ -278,12 +278,13 @@ class Upstream:
             await endpoint.closed()
 
 
-def _over_http(
+def over_http(
     server: Server,
     on_connect: Callable[[str, str, str], None],
     tls: ClientTls | None,
     credential: Credential | None,
-) -> tuple[Endpoint, ...]:
+) -> tuple[HttpEndpoint, ...]:
+    """The endpoints of a server as its configuration names them. Raises as `Upstream` does."""
     web = web_context(server)
     return tuple(
         HttpEndpoint(

@@ -25,9 +25,10 @@ def stdio(text: str, more: str = "") -> str:
             "4: servers[0].stdio: a server has `endpoints` or `stdio`, not both",
         ),
         "auth": (
-            stdio("{command: x}", "    auth: {type: none}\n    tls: {serverName: x}\n"),
+            stdio("{command: x}", "    auth: {type: none}\n    tls: {serverName: x}\n    transport: http\n"),
             "5: servers[0].auth: has no meaning with `stdio` (the server gets its secrets in stdio.env: remove it)",
             "6: servers[0].tls: has no meaning with `stdio` (the server gets its secrets in stdio.env: remove it)",
+            "7: servers[0].transport: has no meaning with `stdio` (remove it)",
         ),
         "no command": (stdio("{args: [x]}"), "4: servers[0].stdio: `command` is required"),
         "a number": (

@@ -154,5 +154,12 @@ def test_a_server_that_is_a_program_is_left_to_the_sidecar(tmp_path: Path, mode:
 
 
 def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:
-    _, warnings = traffic(tmp_path, "translate: true")
+    _, warnings = traffic(tmp_path, "translate: true, transport: sse, compat: {sse: true}")
     assert "servers: s: translate: Envoy does not translate: clients of another era get nowhere" in warnings
+    assert (
+        "servers: s: transport: Envoy routes the path alone: the addresses that a server of HTTP+SSE names get nowhere"
+        in warnings
+    )
+    assert (
+        "servers: s: compat.sse: Envoy passes Streamable HTTP on as it is: agents of 2024-11-05 get nowhere" in warnings
+    )
