@@ -6,6 +6,7 @@ agent comes back with the answer. Until then it is remembered here alone.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.connections import open_stream
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET
+from openmcp.sidecar.stages.tokens import STATE_LIFETIME
 from openmcp.sidecar.stages.translation import kept as keeping
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
@@ -34,21 +36,39 @@ _STREAM: Final = b"accept: text/event-stream\r\n"
 
 
 class _Talk:
-    """One call that the server works on, as `sent` on a session; `question` is what it waits for;
-    `over`: it has answered."""
+    """One call of `owner` that the server works on, as `sent` on a session; `question` is what it waits for, and
+    `parked` since when (in seconds); `over`: it has answered."""
 
-    def __init__(self, kept: Kept, sent: int, said: AsyncGenerator[Message, None]) -> None:
+    def __init__(self, owner: str, keeping: Keeping, kept: Kept) -> None:
+        kept.last += 1
+        keeping.hold(kept)
+        self.owner = owner
         self.kept = kept
-        self.sent = sent
-        self.said = said
+        self.sent = kept.last
+        self.said = _none()
         self.question: Request | None = None
+        self.parked = 0.0
         self.over = False
+        self._keeping = keeping
+        self._held = True
+
+    def done(self) -> None:
+        """Nobody cares for it any more."""
+        if self._held:
+            self._held = False
+            self._keeping.release(self.kept)
+
+    def cancel(self) -> None:
+        """The agent is gone: in its era that cancels the request, in the server's it has to be said."""
+        self.done()
+        self._keeping.aside(self.kept.cancel(self.sent))
 
 
 class Downward:
     """Says what modern agents want in legacy words; `now` is in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self._keeping = Keeping(now)
         self._parked: dict[str, _Talk] = {}
 
@@ -73,32 +93,41 @@ class Downward:
         said = translation.legacy_params(params)
         for again in (True, False):
             kept = await self._keeping.session(flow, meta)
-            kept.last += 1
-            sent = kept.last
-            document = request(sent, message.method, _with_token(said, sent))
+            talk = _Talk(flow.agent, self._keeping, kept)
+            document = request(talk.sent, message.method, _with_token(said, talk.sent))
             try:
                 response = await post(flow, message.method, kept.headers(flow), document)
             except asyncio.CancelledError:
-                self._cancel(flow, kept, sent)
+                talk.cancel()
                 raise
             except UpstreamFailed as failure:
-                self._keeping.forget(flow, meta, kept)
+                self._failed(flow, meta, talk, failure)
                 if failure.sent or not again:
                     raise
             else:
                 if not kept.is_dead(response):
-                    return await self._answer(flow, message, _Talk(kept, sent, _none()), response)
+                    return await self._answer(flow, message, talk, response)
                 response.close()
+                talk.done()
                 flow.endpoint = pinned
                 self._keeping.forget(flow, meta, kept)
             flow.endpoint = pinned
         raise UpstreamFailed("status", "the server ends its sessions as they begin")
+
+    def _failed(self, flow: Flow, meta: JsonObject, talk: _Talk, failure: UpstreamFailed) -> None:
+        """What may still be worked on is cancelled; a session that only was slow is good for others."""
+        if failure.sent:
+            talk.cancel()
+        talk.done()
+        if failure.kind != "timeout":
+            self._keeping.forget(flow, meta, talk.kept)
 
     async def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
         if response.streaming:
             talk.said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
             return await self._heed(flow, message, talk)
         response.close()
+        talk.done()
         answer = spoken.complete(response)
         if answer is None or (answer.id != talk.sent and answer.error is None):
             kind = "protocol" if response.status == 200 else "status"
@@ -139,7 +168,8 @@ class Downward:
             if not parked:
                 await talk.said.aclose()
                 if not talk.over:
-                    self._cancel(flow, talk.kept, talk.sent)
+                    talk.cancel()
+                talk.done()
 
     async def _heard(self, flow: Flow, message: Request, talk: _Talk, one: Message) -> Message | None:
         """What the agent gets for one message of the server; None where it gets nothing."""
@@ -160,14 +190,25 @@ class Downward:
         """The answer that makes the agent come back."""
         question = talk.question
         assert question is not None
-        while len(self._parked) >= MOST_PARKED:
-            oldest = self._parked.pop(next(iter(self._parked)))
-            self._keeping.aside(oldest.said.aclose())
+        self._make_room()
+        talk.parked = self._now()
         state = secrets.token_urlsafe(16)
         self._parked[state] = talk
         asked = {_KEY: translation.modern_question(question.method, question.params)}
         result: JsonObject = {"resultType": "input_required", "inputRequests": asked, "requestState": state}
         return Response(message.id, result, None)
+
+    def _make_room(self) -> None:
+        """Calls whose states are worth nothing any more go, and where that is not enough the oldest of whoever has
+        most: nobody makes others' go."""
+        gone = [state for state, talk in self._parked.items() if talk.parked < self._now() - STATE_LIFETIME]
+        if not gone and len(self._parked) >= MOST_PARKED:
+            ((most, _),) = Counter(talk.owner for talk in self._parked.values()).most_common(1)
+            gone = [next(state for state, talk in self._parked.items() if talk.owner == most)]
+        for state in gone:
+            talk = self._parked.pop(state)
+            self._keeping.aside(talk.said.aclose())
+            talk.cancel()
 
     async def _go_on(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
         """The agent is back; whose call this is was sealed into the state."""
@@ -183,13 +224,9 @@ class Downward:
             await talk.kept.tell(flow, jsonrpc.response_document(Response(asked.id, answer, None)))
         except BaseException:
             await talk.said.aclose()
+            talk.cancel()
             raise
         return await self._heed(flow, message, talk)
-
-    def _cancel(self, flow: Flow, kept: Kept, sent: int) -> None:
-        """The agent is gone: in its era that cancels the request, in the server's it has to be said."""
-        cancelled = Notification("notifications/cancelled", {"requestId": sent, "reason": "the client is gone"})
-        self._keeping.aside(kept.tell(flow, jsonrpc.notification_document(cancelled)))
 
     # subscriptions
 
@@ -235,7 +272,7 @@ class Downward:
         """A subscription is over."""
         kept.listened = False
         if own:
-            self._keeping.aside(kept.end(flow))
+            self._keeping.aside(kept.end())
             return
         for uri in uris:
             self._keeping.aside(kept.ask(flow, "resources/unsubscribe", {"uri": uri}))

@@ -158,7 +158,7 @@ class Upward:
         if error.get("code") != HEADER_MISMATCH:
             return response
         response.close()
-        self._mirrors.keep(f"{flow.server}\0{flow.name}", await self._look(flow))
+        self._mirrors.keep(flow.agent, f"{flow.server}\0{flow.name}", await self._look(flow))
         return await self._post(flow, message, params, {})
 
     async def _look(self, flow: Flow) -> dict[str, tuple[str, ...]]:
@@ -235,8 +235,8 @@ class Upward:
     def end(self, flow: Flow) -> None:
         """The session is over."""
         if flow.session is not None:
-            gone = self._sessions.pop(flow.session.upstream_id, None)
-            self._ended.keep(flow.session.upstream_id, True)
+            gone = self._sessions.lose(flow.session.upstream_id)
+            self._ended.keep(flow.agent, flow.session.upstream_id, True)
             if gone is not None and gone.listening is not None:
                 gone.listening.stop()
 
@@ -248,7 +248,7 @@ class Upward:
         name = flow.session.upstream_id
         if name in self._ended:
             raise session_not_found()
-        return self._sessions.seen(name) or self._sessions.keep(name, _Legacy())
+        return self._sessions.seen(name) or self._sessions.keep(flow.agent, name, _Legacy())
 
 
 def _told(legacy: _Legacy, message: Notification) -> UpstreamResponse:
