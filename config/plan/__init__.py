@@ -9,7 +9,18 @@ from openmcp.config.plan.gateway import gateway, warn_of_server
 from openmcp.config.plan.mcproutes import mcp_routes
 from openmcp.config.plan.routes import named, routes
 from openmcp.config.plan.traffic import backend_traffic
-from openmcp.config.plan.values import CannotPlan, Document, Notice, Notices, Plan, Service, Target, is_label, service
+from openmcp.config.plan.values import (
+    CannotPlan,
+    Document,
+    Notice,
+    Notices,
+    Plan,
+    Service,
+    Target,
+    check_names,
+    is_label,
+    service,
+)
 
 __all__ = ["CannotPlan", "Document", "Notice", "Plan", "Service", "Target", "is_label", "plan", "service"]
 
@@ -28,6 +39,7 @@ def plan(configuration: Configuration, target: Target) -> Plan:
         warn_of_methods(configuration, notices)
         for server in configuration.servers:
             documents += _server(configuration, server, target, notices)
+    check_names(documents)
     return Plan(tuple(documents), tuple(notices.warnings), tuple(notices.needs))
 
 

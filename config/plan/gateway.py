@@ -23,6 +23,7 @@ from openmcp.config.plan.values import (
     Target,
     document,
     object_name,
+    part_name,
     reference,
 )
 
@@ -38,7 +39,7 @@ def gateway(configuration: Configuration, target: Target, notices: Notices) -> l
     ]
     if not target.ai_gateway:  # routes that Envoy AI Gateway makes for itself would fall under it, too
         deny = {"targetRefs": [reference("Gateway", target.name)], "authorization": {"defaultAction": "Deny"}}
-        made.append(document(ENVOY, "SecurityPolicy", target.name, target.namespace, deny))
+        made.append(document(ENVOY, "SecurityPolicy", part_name(target.name, "deny"), target.namespace, deny))
     return made
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openmcp.config.plan.conditions import cel_sound
 from tests.config.planning import KEYS, found, kinds, planned
 
 ORIGIN = "!('origin' in request.headers)"
@@ -13,6 +14,7 @@ ID = "connection.uri_san_peer_certificate"
 SERVER = 'servers: [{name: s, endpoints: ["http://s.tools.svc:80/mcp"]}]\n'
 BY_KEY = f"{{type: apiKey, keys: {KEYS}}}"
 BY_TOKEN = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+TOKEN_CLAIMS = "metadata.filter_metadata['envoy.filters.http.jwt_authn']['jwt-0']"
 BY_CERTIFICATE = "{type: mtls, trustDomains: [td.example]}"
 
 
@@ -118,7 +120,7 @@ def test_tokens_are_let_in_by_their_subject(tmp_path: Path) -> None:
         "name": "jwt-0-names-0",
         "action": "Allow",
         "principal": {"jwt": {"provider": "jwt-0", "claims": claims}},
-        "cel": ORIGIN,
+        "cel": f"{ORIGIN} && {cel_sound(TOKEN_CLAIMS, 'sub')}",
     }
 
 
@@ -127,10 +129,10 @@ def test_ways_in_are_told_apart_by_their_headers(tmp_path: Path) -> None:
     made = planned(tmp_path, text)
     ways = {
         name: found(made, "HTTPRoute", name)["rules"][0]["matches"][0].get("headers", [{}])[0].get("name")
-        for name in ("s", "s-key", "s-jwt")
+        for name in ("s", "s.key", "s.jwt")
     }
-    assert ways == {"s": None, "s-key": "x-api-key", "s-jwt": "authorization"}
-    keys = found(made, "SecurityPolicy", "s-key")["apiKeyAuth"]
+    assert ways == {"s": None, "s.key": "x-api-key", "s.jwt": "authorization"}
+    keys = found(made, "SecurityPolicy", "s.key")["apiKeyAuth"]
     assert keys["extractFrom"] == [{"headers": ["X-API-Key"]}]
 
 
@@ -179,7 +181,7 @@ def test_our_own_proof_stays(tmp_path: Path) -> None:
 
 def test_names_of_keys_and_of_tokens_are_in_headers_of_their_own(tmp_path: Path) -> None:
     made = planned(tmp_path, configuration(f"{BY_KEY}, {BY_TOKEN}", allow("*")))
-    key = found(made, "SecurityPolicy", "s-key")["apiKeyAuth"]["forwardClientIDHeader"]
+    key = found(made, "SecurityPolicy", "s.key")["apiKeyAuth"]["forwardClientIDHeader"]
     (claim,) = found(made, "SecurityPolicy", "s")["jwt"]["providers"][0]["claimToHeaders"]
     assert (key, claim["header"]) == (
         "x-openmcp-agent",

@@ -77,7 +77,7 @@ def test_the_ids_of_a_server_are_checked_and_not_its_name(tmp_path: Path) -> Non
     assert found(made, "BackendTLSPolicy")["validation"] == {
         "hostname": "s.invalid",
         "subjectAltNames": [{"type": "URI", "uri": "spiffe://td.example/s"}],
-        "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "s-ca"}],
+        "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "s.ca"}],
     }
     told = [str(one) for one in made.warnings]
     assert any("serverIds: Envoy Gateway compares at most five whole IDs" in text for text in told)
@@ -99,8 +99,8 @@ def test_what_could_be_planned_less_strictly_alone_is_not_planned(tmp_path: Path
 
 def test_names_and_addresses_are_backends_of_their_own(tmp_path: Path) -> None:
     made = plan_of(tmp_path, "endpoints: ['http://a.svc/mcp', 'http://10.0.0.1/mcp', 'http://[fd00::1]:81/mcp']")
-    assert found(made, "Backend", "s-0")["endpoints"] == [{"fqdn": {"hostname": "a.svc", "port": 80}}]
-    assert found(made, "Backend", "s-1")["endpoints"] == [
+    assert found(made, "Backend", "s.0")["endpoints"] == [{"fqdn": {"hostname": "a.svc", "port": 80}}]
+    assert found(made, "Backend", "s.1")["endpoints"] == [
         {"ip": {"address": "10.0.0.1", "port": 80}},
         {"ip": {"address": "fd00::1", "port": 81}},
     ]
