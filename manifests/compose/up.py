@@ -35,6 +35,7 @@ import yaml
 
 HERE = Path(__file__).resolve().parent
 SECRETS = "/run/secrets"
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - what containers listen on; here it becomes loopback
 OPTIONAL = {"prometheus": "prometheus", "collector": "otelcol"}
 """Services that are left out where their program is not there."""
 NOT_HERE = {"grafana"}
@@ -117,10 +118,10 @@ class Rewriter:
     def command(self, service: Service) -> list[str]:
         """The words of a command, in which a host and a port may also stand by themselves."""
         words = list(map(str, service.described["command"]))
-        ported = "0.0.0.0" in words  # noqa: S104 - what containers listen on; here it becomes loopback
+        ported = EVERYWHERE in words
         made = []
         for word in words:
-            if word == "0.0.0.0":  # noqa: S104
+            if word == EVERYWHERE:
                 word = "127.0.0.1"
             elif ported and re.fullmatch(r"[1-9]\d{3,4}", word):
                 word = str(self._ports.of(service.name, int(word)))
@@ -132,7 +133,7 @@ class Rewriter:
         if host == "127.0.0.1":  # what browsers see of something that is published
             publisher = self._ports.publisher(port)
             return f"127.0.0.1:{self._ports.of(*publisher)}" if publisher else found[0]
-        return f"127.0.0.1:{self._ports.of(service.name if host == '0.0.0.0' else host, port)}"  # noqa: S104
+        return f"127.0.0.1:{self._ports.of(service.name if host == EVERYWHERE else host, port)}"
 
 
 def free_port() -> int:
@@ -153,7 +154,7 @@ def described(secrets: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 def prepare(folder: Path, free_ports: bool) -> tuple[list[Service], Ports]:
     """The services that can be started, in the order in which they are, with all they read below `folder`."""
     if not (HERE / "secrets").is_dir() or not list(HERE.glob("gateway/who.yaml")):
-        subprocess.run(["/bin/sh", HERE / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - ours
+        subprocess.run(["/bin/sh", HERE / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own script
     found, secrets = described(HERE / "secrets")
     everything = [Service(name, value) for name, value in found.items()]
     ports = Ports(everything, free_ports)
