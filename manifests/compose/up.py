@@ -154,12 +154,17 @@ def described(secrets: Path) -> tuple[dict[str, Any], dict[str, Path]]:
 def prepare(folder: Path, free_ports: bool) -> tuple[list[Service], Ports]:
     """The services that can be started, in the order in which they are, with all they read below `folder`."""
     if not (HERE / "secrets").is_dir() or not list(HERE.glob("gateway/who.yaml")):
-        subprocess.run(["/bin/sh", HERE / "secrets.sh"], check=True, stdout=subprocess.DEVNULL)  # noqa: S603 - our own script
+        made = subprocess.run(["/bin/sh", HERE / "secrets.sh"], check=False, stdout=subprocess.DEVNULL)  # noqa: S603 - our own script
+        if made.returncode:
+            raise Failed("secrets.sh has failed")
     found, secrets = described(HERE / "secrets")
     everything = [Service(name, value) for name, value in found.items()]
     ports = Ports(everything, free_ports)
     rewriter = Rewriter(everything, ports)
     chosen = [service for service in _in_order(everything) if _is_here(service)]
+    for port in (port for service in chosen for port in service.published.values() if not free_ports):
+        if _answers(port):
+            raise Failed(f"something listens on 127.0.0.1:{port} already: end it, or use --free-ports")
     for service in chosen:
         _mount(service, folder / service.name, secrets)
         for path in set(service.mounts.values()):
@@ -315,14 +320,14 @@ def addresses(services: Sequence[Service], ports: Ports) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until told to end; 0 then, 1 where something ended by itself, 3 where it could not be started."""
+    """Run until told to end; 0 then, 1 where something could not be started or ended by itself."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=HERE / "run", help="what the services keep, and their logs")
     parser.add_argument("--free-ports", action="store_true", help="take any ports instead of those of compose.yaml")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = options.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # the record is in it, and requests for approval
     started: Set | None = None
     try:
         services, ports = prepare(folder, options.free_ports)

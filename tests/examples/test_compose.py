@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import shutil
+import subprocess
+import sys
 import urllib.parse
 import urllib.request
 from contextlib import suppress
@@ -21,6 +23,7 @@ from tests.support.parts import require
 from tests.support.process import OPENMCP, ROOT, free_ports, running
 
 DASHBOARD = ROOT / "manifests/helm/openmcp/files/monitoring/dashboard.json"
+PAGE = (ROOT / "docs/compose.md").read_text(encoding="utf-8")
 NEWEST = "2026-07-28"
 
 
@@ -115,6 +118,18 @@ async def test_somebody_approves_in_the_console_what_an_agent_asks_for(composed,
         await browser.close()
 
 
+def test_the_agent_of_the_page_gets_what_is_written_there(composed):
+    """After the approval above."""
+    (command,) = re.findall(r"```sh\n(python examples/.*)\n```", PAGE)
+    (output,) = re.findall(r"```\n(tool .*?)```", PAGE, re.DOTALL)
+    assert command.split()[2:] == ['"$(cat', 'manifests/compose/secrets/agent_key)"', "http://127.0.0.1:15001/tickets"]
+    words = [command.split()[1], composed.secret("agent_key"), f"{composed.urls['gateway']}/tickets"]
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert (done.stdout, done.stderr) == (output, "")
+
+
 def search(number):
     return {
         "jsonrpc": "2.0",
@@ -164,12 +179,15 @@ async def test_what_one_gateway_has_used_up_another_one_refuses(composed, http, 
     assert answers.count(429) >= 3  # a token falls in each two seconds; a bucket of its own would have had ten
 
 
+def expressions():
+    """What the dashboard asks Prometheus for."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel.get("targets", ())]
+
+
 def named():
-    """The names in the dashboard's expressions, and the families they are of."""
-    expressions = " ".join(
-        target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", ())
-    )
-    return set(re.findall(r"\bopenmcp_\w+", expressions))
+    """The metrics in it."""
+    return set(re.findall(r"\bopenmcp_\w+", " ".join(expressions())))
 
 
 def test_the_gateway_exports_what_the_dashboard_shows(composed):
@@ -188,10 +206,15 @@ async def test_prometheus_has_what_the_dashboard_asks_for(composed):
         answer = await asyncio.to_thread(
             got, f"{composed.urls['prometheus']}/api/v1/query?query={urllib.parse.quote(query)}"
         )
-        return json.loads(answer or '{"data": {"result": []}}')["data"]["result"]
+        told = json.loads(answer or '{"status": "nobody"}')
+        assert told["status"] == "success", (query, told)
+        return told["data"]["result"]
 
     assert await eventually(lambda: asked('up{job="openmcp"} == 1'))
     assert await eventually(lambda: asked('openmcp_requests_total{server="tickets", namespace=~".*"}'))
+    for expression in expressions():
+        filled = re.sub(r"\$__\w+", "5m", re.sub(r"\$(namespace|server)\b", ".*", expression))
+        await asked(filled)
     rules = json.loads(got(f"{composed.urls['prometheus']}/api/v1/rules"))["data"]["groups"]
     assert sum(len(group["rules"]) for group in rules) > 10
 
