@@ -47,6 +47,7 @@ approvals:
   console: {listen: 0.0.0.0:15021, url: "http://127.0.0.1:15021"}
   tokens: [{name: lead, sha256: $(digest <secrets/approver_token)}]
 YAML
+chmod 644 gateway/who.yaml console/who.yaml
 printf '# Made by secrets.sh.\nOPENMCP_SECRETS=./secrets\n' >.env
 
 echo "the agent's key       $PWD/secrets/agent_key"

@@ -36,7 +36,7 @@ def copied(folder: Path) -> Path:
 
 def secrets(compose: Path) -> None:
     """Make what nobody should find in a repository."""
-    subprocess.run(["sh", compose / "secrets.sh"], check=True, capture_output=True)
+    subprocess.run(["sh", "-c", 'umask 077; sh "$0"', compose / "secrets.sh"], check=True, capture_output=True)
 
 
 @dataclass(frozen=True)
