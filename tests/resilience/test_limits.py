@@ -17,6 +17,7 @@ from openmcp.sidecar.state import rediscounters
 from tests.support.approver import approver, guarded
 from tests.support.gate import Gate, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, hostile
+from tests.support.process import sidecar
 from tests.support.raw import Answer, Connection, connect
 from tests.support.stores import Store, redis_server
 
@@ -242,6 +243,27 @@ async def test_ten_thousand_agents_cost_less_than_20_mib(server: Hostile, tmp_pa
             await sidecar.page("/metrics")
         ).replace(".0", "")
     assert grown < 20 * 2**20
+
+
+async def test_ten_thousand_agents_cost_a_real_sidecar_less_than_20_mib(server: Hostile) -> None:
+    """The same by what the system counts, of a process of its own."""
+    limits = [{"by": ["agent", "tool"], "requests": 2, "per": "1h"}, {"by": ["agent"], "requests": 100, "per": "1h"}]
+    config = configuration(server.url, rateLimit=limits)
+    digests = [{"name": f"k{n}", "sha256": hashlib.sha256(key_of(n).encode()).hexdigest()} for n in range(AGENTS + 500)]
+    config["identity"]["agents"][0]["keys"] = digests
+    del config["listen"]
+    with sidecar(config) as running:
+        async with connect(running.url) as agent:
+
+            async def calls(numbers: range) -> int:
+                for number in numbers:
+                    assert (await agent.ask(call(), x_api_key=key_of(number))).status == 200
+                    server.requests.clear()
+                return running.running.resident()
+
+            before = await calls(range(500))
+            after = await calls(range(500, AGENTS + 500))
+    assert after - before < 20, (before, after)
 
 
 # Shared through Redis.
