@@ -174,6 +174,16 @@ async def test_a_call_that_takes_too_long_is_cancelled_and_costs_no_session() ->
         assert server.begun == 1
 
 
+async def test_a_call_that_was_read_is_not_made_again() -> None:
+    async with translated(ALL) as it:
+        it.server = server = LegacyOnly(
+            tools_call=lambda sent: reply(failure(-32000, sent.json["id"], "no such session of yoga"), 404)
+        )
+        assert (await it.agent.modern("tools/call", name="echo")).json["error"]["message"] == "no such session of yoga"
+        assert server.begun == 1
+        assert sum(b'"tools/call"' in one.body for one in it.sent) == 2  # the first was refused for its era
+
+
 # Calls that wait for an agent's answer
 
 

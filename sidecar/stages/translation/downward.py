@@ -105,7 +105,7 @@ class Downward:
                 if failure.sent or not again:
                     raise
             else:
-                if not kept.is_dead(response):
+                if not kept.is_dead(response, talk.sent):
                     return await self._answer(flow, message, talk, response)
                 response.close()
                 talk.done()

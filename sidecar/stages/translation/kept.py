@@ -55,9 +55,13 @@ class Kept:
         """The header lines of a message on this session."""
         return first + forward.trace_lines(flow) + self._lines
 
-    def is_dead(self, response: UpstreamResponse) -> bool:
-        """Whether the server knows nothing of it any more, and has not read the message."""
-        return self.named and not response.streaming and response.status != 200 and reply.session_is_dead(response)
+    def is_dead(self, response: UpstreamResponse, sent: int) -> bool:
+        """Whether the server knows nothing of it any more, and has not read the request of this id: whoever answers
+        that one has."""
+        if not self.named or response.streaming or response.status == 200 or not reply.session_is_dead(response):
+            return False
+        answer = spoken.complete(response)
+        return answer is None or answer.id != sent
 
     async def ask(self, flow: Flow, method: str, params: JsonObject) -> bool:
         """Make a request of our own; whether it was granted. Raises as `forward.send`."""
