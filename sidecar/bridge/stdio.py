@@ -17,6 +17,7 @@ from openmcp.sidecar.bridge.conversation import Conversation, discovery
 from openmcp.sidecar.bridge.process import Process, Reader, Reason
 from openmcp.sidecar.bridge.replies import header, refusal, status, unsupported
 from openmcp.sidecar.bridge.spawning import launch
+from openmcp.sidecar.concealing import conceal
 from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.pool import endpoint_key
@@ -63,6 +64,7 @@ class StdioEndpoint:
         self._stdio = stdio
         self._counts = counts
         self._loop = asyncio.get_running_loop()
+        conceal()  # programs run as the user that we are
         self._sessions: dict[str, Dialogue] = {}
         self._all: dict[Dialogue, str | None] = {}  # with the agent whose session it is
         self._shared: Dialogue | None = None
