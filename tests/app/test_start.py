@@ -29,7 +29,7 @@ async def test_operators_hear_of_it_once_agents_are_heard(server: Hostile, tmp_p
         bound.set()
         return await bind(*arguments)
 
-    app._listener.start = binding  # type: ignore[method-assign]
+    app._listener.start = binding  # type: ignore[method-assign]  # to look at the moment before
     await app.start()
     _, writer = await asyncio.open_connection(*operators)
     writer.close()
