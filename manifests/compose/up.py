@@ -335,7 +335,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         started.start()
         where = addresses(services, ports)
         (folder / "addresses.json").write_text(json.dumps(where))
-        print("\n".join(f"{name:16} {url}" for name, url in where.items()), "Ctrl-C ends it.", sep="\n", flush=True)
+        print("\n".join(f"{name:14} {url}" for name, url in where.items()))
+        print(
+            f"the agent's key is in {HERE / 'secrets/agent_key'}, the approver's token beside it. Ctrl-C ends it.",
+            flush=True,
+        )
         while True:
             started.check()
             time.sleep(1)

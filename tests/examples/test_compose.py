@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from openmcp.sidecar.telemetry.families import FAMILIES
 from tests.approvals.console.site import Browser
 from tests.support.composed import PATIENCE, up
-from tests.support.parts import require
+from tests.support.parts import missing, require
 from tests.support.process import OPENMCP, ROOT, free_ports, running
 
 DASHBOARD = ROOT / "manifests/helm/openmcp/files/monitoring/dashboard.json"
@@ -30,7 +30,7 @@ NEWEST = "2026-07-28"
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory):
     if shutil.which("redis-server") is None:
-        require("redis-server")
+        missing("redis-server (Debian package redis-server)")
     with up(tmp_path_factory.mktemp("composed")) as running_set:
         yield running_set
 

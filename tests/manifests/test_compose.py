@@ -17,7 +17,7 @@ import yaml
 from openmcp.config import load
 from tests.real_parts.install import program
 from tests.support.composed import COMPOSE, copied, secrets
-from tests.support.parts import require
+from tests.support.parts import missing, require
 from tests.support.process import ROOT
 
 COMPOSED: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
@@ -193,7 +193,7 @@ def test_the_collector_takes_its_configuration() -> None:
 
 def test_a_service_that_ends_takes_the_others_with_it_and_is_named(tmp_path: Path) -> None:
     if shutil.which("redis-server") is None:
-        require("redis-server")
+        missing("redis-server (Debian package redis-server)")
     compose = copied(tmp_path)
     text = (compose / "compose.yaml").read_text()
     (compose / "compose.yaml").write_text(text.replace("--appendfsync, always", "--appendfsync, sometimes"))
