@@ -130,7 +130,7 @@ class App:
         return self._pipeline.snapshot
 
     async def start(self) -> None:
-        """Bind both listeners, first that for agents, and begin to serve. Raises OSError where an address cannot be had."""
+        """Bind both listeners, that for agents first, and serve. Raises OSError where an address cannot be had."""
         listen = self.snapshot.configuration.listen
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
         self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
