@@ -4,6 +4,7 @@ import asyncio
 import gc
 import hashlib
 import itertools
+import json
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +14,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from openmcp.sidecar.mcp.era import META_CAPABILITIES, META_VERSION
+from openmcp.sidecar.stages.batch import VERSION
 from openmcp.sidecar.state import rediscounters
 from tests.support.approver import approver, guarded
-from tests.support.gate import Gate, call, configuration, gate, initialize, message
+from tests.support.gate import KEYS, MODERN, Gate, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, hostile
+from tests.support.http2 import http2
 from tests.support.process import sidecar
 from tests.support.raw import Answer, Connection, connect
 from tests.support.stores import Store, redis_server
@@ -136,6 +140,24 @@ async def test_notifications_count_and_are_refused_without_a_body_of_theirs(serv
         answer = await agent.ask(message("notifications/cancelled", None, requestId=1))
         refused(answer)
         assert answer.json["id"] is None
+
+
+async def test_sessions_batches_and_eras_are_no_way_around(server: Hostile, tmp_path: Path) -> None:
+    """An agent is limited by who it is, however it comes."""
+    limit = {"by": ["agent", "tool"], "requests": 5, "per": "1h"}
+    async with limited(tmp_path, server, limit) as sidecar:
+        for _ in range(3):
+            async with sidecar.connect() as agent:
+                await initialize(agent, VERSION)
+                await agent.ask([call(identifier=number) for number in range(10)])
+        meta = {META_VERSION: MODERN, META_CAPABILITIES: {}}
+        modern = {"mcp_protocol_version": MODERN, "mcp_method": "tools/call", "mcp_name": "allowed"}
+        escaped = json.dumps(call()).replace("allowed", "\\u0061llowed").encode()
+        async with sidecar.connect() as agent, http2(sidecar.app.mcp_address, x_api_key=KEYS["alice"]) as other:
+            refused(await agent.ask(message("tools/call", 1, name="allowed", _meta=meta), **modern))
+            refused(await agent.ask(escaped))
+            refused(await other.ask(call()))
+        assert len(server.calls("tools/call")) == 5
 
 
 async def test_asking_for_an_approval_counts(server: Hostile, tmp_path: Path) -> None:
