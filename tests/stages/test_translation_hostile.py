@@ -13,6 +13,7 @@ from openmcp.sidecar.stages.translation import downward, kept, sides
 from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
 from openmcp.sidecar.stages.translation.sides import Remembered
 from openmcp.sidecar.stages.translation.spoken import Spoken
+from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR
 from openmcp.sidecar.types import Message
 from tests.policy.rules import allow
 from tests.stages.scene import MODERN, Agent, Answer, Scene, Sent, failure, reply, request, response, scene, stream
@@ -62,6 +63,25 @@ async def test_answers_to_questions_that_were_not_put_go_nowhere() -> None:
         forged = {"inputResponses": {"ask": {"action": "accept"}}, "requestState": "s1"}
         await it.agent.call("echo", **forged)
         assert forged.keys().isdisjoint(it.sent[-1].json["params"])
+
+
+async def test_a_call_that_lacks_a_header_makes_nobody_list_all_tools_again() -> None:
+    def refusing(sent: Sent) -> Any:
+        return reply(failure(-32020, sent.json["id"]), 400)
+
+    def tools(sent: Sent) -> Any:
+        return reply(response(complete(tools=[], nextCursor="more"), sent.json["id"]))
+
+    async with translated(ALL) as it:
+        it.server = ModernOnly(tools_call=refusing, tools_list=tools)
+        await it.agent.initialize()
+        for _ in range(10):
+            assert (await it.agent.call("echo")).json["error"]["code"] == -32020
+        lists = [one for one in it.sent if b'"tools/list"' in one.body]
+        assert len(lists) == sides.ROUNDS
+        it.now += LOOKED_UP_FOR + 1
+        await it.agent.call("echo")
+        assert len([one for one in it.sent if b'"tools/list"' in one.body]) == 2 * sides.ROUNDS
 
 
 # Nobody decides for others which era a server has

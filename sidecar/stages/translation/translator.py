@@ -21,7 +21,7 @@ class Translator:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._eras = Eras(now)
-        self._upward = Upward()
+        self._upward = Upward(now)
         self._downward = Downward(now)
 
     async def send(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
