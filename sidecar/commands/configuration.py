@@ -41,7 +41,7 @@ _NEXT: Final = {
     "gateway": (
         _FILL_IN,
         _TEST,
-        ("openssl rand -base64 32 >session.key", "the same for all replicas"),
+        ("(umask 077; openssl rand -base64 32 >session.key)", "the same for all replicas"),
         ("openmcp audit keygen audit.pem", "signs the record"),
         ("openmcp run", "needs tls.crt, tls.key and $REDIS_PASSWORD"),
     ),

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.parts import require
 from tests.support.process import OPENMCP, ROOT
 
 FOLDER = ROOT / "docs" / "quickstart"
@@ -69,14 +70,14 @@ def blocks(text: str) -> list[Block]:
 
 
 def script(page: list[Block]) -> str:
-    """Return the commands with a line between them that tells how each block ended, and when."""
+    """Return the commands with a line after each block that tells whether one of them failed, and when it was done."""
     parts = []
     for number, block in enumerate(page):
         if not block.installs:
             parts.append(block.commands)
         elif INSTALL:
             parts.append(". ~/venv/bin/activate\n")
-        parts.append(f'printf "\\n%s %s %s %s\\n" "{MARK}" {number} $? "$EPOCHREALTIME"\n')
+        parts.append(f'printf "\\n%s %s %s %s\\n" "{MARK}" {number} "$failed" "$EPOCHREALTIME"; failed=0\n')
     return "".join(parts)
 
 
@@ -130,7 +131,8 @@ def run(page: list[Block], home: Path) -> tuple[list[str], list[int], list[float
                 ["bash", "-ec", block.commands], cwd=home / "openmcp", env=os.environ | {"HOME": str(home)}, check=True
             )
     installing = time.monotonic() - began
-    (home / "page.sh").write_text(f'printf "%s %s %s %s\\n" "{MARK}" start 0 "$EPOCHREALTIME"\n' + script(page))
+    start = f'failed=0; trap "failed=\\$?" ERR; printf "%s %s %s %s\\n" "{MARK}" start 0 "$EPOCHREALTIME"\n'
+    (home / "page.sh").write_text(start + script(page))
     process = subprocess.Popen(
         shell(home),
         cwd=home / "openmcp",
@@ -159,7 +161,7 @@ def run(page: list[Block], home: Path) -> tuple[list[str], list[int], list[float
 def test_a_page_does_what_it_says(page: Path, home: Path):
     read = blocks(page.read_text(encoding="utf-8"))
     if "redis-server" in page.read_text() and shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
+        require("redis-server")
     outputs, codes, seconds = run(read, home)
     assert len(outputs) == len(codes) == len(read), outputs[-1:]
     for block, output, code in zip(read, outputs, codes, strict=True):
