@@ -67,7 +67,10 @@ class _Mirrors(NamedTuple):
 
 
 class Upward:
-    """Says what legacy agents want in modern words. Its sessions are those with `Session.client`; `now` is in seconds."""
+    """Says what legacy agents want in modern words. Its sessions are those with `Session.client`.
+
+    `now` is in seconds.
+    """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
