@@ -26,6 +26,7 @@ from openmcp.config.plan.access import Agents, names, policies_of
 from openmcp.config.plan.backends import Upstream
 from openmcp.config.plan.callers import api_keys, issuers, key_secret
 from openmcp.config.plan.conditions import LONGEST, cel_like, cel_origin, cel_sound, cel_text
+from openmcp.config.plan.elsewhere import warn_of_ai
 from openmcp.config.plan.gateway import LISTENER, hostname
 from openmcp.config.plan.tokens import keys_of
 from openmcp.config.plan.values import (
@@ -88,9 +89,7 @@ def _warn(configuration: Configuration, server: Server, up: Upstream, notices: N
     )
     if any(policy.responses for policy in policies_of(configuration, server)):
         notices.warn(place, "Envoy AI Gateway does not look into responses: their rules do not hold")
-    for key, value in (("retries", server.retries), ("outliers", server.outliers), ("rateLimit", server.rate_limit)):
-        if value:
-            notices.warn(f"{place}: {key}", "Envoy AI Gateway makes the routes of an MCPRoute: not planned")
+    warn_of_ai(configuration, server, notices)
 
 
 def _callers(configuration: Configuration, server: Server, target: Target, notices: Notices) -> _Callers | None:
@@ -99,6 +98,9 @@ def _callers(configuration: Configuration, server: Server, target: Target, notic
     tokens, keys = issuers(configuration), api_keys(configuration)
     if tokens and (keys or len(tokens) > 1):
         notices.warn("identity.agents", "an MCPRoute has one way to know callers: tokens of the first issuer are taken")
+    opened = not server.require_auth or any(isinstance(method, NoneAgents) for method in methods)
+    if opened and (tokens or keys):
+        notices.warn(f"servers: {server.name}", "whoever presents nothing is not let in: an MCPRoute asks everybody")
     if tokens:
         return _by_token(configuration, server, tokens[0], (target, notices))
     if keys:
@@ -111,7 +113,7 @@ def _callers(configuration: Configuration, server: Server, target: Target, notic
             }
         }
         return _Callers(policy, "key:", f"request.headers['{AGENT_HEADER}']", tuple(key.name for key in keys))
-    if not server.require_auth or any(isinstance(method, NoneAgents) for method in methods):
+    if opened:
         return _Callers({}, "anonymous", "''", ("",))
     return None
 

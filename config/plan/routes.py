@@ -4,7 +4,7 @@ from openmcp.config.model import Configuration, HeaderAuth, Server
 from openmcp.config.plan.access import unseen_rules
 from openmcp.config.plan.backends import Upstream
 from openmcp.config.plan.callers import Door
-from openmcp.config.plan.gateway import LISTENER, hostname
+from openmcp.config.plan.gateway import LISTENER, hostnames
 from openmcp.config.plan.values import (
     ENVOY,
     GATEWAY_API,
@@ -42,7 +42,7 @@ def routes(
     for name, door in found.items():
         spec = {
             "parentRefs": [{**reference("Gateway", target.name), "sectionName": LISTENER}],
-            **({"hostnames": [host]} if (host := hostname(configuration)) else {}),
+            **({"hostnames": hosts} if (hosts := hostnames(configuration)) else {}),
             "rules": [_rule(server, up, door, filters)],
         }
         route = document(GATEWAY_API, "HTTPRoute", name, target.namespace, spec)

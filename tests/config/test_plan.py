@@ -9,7 +9,7 @@ import pytest
 from openmcp.config import load
 from openmcp.config.plan import CannotPlan, plan
 from openmcp.config.yamltext import read_manifests, write_manifests
-from tests.config.planning import FOLDER, KEYS, MODES, ROOT, configurations, kinds, planned
+from tests.config.planning import FOLDER, KEYS, MODES, ROOT, called, cases, configurations, kinds, planned, refusal
 from tests.support.golden import check_golden
 
 GOLDEN = {
@@ -27,8 +27,14 @@ def test_what_is_written(name: str, mode: str) -> None:
     check_golden(f"plan/{name}-{mode}.yaml", "".join(told) + write_manifests(list(made.documents)))
 
 
-@pytest.mark.parametrize("file", configurations(), ids=lambda file: f"{file.parent.name}-{file.stem}")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("file", configurations(), ids=called)
+def test_there_is_a_plan_of_every_configuration(file: Path) -> None:
+    """Envoy AI Gateway takes endpoints of one TLS name alone, which not all have."""
+    assert (refusal(file, "direct"), refusal(file, "behind")) == (None, None)
+    assert "an MCPRoute takes one Backend" in (refusal(file, "ai") or "an MCPRoute takes one Backend")
+
+
+@pytest.mark.parametrize(("file", "mode"), cases(*MODES), ids=called)
 def test_each_object_is_written_once_and_reads_as_it_was_made(file: Path, mode: str) -> None:
     made = plan(load(file).configuration, MODES[mode])
     names = [(document["kind"], document["metadata"]["name"]) for document in made.documents]
@@ -59,6 +65,12 @@ def test_names_that_are_cut_alike_are_not_planned(tmp_path: Path, monkeypatch: p
     text = f"identity: {{workloadApi: none, agents: [{{type: none}}]}}\nservers: [{servers}]\n"
     with pytest.raises(CannotPlan, match="give one of the two another name"):
         planned(tmp_path, f"{text}policies: [{{name: p, servers: ['*'], requests: [{{name: r, action: allow}}]}}]\n")
+
+
+def test_without_servers_no_route_leads_to_sidecars(tmp_path: Path) -> None:
+    made = planned(tmp_path, "listen: {}\n", "behind")
+    assert {document["kind"] for document in made.documents}.isdisjoint({"HTTPRoute", "ReferenceGrant"})
+    assert "servers: there are none: no route leads to the sidecars" in map(str, made.warnings)
 
 
 def test_without_servers_there_is_a_gateway_that_lets_nobody_in(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openmcp.config.plan import CannotPlan
 from openmcp.config.plan.conditions import cel_sound
 from tests.config.planning import KEYS, found, kinds, planned
 
@@ -205,3 +206,60 @@ def test_more_keys_than_a_rule_takes_are_told_of(tmp_path: Path) -> None:
     (rule,) = found(made, "SecurityPolicy", "s")["authorization"]["rules"]
     assert len(rule["principal"]["headers"][0]["values"]) == 256
     assert "servers: s: Envoy Gateway takes 256 keys in a rule: others are not let in" in map(str, made.warnings)
+
+
+@pytest.mark.parametrize("mode", ["direct", "behind"])
+def test_a_request_is_for_one_of_the_names_of_the_gateway(tmp_path: Path, mode: str) -> None:
+    listen = (
+        "listen: {url: 'https://G.example:8443', allowedHosts: ['b.example:1', '10.0.0.1', 'under_score', gateway]}\n"
+    )
+    rest = f"identity: {{workloadApi: none, agents: [{{type: none}}]}}\n{SERVER}policies:\n{allow('*')}"
+    made = planned(tmp_path, listen + rest, mode)
+    assert found(made, "HTTPRoute")["hostnames"] == ["g.example", "b.example", "gateway"]
+    (listener,) = found(made, "Gateway")["listeners"]
+    assert (listener["port"], "hostname" in listener) == (8443, False)
+    told = [str(one) for one in made.warnings if one.place == "listen.allowedHosts"]
+    assert mode == "behind" or told == [
+        "listen.allowedHosts: 10.0.0.1 cannot be the hostname of a route: it is not let in",
+        "listen.allowedHosts: under_score cannot be the hostname of a route: it is not let in",
+        "listen.allowedHosts: Envoy does not look at the port of a Host",
+    ]
+
+
+def test_a_gateway_without_a_name_is_warned_of(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration("{type: none}", allow("*")))
+    assert "hostnames" not in found(made, "HTTPRoute")
+    assert any("a request for any Host is let in" in str(one) for one in made.warnings)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["{namespace: a/sa/b, serviceAccount: c}", "{claims: {nonce: x}}", "{claims: {a.b: x}}", "{claims: {g: '*'}}"],
+)
+def test_selectors_that_envoy_would_read_otherwise_let_nobody_in(tmp_path: Path, agent: str) -> None:
+    policies = f"  - {{name: p, agents: [{agent}], servers: [s], requests: [{{name: r, action: allow}}]}}\n"
+    made = planned(tmp_path, configuration(f"{BY_TOKEN}, {BY_CERTIFICATE}", policies))
+    assert "HTTPRoute s" not in kinds(made)
+
+
+def test_a_dot_in_the_claim_that_names_callers_lets_nobody_in(tmp_path: Path) -> None:
+    token = BY_TOKEN.replace("audience: a", "audience: a, principalClaim: acme.id")
+    made = planned(tmp_path, configuration(token, allow("*")))
+    assert "HTTPRoute s" not in kinds(made)
+    assert any("a dot for a claim within a claim" in str(one) for one in made.warnings)
+
+
+def test_certificates_behind_none_let_nobody_in(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration(f"{{type: none}}, {BY_CERTIFICATE}", allow("spiffe://td.example/*")))
+    assert "HTTPRoute s" not in kinds(made)
+
+
+def test_long_ids_and_many_origins_stay_in_what_a_condition_may_have(tmp_path: Path) -> None:
+    ids = [f"spiffe://td.example/{'x' * 1000}{index}" for index in range(20)]
+    made = rules(tmp_path, BY_CERTIFICATE, allow(*ids))
+    assert max(len(rule["cel"]) for rule in made) <= 4096
+    assert sum(rule["cel"].count("spiffe://") for rule in made) == 20
+    origins = ", ".join(f"'https://{index}.{'x' * 60}.example'" for index in range(80))
+    text = configuration(BY_CERTIFICATE, allow(*ids), listen=f", allowedOrigins: [{origins}]")
+    with pytest.raises(CannotPlan, match="more in one condition"):
+        planned(tmp_path, text)

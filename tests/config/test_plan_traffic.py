@@ -163,3 +163,38 @@ def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:
     assert (
         "servers: s: compat.sse: Envoy passes Streamable HTTP on as it is: agents of 2024-11-05 get nowhere" in warnings
     )
+
+
+def test_a_shared_limit_is_one_for_all_ways_in(tmp_path: Path) -> None:
+    token = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+    limits = "rateLimit: [{requests: 5, per: 1s, shared: true}, {requests: 9, per: 1h}]"
+    state = "state: {type: redis, url: 'rediss://redis'}\n"
+    head = f"{HEAD % 'none'}agents: [{{type: apiKey, keys: {KEYS}}}, {token}]}}\n{state}"
+    made = planned(tmp_path, f"{head}servers: [{{name: s, endpoints: ['http://s.svc/mcp'], {limits}}}]\n{POLICY}")
+    rules = found(made, "BackendTrafficPolicy")["rateLimit"]["global"]["rules"]
+    assert [rule["shared"] for rule in rules] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("limit", "rule", "said"),
+    [
+        (
+            "{requests: 5, per: 1s, agents: ['key:o*']}",
+            {"requests": 5, "unit": "Second"},
+            "for all callers, not",
+        ),
+        ("{requests: 9, per: 8760h}", {"requests": 9, "unit": "Year"}, ""),
+        ("{requests: 1, per: 20000h}", {"requests": 1, "unit": "Year"}, "one request in each, which is more"),
+    ],
+)
+def test_limits_that_envoy_cannot_hold_as_they_are(tmp_path: Path, limit: str, rule: dict[str, Any], said: str) -> None:
+    spec, warnings = traffic(tmp_path, f"rateLimit: [{limit}]")
+    assert spec["rateLimit"]["local"]["rules"] == [{"limit": rule}]
+    assert [said in text for text in warnings if "rateLimit[0]" in text] == [True] * bool(said)
+
+
+def test_calls_at_once_are_counted_for_each_way_in(tmp_path: Path) -> None:
+    token = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+    server = 'endpoints: ["http://s.svc/mcp"], limits: {inFlight: 7}'
+    made = plan_of(tmp_path, server, f"{{type: apiKey, keys: {KEYS}}}, {token}")
+    assert any(str(one).startswith("servers: s: limits.inFlight: each Envoy, and each way") for one in made.warnings)
