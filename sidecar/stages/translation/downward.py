@@ -11,16 +11,15 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, UpstreamFailed
-from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, translation
+from openmcp.sidecar.mcp import capabilities, era, jsonrpc, methods, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
-from openmcp.sidecar.stages.connections import open_stream
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET
 from openmcp.sidecar.stages.tokens import STATE_LIFETIME
-from openmcp.sidecar.stages.translation import kept as keeping
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
+from openmcp.sidecar.stages.translation.listening import Listening, ourselves
 from openmcp.sidecar.stages.translation.sides import post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
@@ -30,9 +29,6 @@ MOST_PARKED: Final = 256
 _KEY: Final = "question"
 _STATUS: Final = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400}
 """What errors come with in the modern era; all others with 200 as well."""
-_NO_STREAM_NOW: Final = frozenset((400, 404, 409))
-"""The session is gone, or somebody has its stream already."""
-_STREAM: Final = b"accept: text/event-stream\r\n"
 
 
 class _Talk:
@@ -70,6 +66,7 @@ class Downward:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._keeping = Keeping(now)
+        self._listening = Listening(self._keeping)
         self._parked: dict[str, _Talk] = {}
 
     async def send(self, flow: Flow, message: Request | Notification, params: JsonObject) -> UpstreamResponse:
@@ -81,7 +78,7 @@ class Downward:
             kept = await self._keeping.session(flow, era.meta_of(params))
             return spoken.result(message.id, translation.discovered(kept.initialized))
         if method == forward.LISTEN:
-            return await self._listen(flow, message, params)
+            return await self._listening.listen(flow, message, params)
         if method.startswith("tasks/"):
             return spoken.error(message.id, METHOD_NOT_FOUND, f"Method not found: {method}", 404)
         if "requestState" in params:
@@ -181,7 +178,7 @@ class Downward:
         if _may_be_put(message, one):
             talk.question = one
             return self._park(message, talk)
-        await talk.kept.tell(flow, _ourselves(one))
+        await talk.kept.tell(flow, ourselves(one))
         return None
 
     # questions
@@ -228,85 +225,6 @@ class Downward:
             raise
         return await self._heed(flow, message, talk)
 
-    # subscriptions
-
-    async def _listen(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
-        """A session has one stream: the agent's first subscription gets that of its calls, since some servers tell only
-        the session in which something was done; others have a session of their own."""
-        meta = era.meta_of(params)
-        shared = await self._keeping.session(flow, meta)
-        made = await self._subscribe(flow, message, params, shared, own=False) if not shared.listened else None
-        if made is None:
-            made = await self._subscribe(flow, message, params, await keeping.begin(flow, meta), own=True)
-        assert made is not None  # one of its own is what there is
-        return made
-
-    async def _subscribe(
-        self, flow: Flow, message: Request, params: JsonObject, kept: Kept, *, own: bool
-    ) -> UpstreamResponse | None:
-        """The subscription on this session; None where that is not our `own` and gives no stream."""
-        kept.listened = True
-        uris: list[str] = []
-        try:
-            wanted = translation.honoured(params.get("notifications"), kept.capabilities)
-            for uri in wanted.pop("resourceSubscriptions", []):
-                if await kept.ask(flow, "resources/subscribe", {"uri": uri}):
-                    uris.append(uri)
-            response = await open_stream(flow, kept.headers(flow, _STREAM))
-        except BaseException:
-            self._leave(flow, kept, uris, own=own)
-            raise
-        if response.streaming:
-            filtered = wanted | ({"resourceSubscriptions": uris} if uris else {})
-        else:
-            response.close()
-            filtered = {}
-            if not own and response.status in _NO_STREAM_NOW:
-                self._leave(flow, kept, uris, own=False)
-                return None
-        stream = response if response.streaming else None
-        said = self._changes(message, kept, filtered, stream, flow)
-        return Spoken(_then(said, lambda: self._leave(flow, kept, uris, own=own))).response
-
-    def _leave(self, flow: Flow, kept: Kept, uris: list[str], *, own: bool) -> None:
-        """A subscription is over."""
-        kept.listened = False
-        if own:
-            self._keeping.aside(kept.end())
-            return
-        for uri in uris:
-            self._keeping.aside(kept.ask(flow, "resources/unsubscribe", {"uri": uri}))
-
-    async def _changes(
-        self, message: Request, kept: Kept, wanted: JsonObject, response: UpstreamResponse | None, flow: Flow
-    ) -> AsyncGenerator[Message, None]:
-        """What a subscription is told of; of a server without a stream it hears nothing."""
-        mark: JsonObject = {"_meta": {era.META_SUBSCRIPTION: message.id}}
-        yield Notification("notifications/subscriptions/acknowledged", mark | {"notifications": wanted})
-        if response is None:
-            await asyncio.Event().wait()
-            return
-        said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
-        try:
-            async for one in said:
-                if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
-                    yield Notification(one.method, translation.legacy_params(one.params) | mark)
-                elif isinstance(one, Request):
-                    await kept.tell(flow, _ourselves(one))
-        finally:
-            await said.aclose()
-        yield Response(message.id, mark | {"resultType": "complete"}, None)
-
-
-async def _then(said: AsyncGenerator[Message, None], over: Callable[[], None]) -> AsyncGenerator[Message, None]:
-    """All that is said; and then, however it ends, this is done."""
-    try:
-        async for one in said:
-            yield one
-    finally:
-        await said.aclose()
-        over()
-
 
 async def _following(
     first: asyncio.Future[Message], said: AsyncGenerator[Message, None]
@@ -352,13 +270,6 @@ def _may_be_put(message: Request, question: Request) -> bool:
     needed = capabilities.needed(question.method, question.params)
     declared = capabilities.declared(era.meta_of(message.params).get(era.META_CAPABILITIES))
     return question.method in translation.ASKED and message.method in methods.INPUT_REQUIRED and needed in declared
-
-
-def _ourselves(question: Request) -> JsonObject:
-    """Our own answer to what the agent cannot be asked."""
-    if question.method == "ping":
-        return jsonrpc.response_document(Response(question.id, {}, None))
-    return answers.error(question.id, METHOD_NOT_FOUND, "Method not found")
 
 
 def _modern(message: Request, answer: Response) -> Response:

@@ -5,6 +5,7 @@ Requests of one agent share a session as long as they say the same of their clie
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -30,8 +31,8 @@ UNUSED: Final = 600.0
 
 class Kept:
     """One session: where it is, what the server calls it (None: it has no ids) and said when it began. `last` is the
-    last id that we gave to a request on it; `busy`: how many calls on it are not over; `listened`: a subscription has
-    its stream."""
+    last id that we gave to a request on it; `busy`: how many calls on it are not over; `listened`: how many
+    subscriptions it has, which share its stream (`hub`), and `followed` how many of them each resource."""
 
     def __init__(self, flow: Flow, endpoint: Endpoint, upstream_id: str | None, initialized: JsonObject) -> None:
         self.endpoint = endpoint
@@ -41,7 +42,10 @@ class Kept:
         self.initialized = initialized
         self.last = 0
         self.used = 0.0
-        self.listened = False
+        self.listened = 0
+        self.hub: object = None
+        self.opening = asyncio.Lock()
+        self.followed: Counter[str] = Counter()
         named = b"mcp-session-id: %b\r\n" % upstream_id.encode() if upstream_id is not None else b""
         self._lines = b"mcp-protocol-version: %b\r\n%b" % (str(initialized["protocolVersion"]).encode(), named)
         self.named = upstream_id is not None
@@ -82,6 +86,10 @@ class Kept:
         """Tell the server that nobody wants this answer any more."""
         cancelled = Notification("notifications/cancelled", {"requestId": sent, "reason": "the client is gone"})
         await self._say(b"POST", forward.JSON_LINES, jsonrpc.encode(jsonrpc.notification_document(cancelled)))
+
+    async def answer(self, document: JsonObject) -> None:
+        """Answer a question of the server."""
+        await self._say(b"POST", forward.JSON_LINES, jsonrpc.encode(document))
 
     async def end(self) -> None:
         """Tell the server that it is over."""
