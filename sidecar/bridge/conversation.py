@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final, Generic, Protocol, TypeVar
 
 from openmcp.config.model import Limits
@@ -24,6 +25,8 @@ from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, 
 KEPT: Final = 64
 """Messages that wait for the session's stream to be opened."""
 KEPT_BYTES: Final = 1024 * 1024
+DOUBT: Final = 60.0
+"""Seconds for which what a shared process says may still be about a request of the agent before."""
 NOISE: Final = 20_000
 """How much of its output may be of no use, in lines and KiB, before a process is ended."""
 _UNHEARD: Final = 0.1
@@ -85,6 +88,8 @@ class Conversation(Generic[P]):
         self._last = 0
         self._noise = 0.0
         self._probe_until = 0.0
+        self._agent: str | None = None
+        self._changed = -inf
         self.process = make(self)
         self.why = ""
         self.spoke = False
@@ -102,8 +107,12 @@ class Conversation(Generic[P]):
 
     # towards the process
 
-    async def request(self, message: Request, patience: Patience) -> UpstreamResponse:
-        """Send a request and wait for the answer: whole, or the begin of a stream. Raises `UpstreamFailed`."""
+    async def request(self, message: Request, patience: Patience, agent: str | None) -> UpstreamResponse:
+        """Send a request of this agent (None: our own) and wait for the answer: whole, or the begin of a stream. Raises
+        `UpstreamFailed`."""
+        if agent is not None and agent != self._agent:
+            self._changed = self._loop.time() if self._agent is not None else -inf
+            self._agent = agent
         stream = self.ask(message, patience)
         try:
             return await stream.head
@@ -211,6 +220,7 @@ class Conversation(Generic[P]):
         self.heard = self._loop.time()
         self._probe_until = 0.0
         if not data.strip():
+            self._useless(data)
             return
         try:
             message = jsonrpc.classify(jsonrpc.decode_lenient(data))
@@ -280,7 +290,8 @@ class Conversation(Generic[P]):
                 return False
             return self._deliver(stream, message, {"_meta": meta | {era.META_SUBSCRIPTION: stream.request.id}})
         asking = [stream for stream in self._open.values() if stream.request and stream.request.method != _LISTEN]
-        return len(asking) == 1 and self._deliver(asking[0], message, {})
+        certain = len(asking) == 1 and self._loop.time() - self._changed >= DOUBT
+        return certain and self._deliver(asking[0], message, {})
 
     def _deliver(self, stream: Stream, message: Notification, members: JsonObject) -> bool:
         if stream.deserted:
@@ -305,10 +316,11 @@ class Conversation(Generic[P]):
             return True
         self._kept.append(data)
         self._kept_bytes += len(data)
-        if len(self._kept) <= KEPT and self._kept_bytes <= KEPT_BYTES:
-            return True
-        self._kept_bytes -= len(self._kept.popleft())
-        return False
+        lost = False
+        while len(self._kept) > KEPT or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft())
+            lost = True
+        return not lost
 
     def ended(self, why: str) -> None:
         """See `process.Reader`: whoever waits hears of it."""

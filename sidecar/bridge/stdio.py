@@ -100,7 +100,7 @@ class StdioEndpoint:
             return self._beside(request.method, conversation, patience)
         message = jsonrpc.classify(jsonrpc.decode_lenient(request.body))
         if conversation is not None:
-            return await _pass(conversation, message, patience)
+            return await _pass(conversation, message, patience, request.agent)
         return await self._without_session(message, request, patience)
 
     async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
@@ -163,7 +163,7 @@ class StdioEndpoint:
             conversation = await self._modern()
             if conversation is None:
                 return unsupported(identifier, era.LEGACY_VERSIONS)
-            return await _pass(conversation, message, patience)
+            return await _pass(conversation, message, patience, request.agent)
         if not isinstance(message, Request) or message.method != "initialize":
             return refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
         if self._stdio.share == "server":
@@ -210,7 +210,7 @@ class StdioEndpoint:
         """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility")."""
         patience = Patience(PROBE, PROBE, PROBE)
         try:
-            response = await conversation.request(discovery("openmcp"), patience)
+            response = await conversation.request(discovery("openmcp"), patience, None)
         except UpstreamFailed as failure:
             if failure.kind != "timeout":
                 raise
@@ -290,9 +290,11 @@ class StdioEndpoint:
 _MODERN: Final = frozenset(version.encode() for version in era.MODERN_VERSIONS)
 
 
-def _pass(conversation: Dialogue, message: Message, patience: Patience) -> Coroutine[None, None, UpstreamResponse]:
+def _pass(
+    conversation: Dialogue, message: Message, patience: Patience, agent: str
+) -> Coroutine[None, None, UpstreamResponse]:
     if isinstance(message, Request):
-        return conversation.request(message, patience)
+        return conversation.request(message, patience, agent)
     return _tell(conversation, message)
 
 
