@@ -153,6 +153,16 @@ def test_a_server_that_is_a_program_is_left_to_the_sidecar(tmp_path: Path, mode:
     assert rule["matches"] == [{"path": {"type": "Exact", "value": "/s"}}]
 
 
+def test_the_addresses_of_old_agents_lead_to_the_sidecar(tmp_path: Path) -> None:
+    made = plan_of(tmp_path, 'endpoints: ["http://s.svc/mcp"], compat: {sse: true}', mode="behind")
+    (rule,) = found(made, "HTTPRoute")["rules"]
+    assert [match["path"] for match in rule["matches"]] == [
+        {"type": "Exact", "value": "/s"},
+        {"type": "PathPrefix", "value": "/s/messages"},
+    ]
+    assert any("sessionAffinity" in str(warning) for warning in made.warnings)
+
+
 def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:
     _, warnings = traffic(tmp_path, "translate: true, transport: sse, compat: {sse: true}")
     assert "servers: s: translate: Envoy does not translate: clients of another era get nowhere" in warnings

@@ -97,7 +97,7 @@ async def test_a_foreign_session_id_beside_the_address(alice: OldAgent, sidecar:
         await bob.initialize()
         stolen = sidecar.app._pipeline.older.streams[bob.path].sessions[0].decode()
         assert (await alice.post(call(), mcp_session_id=stolen)).status == 202
-        assert (await alice.stream.event())["id"] == 1
+        assert "result" in await alice.stream.event()
         assert (await alice.post(call(), mcp_session_id=[stolen, stolen])).status == 400
 
 
@@ -373,8 +373,7 @@ async def test_old_agents_and_old_servers(server: Hostile, tmp_path: Path) -> No
             answer = await agent.ask(call(of=agent.name))
             assert answer["result"]["content"][0]["text"] == f'{{"of": "{agent.name}"}}'
         await bob.stream.close()
-        async with asyncio.timeout(10):
-            await old.streams[1].gone.wait()
+        await old.left(2)
         await old.streams[0].event(message("notifications/tools/list_changed", None))
         assert (await alice.stream.event())["method"] == "notifications/tools/list_changed"
         await old.streams[0].end()

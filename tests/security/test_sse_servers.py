@@ -81,7 +81,7 @@ async def test_a_second_endpoint_event(old: OldServer, server: Hostile, tmp_path
     async with before(tmp_path, server) as sidecar, sidecar.connect() as agent:
         await initialize(agent)
         await (await old.stream()).chunk(ENDPOINT + b"/elsewhere?session=0\n\n")
-        await old.streams[0].gone.wait()
+        await old.left()
         assert (await agent.ask(call())).status == 404
         assert {request.path for request in sent(server)[1:]} == {"/messages?session=0"}
 
@@ -99,7 +99,7 @@ async def test_no_address_at_all(old: OldServer, server: Hostile, tmp_path: Path
     old.named = ""
     async with before(tmp_path, server, timeouts={"request": "300ms"}) as sidecar, sidecar.connect() as agent:
         assert (await agent.ask(BEGIN)).code == -32603
-        await (await old.stream()).gone.wait()
+        await old.left()
 
 
 async def test_an_answer_reaches_its_own_session_alone(old: OldServer, server: Hostile, tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ async def test_an_event_that_is_too_large(old: OldServer, server: Hostile, tmp_p
     async with before(tmp_path, server, limits={"responseBytes": "64KiB"}) as sidecar, sidecar.connect() as agent:
         await initialize(agent)
         await (await old.stream()).chunk(b"data: " + b"x" * 70_000)
-        await old.streams[0].gone.wait()
+        await old.left()
         assert (await agent.ask(call())).status == 404
 
 
@@ -185,7 +185,7 @@ async def test_a_flood_of_events(
     async with before(tmp_path, server) as sidecar, sidecar.connect() as agent:
         await initialize(agent)
         await (await old.stream()).chunk(b"event: noise\ndata: x\n\n" * 200)
-        await old.streams[0].gone.wait()
+        await old.left()
         assert (await agent.ask(call())).status == 404
 
 
@@ -219,8 +219,7 @@ async def test_a_session_ends_where_its_agent_ends_it(old: OldServer, server: Ho
         assert (await bob.ask(b"", "DELETE", mcp_session_id=session)).status == 404
         assert (await agent.ask(call())).status == 200
         assert (await agent.ask(b"", "DELETE")).status == 200
-        async with asyncio.timeout(10):
-            await old.streams[0].gone.wait()
+        await old.left()
         assert (await agent.ask(call())).status == 404
 
 

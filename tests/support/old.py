@@ -114,6 +114,12 @@ class OldServer:
             await self.opened.wait_for(lambda: len(self.streams) >= number)
         return self.streams[number - 1]
 
+    async def left(self, number: int = 1) -> None:
+        """Wait until the sidecar leaves this stream."""
+        stream = await self.stream(number)
+        async with asyncio.timeout(PATIENCE):
+            await stream.gone.wait()
+
 
 def plain(request: Request) -> Any:
     """Return what a server with one tool says to a request."""
