@@ -20,7 +20,7 @@ help:
 	@echo "make wheel         the wheel that is shipped, compiled, into dist/; needs a C compiler"
 	@echo "make test-wheel    tests of the compiled wheel"
 	@echo "make bench         measure against nginx and Envoy            ARGS=\"--quick\""
-	@echo "make conformance   the official conformance suite, directly and through the sidecar"
+	@echo "make conformance   the official conformance suite, directly and by all ways through the sidecar"
 	@echo "make real-parts    install what the real tests need, outside of this folder"
 	@echo "make crds          renew manifests/crds from the tables of the configuration"
 	@echo "make golden        renew the golden files; look at the difference before committing it"
@@ -78,7 +78,7 @@ bench: $(SHIPPED)/.ready
 	$(BIN)/python -m benchmarks --sidecar "$(SHIPPED)/bin/openmcp run -c {config}" $(ARGS)
 
 conformance: $(READY)
-	$(BIN)/python -m tests.conformance.run $(ARGS)
+	$(BIN)/python -m tests.conformance $(ARGS)
 
 real-parts: $(READY)
 	$(BIN)/python tests/real_parts/install.py $(ARGS)

@@ -9,6 +9,7 @@ from openmcp.config.cursor import At
 from openmcp.config.documents import API_VERSION, configuration
 from openmcp.config.model import Configuration, KubernetesOrigin
 from openmcp.config.objects import ours
+from openmcp.config.placeholders import MARK, tell_placeholders
 from openmcp.config.problems import ConfigurationError, Mark, Problem, Report, in_order
 from openmcp.config.yamlsource import read
 
@@ -84,4 +85,8 @@ def read_documents(file: Path, report: Report, to_begin: str = "`openmcp init` w
         report.error(Mark(str(file)), "", f"larger than {MAX_BYTES // 1024**2} MiB")
         return []
     base = os.path.dirname(str(file))
-    return [At(node, node.mark, "", base, report) for node in read(data, str(file), report)]
+    documents = [At(node, node.mark, "", base, report) for node in read(data, str(file), report)]
+    if MARK.encode() in data:
+        for document in documents:
+            tell_placeholders(document)
+    return documents

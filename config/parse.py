@@ -14,8 +14,8 @@ from openmcp.config.cursor import (
     At,
     Reading,
     Shape,
-    absent,
     boolean,
+    choice,
     integer,
     list_of,
     pairs,
@@ -88,6 +88,8 @@ server_shape: Shape[model.Server] = Shape(
         "path": url_path,
         "endpoints": endpoints,
         "stdio": stdio,
+        "transport": choice(("http", "sse")),
+        "compat": Shape(model.Compat, {"sse": boolean}),
         "auth": auth,
         "tls": Shape(model.ServerTls, {"ca": secret, "serverName": string}),
         "health": Shape(model.Health, {"interval": duration, "timeout": duration, "unhealthyAfter": integer(1, 1000)}),
@@ -101,9 +103,6 @@ server_shape: Shape[model.Server] = Shape(
         "rateLimit": rate_limit,
     },
     required=("name",),
-    later={
-        "transport": absent,
-    },
 )
 
 

@@ -67,7 +67,7 @@ def _check_limits(made: Configuration, server: Server, at: At) -> None:
 
 def _check_outliers(server: Server, at: At) -> None:
     found = at.key("outliers")
-    if found is None or server.outliers is None:
+    if found is None or server.outliers is None or server.stdio is not None:
         return
     if int(server.outliers.max_ejected * len(server.endpoints)) == 0:
         share_of = f"{server.outliers.max_ejected:g} of {len(server.endpoints)}"

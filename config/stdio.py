@@ -5,11 +5,14 @@ import re
 
 from openmcp.config import model
 from openmcp.config.cursor import At, Reading, Shape, choice, integer, list_of, pairs, shortened, string
-from openmcp.config.values import duration, file_name, secret
+from openmcp.config.values import duration, file_name, secret, size
 from openmcp.config.yamlsource import Mapping, Scalar
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_HTTP_ONLY = ("auth", "tls")
+_HTTP_ONLY = ("auth", "tls", "transport")
+_WITHOUT_EFFECT = ("health", "outliers")
+_FEWEST_FILES = 16
+"""With fewer no interpreter starts."""
 
 
 def _command(at: At) -> str | None:
@@ -53,7 +56,11 @@ stdio: Reading[model.Stdio] = Shape(
         "cwd": file_name,
         "share": choice(("session", "server")),
         "processes": integer(1, 10_000),
+        "perAgent": integer(1, 10_000),
         "idle": duration,
+        "limits": Shape(
+            model.ProcessLimits, {"memory": size, "openFiles": integer(_FEWEST_FILES, 1_000_000), "cpu": duration}
+        ),
     },
     required=("command",),
 )
@@ -72,5 +79,11 @@ def check_place(at: At) -> bool:
         return False
     found = [key for key in map(at.key, _HTTP_ONLY) if key is not None]
     for key in found:
-        key.error("has no meaning with `stdio`", "the server gets its secrets in stdio.env: remove it")
+        secrets = "" if key.path.endswith("transport") else "the server gets its secrets in stdio.env: "
+        key.error("has no meaning with `stdio`", f"{secrets}remove it")
+    timeouts = at.key("timeouts")
+    connect = timeouts.key("connect") if timeouts is not None else None
+    for idle in (*map(at.key, _WITHOUT_EFFECT), connect):
+        if idle is not None:
+            idle.warn("has no effect with `stdio`", "there is nothing to connect to: remove it")
     return not found

@@ -26,7 +26,7 @@ _ROUTED: Final = 8192
 """Bytes of a token up to which it is remembered whose it is to judge."""
 _LATEST: Final = 1e11
 """A time beyond any that is meant, in Unix seconds: what is later was not given in seconds."""
-_OF_ONE_TOKEN: Final = frozenset(("exp", "iat", "nbf", "jti", "nonce", "at_hash", "auth_time"))
+OF_ONE_TOKEN: Final = frozenset(("exp", "iat", "nbf", "jti", "nonce", "at_hash", "auth_time"))
 """Claims that say something of the token and not of the caller."""
 
 
@@ -163,7 +163,7 @@ def for_policy(claims: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _pairs(claims: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, value in claims.items():
-        if name in _OF_ONE_TOKEN:
+        if name in OF_ONE_TOKEN:
             continue
         for one in value if type(value) is list else (value,):
             if type(one) is bool:

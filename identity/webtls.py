@@ -25,9 +25,11 @@ class FileTls:
 
     With `client_ca` a client may present a certificate, which has to be good then. Such connections are TLS 1.3: what a
     client presented is not known of a session that is resumed, and only there resumption can be switched off.
+    With `http2` it is offered to clients: where the listener speaks it.
     """
 
-    def __init__(self, certificate: bytes, key: bytes, client_ca: bytes | None = None) -> None:
+    def __init__(self, certificate: bytes, key: bytes, client_ca: bytes | None = None, *, http2: bool = False) -> None:
+        self._protocols = ["h2", "http/1.1"] if http2 else ["http/1.1"]
         self._on_refused: Callable[[str, str], None] = lambda why, message: None
         self._files: tuple[bytes, bytes, bytes | None] = (certificate, key, client_ca)
         self._anchors: frozenset[bytes] = frozenset()
@@ -58,7 +60,7 @@ class FileTls:
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
         context.num_tickets = 0
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(self._protocols)
         try:
             load_key_pair(context, certificate + b"\n" + key)
         except (ssl.SSLError, ValueError) as error:

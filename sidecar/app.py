@@ -130,12 +130,13 @@ class App:
         return self._pipeline.snapshot
 
     async def start(self) -> None:
-        """Bind both listeners and begin to serve. Raises OSError where an address cannot be had."""
+        """Bind both listeners, that for agents first, and serve. Raises OSError where an address cannot be had."""
         listen = self.snapshot.configuration.listen
-        self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
+        self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
+        self._sweeper.add(self._pipeline.older.sweep)
         self._sweeper.add(self._approvals.sweep)
         self._sweeper.add(self._builder.limiting.sweep)
         self._sweeper.start()
@@ -232,7 +233,7 @@ class App:
                 relay.stop()
 
     def _body_limit(self, path: str) -> int:
-        route = self._pipeline.snapshot.routes.get(path)
+        route = self._pipeline.snapshot.routes.get(path) or self._pipeline.older.route(path)
         return route.server.limits.request_bytes if route is not None else MIN_BODY
 
     def _review_streams(self, after: Snapshot, *, changed: bool) -> None:

@@ -22,10 +22,11 @@ from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.policy.decision import DENY, REQUIRE_APPROVAL, Decision
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange
-from openmcp.sidecar.stages import admit, answering, batch, forward, pins, reply
+from openmcp.sidecar.stages import admit, answering, batch, forward, older, pins, reply
 from openmcp.sidecar.stages.connections import Connections
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.guarded import Guarded
+from openmcp.sidecar.stages.older import Letter, Older
 from openmcp.sidecar.stages.relays import Relays
 from openmcp.sidecar.stages.requests import Requests
 from openmcp.sidecar.stages.results import Results
@@ -57,6 +58,8 @@ class Pipeline:
         self.snapshot = snapshot
         self.relays = Relays(sessions, results, recorder, lambda: self.snapshot)
         self._connections = Connections(sessions, self.relays, recorder)
+        self.older = Older(self, self.relays)
+        self._olders = self.older.streams
         self._requests = requests
         self._results = results
         self._approvals = approvals
@@ -67,6 +70,10 @@ class Pipeline:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Handle one HTTP exchange to its end."""
+        olders = self._olders
+        if olders and exchange.request.path in olders and exchange.request.method == "POST":
+            await olders[exchange.request.path].take(exchange)
+            return
         flow = self._begin(exchange)
         try:
             await self._serve(flow)
@@ -116,22 +123,29 @@ class Pipeline:
         except KeysNeeded as needed:
             principal = await admit.identify_late(needed, flow.snapshot, route, request)
         flow.identified(principal)
+        if isinstance(flow.exchange, Letter):
+            flow.exchange.admit(flow)
         if not self._recorder.accepting:
             raise Refused(503, INTERNAL_ERROR, "the record cannot be written: nothing is let through", reason="record")
         if request.method == "POST":
             admit.check_media_types(request)
             await self._post(flow)
         elif request.method in ("GET", "DELETE"):
-            await self._connections.serve(flow)
+            if route.server.compat.sse and older.begins(request):
+                await self.older.serve(flow)
+            else:
+                await self._connections.serve(flow)
         else:
             raise Refused(405, INVALID_REQUEST, "only POST, GET and DELETE are served", reason="method")
 
     async def _post(self, flow: Flow) -> None:
-        if batch.is_batch(flow.request.body):
+        if batch.is_batch(flow.request.body) and not flow.older:
             self._connections.attach(flow)
             await batch.serve(flow, self)
             return
         message = admit.read(flow)
+        if flow.older:
+            older.check_era(flow)
         self._connections.attach(flow)
         if isinstance(message, Call):
             await self._call(flow, message)

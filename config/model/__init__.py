@@ -47,6 +47,7 @@ from openmcp.config.model.policies import (
     Value,
 )
 from openmcp.config.model.servers import (
+    Compat,
     HeaderAuth,
     Health,
     JwtSvidAuth,
@@ -55,6 +56,7 @@ from openmcp.config.model.servers import (
     OAuthClient,
     Outliers,
     PinTools,
+    ProcessLimits,
     RateLimit,
     Retries,
     Server,
@@ -81,6 +83,7 @@ __all__ = [
     "Binary",
     "Channel",
     "Condition",
+    "Compat",
     "Configuration",
     "Console",
     "DynamodbState",
@@ -109,6 +112,7 @@ __all__ = [
     "Outliers",
     "PinTools",
     "Policy",
+    "ProcessLimits",
     "RateLimit",
     "RedisState",
     "RequestRule",

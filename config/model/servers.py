@@ -141,11 +141,20 @@ class PinTools(msgspec.Struct, frozen=True, kw_only=True):
     file: str | None = None
 
 
+class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What each process of a program may take: `memory` of its own in bytes, open files, seconds of CPU in its life.
+    Absent: what the sidecar itself may."""
+
+    memory: int | None = None
+    open_files: int | None = None
+    cpu: float | None = None
+
+
 class Stdio(msgspec.Struct, frozen=True, kw_only=True):
     """A server that is a program here, which speaks MCP on its standard input and output. Its environment is `env` and
     our `PATH`. `share`: `session`, each legacy session has a process and the modern era is not served; `server`, one
-    process serves all agents, of the modern era alone; None: both, as its clients come. There are at most `processes`;
-    one that is not used for `idle` seconds ends."""
+    process serves all agents, of the modern era alone; None: both, as its clients come. There are at most `processes`,
+    and `per_agent` for the sessions of one agent; one that is not used for `idle` seconds ends."""
 
     command: str
     args: tuple[str, ...] = ()
@@ -153,17 +162,27 @@ class Stdio(msgspec.Struct, frozen=True, kw_only=True):
     cwd: str | None = None
     share: Literal["session", "server"] | None = None
     processes: int = 32
+    per_agent: int = 16
     idle: float = 900.0
+    limits: ProcessLimits = ProcessLimits()
+
+
+class Compat(msgspec.Struct, frozen=True, kw_only=True):
+    """What old agents need: with `sse` those that speak the HTTP+SSE of 2024-11-05 reach the server as well."""
+
+    sse: bool = False
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """One MCP server behind the sidecar: its path on the listener and either one or more equal endpoints (URLs), or a
-    program (`stdio`)."""
+    program (`stdio`). `transport` is what its endpoints speak: Streamable HTTP, or the HTTP+SSE of 2024-11-05."""
 
     name: str
     path: str
     endpoints: tuple[str, ...] = ()
     stdio: Stdio | None = None
+    transport: Literal["http", "sse"] = "http"
+    compat: Compat = Compat()
     auth: ServerAuth | None = None
     tls: ServerTls = ServerTls()
     health: Health = Health()

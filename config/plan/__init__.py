@@ -5,11 +5,23 @@ from openmcp.config.plan.access import warn_of_rules
 from openmcp.config.plan.backends import upstream
 from openmcp.config.plan.behind import behind
 from openmcp.config.plan.callers import doors, warn_of_methods
-from openmcp.config.plan.gateway import gateway, warn_of_server
+from openmcp.config.plan.elsewhere import need_of_source, warn_of_sections
+from openmcp.config.plan.gateway import gateway, warn_of_hosts, warn_of_server
 from openmcp.config.plan.mcproutes import mcp_routes
 from openmcp.config.plan.routes import named, routes
 from openmcp.config.plan.traffic import backend_traffic
-from openmcp.config.plan.values import CannotPlan, Document, Notice, Notices, Plan, Service, Target, is_label, service
+from openmcp.config.plan.values import (
+    CannotPlan,
+    Document,
+    Notice,
+    Notices,
+    Plan,
+    Service,
+    Target,
+    check_names,
+    is_label,
+    service,
+)
 
 __all__ = ["CannotPlan", "Document", "Notice", "Plan", "Service", "Target", "is_label", "plan", "service"]
 
@@ -20,14 +32,18 @@ def plan(configuration: Configuration, target: Target) -> Plan:
     Raises `CannotPlan` where there is no plan that is as strict as what the configuration says.
     """
     notices = Notices()
+    need_of_source(configuration, notices)
     documents = gateway(configuration, target, notices)
     if target.sidecar is not None:
         documents += behind(configuration, target.sidecar, target, notices)
     else:
         notices.need("Envoy Gateway", "`extensionApis.enableBackend: true` in its configuration")
         warn_of_methods(configuration, notices)
+        warn_of_hosts(configuration, notices)
+        warn_of_sections(configuration, notices)
         for server in configuration.servers:
             documents += _server(configuration, server, target, notices)
+    check_names(documents)
     return Plan(tuple(documents), tuple(notices.warnings), tuple(notices.needs))
 
 

@@ -9,6 +9,7 @@ import msgspec
 from openmcp.config.globs import covers, is_literal, overlap
 from openmcp.config.model import Action, AgentSelector, Configuration, Policy, RequestRule, Server
 from openmcp.config.plan.values import Notices
+from openmcp.identity.bearer import OF_ONE_TOKEN
 from openmcp.identity.globs import matches
 
 Agents = tuple[str | AgentSelector, ...]
@@ -131,6 +132,8 @@ def _claims(agent: AgentSelector, beginning: str, place: str, notices: Notices) 
     is_spiffe = beginning.startswith("spiffe://")
     if _by_id(agent) != is_spiffe or (is_spiffe and agent.claims):
         return []  # a certificate has no claims
+    if any(name in OF_ONE_TOKEN for name, _ in agent.claims):
+        return []  # these say nothing of a caller
     if is_spiffe or not all(is_literal(glob) for _, glob in agent.claims):
         notices.warn(place, "agents told by parts of their ID or by globs on claims: not by Envoy, and not let in")
         return []
@@ -152,6 +155,8 @@ def _as_glob(agent: str | AgentSelector, domain: str) -> Agents:
         return (agent,)
     if agent.trust_domain is not None and not matches(agent.trust_domain, domain):
         return ()
+    if "/" in f"{agent.namespace}{agent.service_account}":
+        return ()  # each is one part of an ID: nobody is so
     if agent.namespace is None and agent.service_account is None:
         return (f"spiffe://{domain}/*",)
     if agent.namespace and agent.service_account and is_literal(agent.namespace + agent.service_account):

@@ -17,6 +17,7 @@ from openmcp.config.plan.values import (
     Target,
     document,
     object_name,
+    part_name,
     reference,
 )
 
@@ -52,7 +53,7 @@ def upstream(server: Server, target: Target, notices: Notices) -> Upstream | Non
     documents: list[Document] = []
     backends: list[str] = []
     for index, ((_, name), members) in enumerate(groups.items()):
-        backend = object_name(server.name) if len(groups) == 1 else object_name(server.name, str(index))
+        backend = object_name(server.name) if len(groups) == 1 else part_name(server.name, str(index))
         backends.append(backend)
         spec = {"type": "Endpoints", "endpoints": [_endpoint(url) for url in members]}
         documents.append(document(ENVOY, "Backend", backend, target.namespace, spec))
@@ -100,7 +101,7 @@ def _tls(server: Server, backend: str, name: str, context: tuple[Target, Notices
     if server.tls.ca is None and not isinstance(server.auth, SpiffeAuth):
         validation["wellKnownCACertificates"] = "System"
     else:
-        bundle = object_name(server.name, "ca")
+        bundle = part_name(server.name, "ca")
         what = "the CA of the server" if server.tls.ca else "the bundle of its trust domain, kept up to date"
         notices.need(f"ConfigMap {target.namespace}/{bundle}", f"under ca.crt: {what}")
         validation["caCertificateRefs"] = [reference("ConfigMap", bundle, "")]

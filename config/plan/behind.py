@@ -12,7 +12,7 @@ from openmcp.config.model import (
     WorkloadAgents,
 )
 from openmcp.config.plan.callers import domains
-from openmcp.config.plan.gateway import LISTENER, hostname
+from openmcp.config.plan.gateway import LISTENER, hostname, hostnames
 from openmcp.config.plan.traffic import SAFE
 from openmcp.config.plan.values import (
     ENVOY,
@@ -38,8 +38,18 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     """What leads all paths of the configuration to the Service of the sidecars. Raises `CannotPlan`."""
     _warn(configuration, notices)
     paths = [server.path for server in configuration.servers]
+    older = {f"{server.path.rstrip('/')}/messages" for server in configuration.servers if server.compat.sse}
+    if older:
+        why = (
+            "messages go to the sidecar that has the stream: where there are several, give the Service sessionAffinity"
+        )
+        notices.warn("servers: compat.sse", why)
+    if not paths:
+        notices.warn("servers", "there are none: no route leads to the sidecars")
+        return []
     if any(isinstance(method, JwtAgents) for method in configuration.identity.agents):
         paths += [f"/.well-known/oauth-protected-resource{path}" for path in paths]
+    paths += sorted(older)
     name = object_name(target.name, "sidecar")
     backend = {
         "group": "",
@@ -50,7 +60,10 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     }
     rules = [
         {
-            "matches": [{"path": {"type": "Exact", "value": path}} for path in paths[at : at + _MATCHES]],
+            "matches": [
+                {"path": {"type": "PathPrefix" if path in older else "Exact", "value": path}}
+                for path in paths[at : at + _MATCHES]
+            ],
             "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(NAME_HEADERS)}}],
             "timeouts": {"request": "0s"},
             "backendRefs": [backend],
@@ -61,7 +74,7 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
         raise CannotPlan(f"servers: {len(paths)} paths: a route has {_MATCHES * _RULES} at most")
     route = {
         "parentRefs": [{**reference("Gateway", target.name), "sectionName": LISTENER}],
-        **({"hostnames": [host]} if (host := hostname(configuration)) else {}),
+        **({"hostnames": hosts} if (hosts := hostnames(configuration)) else {}),
         "rules": rules,
     }
     refs = {"targetRefs": [reference("HTTPRoute", name)]}
@@ -80,6 +93,10 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
 def _warn(configuration: Configuration, notices: Notices) -> None:
     if configuration.listen.mcp.host in ("127.0.0.1", "::1", "localhost"):
         notices.warn("listen.mcp", "is this machine alone: the sidecars behind the gateway have to listen for Envoy")
+    if not hostnames(configuration):
+        notices.warn("listen.url", "says no name of the gateway: the sidecars refuse who calls it by one")
+    if configuration.approvals.console is not None:
+        notices.need("approvals.console", "a way in of its own: no route leads to it")
     methods = configuration.identity.agents
     if any(isinstance(method, WorkloadAgents) for method in methods):
         notices.warn("identity.agents", "behind a gateway nobody is the workload of the sidecar's pod")

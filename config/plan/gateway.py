@@ -1,5 +1,7 @@
 """The Gateway itself: where clients connect, what they may send, and that nobody gets in whom no route lets in."""
 
+import re
+from typing import Final
 from urllib.parse import urlsplit
 
 from openmcp.config.model import (
@@ -23,10 +25,12 @@ from openmcp.config.plan.values import (
     Target,
     document,
     object_name,
+    part_name,
     reference,
 )
 
-LISTENER = "https"
+LISTENER: Final = "https"
+_HOSTNAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 
 
 def gateway(configuration: Configuration, target: Target, notices: Notices) -> list[Document]:
@@ -38,14 +42,38 @@ def gateway(configuration: Configuration, target: Target, notices: Notices) -> l
     ]
     if not target.ai_gateway:  # routes that Envoy AI Gateway makes for itself would fall under it, too
         deny = {"targetRefs": [reference("Gateway", target.name)], "authorization": {"defaultAction": "Deny"}}
-        made.append(document(ENVOY, "SecurityPolicy", target.name, target.namespace, deny))
+        made.append(document(ENVOY, "SecurityPolicy", part_name(target.name, "deny"), target.namespace, deny))
     return made
 
 
 def hostname(configuration: Configuration) -> str | None:
     """The name that clients call the gateway by, where `listen.url` says it; an address is none."""
     host = urlsplit(configuration.listen.url or "").hostname
-    return host if host and not host.replace(".", "").isdigit() and ":" not in host and "." in host else None
+    return host if _is_hostname(host) else None
+
+
+def hostnames(configuration: Configuration) -> list[str]:
+    """The names that a request may be for; none: Gateway API has no word for those of the configuration."""
+    found = [urlsplit(configuration.listen.url or "").hostname]
+    found += [urlsplit(f"//{host}").hostname for host in configuration.listen.allowed_hosts]
+    return [host for host in dict.fromkeys(found) if host is not None and _is_hostname(host)]
+
+
+def _is_hostname(host: str | None) -> bool:
+    if host is None or len(host) > 253 or host.replace(".", "").isdigit():
+        return False
+    return _HOSTNAME.fullmatch(host) is not None
+
+
+def warn_of_hosts(configuration: Configuration, notices: Notices) -> None:
+    """Say which names the gateway does not hold requests against, and that it takes any where there are none."""
+    if not hostnames(configuration):
+        notices.warn("listen.url", "says no name of the gateway: a request for any Host is let in; write https://NAME")
+    for host in configuration.listen.allowed_hosts:
+        if not _is_hostname(urlsplit(f"//{host}").hostname):
+            notices.warn("listen.allowedHosts", f"{host} cannot be the hostname of a route: it is not let in")
+    if any(":" in host for host in configuration.listen.allowed_hosts):
+        notices.warn("listen.allowedHosts", "Envoy does not look at the port of a Host")
 
 
 def _gateway(configuration: Configuration, target: Target, notices: Notices) -> Document:
@@ -57,20 +85,25 @@ def _gateway(configuration: Configuration, target: Target, notices: Notices) -> 
     notices.need(f"Secret {target.namespace}/{secret}", f"tls.crt and tls.key of the gateway: {where}")
     if isinstance(tls, SpiffeTls):
         notices.warn("listen.tls", "the gateway has a certificate from a Secret: Envoy Gateway takes no SVIDs")
-    name = hostname(configuration)
+    names = hostnames(configuration)
     return {
         "gatewayClassName": target.name,
         "listeners": [
             {
                 "name": LISTENER,
                 "protocol": "HTTPS",
-                "port": 443,
-                **({} if name is None else {"hostname": name}),
+                "port": _port(configuration),
+                **({"hostname": names[0]} if len(names) == 1 else {}),  # routes have them all
                 "tls": {"mode": "Terminate", "certificateRefs": [{"name": secret}]},
                 "allowedRoutes": {"namespaces": {"from": "Same"}},
             }
         ],
     }
+
+
+def _port(configuration: Configuration) -> int:
+    url = urlsplit(configuration.listen.url or "")
+    return url.port or 443 if url.scheme == "https" else 443
 
 
 def _traffic(configuration: Configuration, target: Target, notices: Notices) -> Document:
@@ -121,6 +154,12 @@ def warn_of_server(server: Server, notices: Notices) -> None:
         if isinstance(server.auth, kind):
             place = f"servers: {server.name}: auth"
             notices.warn(place, f"Envoy Gateway cannot present {what}: the server will refuse")
+    if server.compat.sse:
+        why = "Envoy passes Streamable HTTP on as it is: agents of 2024-11-05 get nowhere"
+        notices.warn(f"servers: {server.name}: compat.sse", why)
+    if server.transport == "sse":
+        why = "Envoy routes the path alone: the addresses that a server of HTTP+SSE names get nowhere"
+        notices.warn(f"servers: {server.name}: transport", why)
     if server.translate:
         notices.warn(
             f"servers: {server.name}: translate", "Envoy does not translate: clients of another era get nowhere"

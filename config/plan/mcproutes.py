@@ -14,7 +14,6 @@ import msgspec
 from openmcp.config.globs import is_literal
 from openmcp.config.model import (
     Action,
-    ApiKeyAgents,
     Configuration,
     HeaderAuth,
     JwtAgents,
@@ -25,8 +24,11 @@ from openmcp.config.model import (
 )
 from openmcp.config.plan.access import Agents, names, policies_of
 from openmcp.config.plan.backends import Upstream
-from openmcp.config.plan.callers import cel_like, cel_text, key_secret, keys_of
+from openmcp.config.plan.callers import api_keys, issuers, key_secret
+from openmcp.config.plan.conditions import LONGEST, cel_like, cel_origin, cel_sound, cel_text
+from openmcp.config.plan.elsewhere import warn_of_ai
 from openmcp.config.plan.gateway import LISTENER, hostname
+from openmcp.config.plan.tokens import keys_of
 from openmcp.config.plan.values import (
     AGENT_HEADER,
     AI,
@@ -37,23 +39,24 @@ from openmcp.config.plan.values import (
     Target,
     document,
     object_name,
+    part_name,
     reference,
 )
 from openmcp.identity.globs import matches
 
-_LONGEST: Final = 4096
-"""Characters of one condition."""
 _RULES: Final = 32
 
 
 class _Callers(msgspec.Struct, frozen=True):
     """How callers are known: the part of the route's `policy` that does it, the `beginning` of their names, the
-    `subject` that is the rest of the name in CEL, and all their names where these are few."""
+    `subject` that is the rest of the name in CEL, all their names where these are few, and the condition under which
+    what they present is `sound`."""
 
     policy: Document
     beginning: str
     subject: str
     known: tuple[str, ...] = ()
+    sound: str = "true"
 
 
 def mcp_routes(
@@ -86,18 +89,18 @@ def _warn(configuration: Configuration, server: Server, up: Upstream, notices: N
     )
     if any(policy.responses for policy in policies_of(configuration, server)):
         notices.warn(place, "Envoy AI Gateway does not look into responses: their rules do not hold")
-    for key, value in (("retries", server.retries), ("outliers", server.outliers), ("rateLimit", server.rate_limit)):
-        if value:
-            notices.warn(f"{place}: {key}", "Envoy AI Gateway makes the routes of an MCPRoute: not planned")
+    warn_of_ai(configuration, server, notices)
 
 
 def _callers(configuration: Configuration, server: Server, target: Target, notices: Notices) -> _Callers | None:
     """A route asks for all that its policy names: for tokens where there are some, else for keys."""
     methods = configuration.identity.agents
-    tokens = [(index, method) for index, method in enumerate(methods) if isinstance(method, JwtAgents)]
-    keys = [key for method in methods if isinstance(method, ApiKeyAgents) for key in method.keys]
+    tokens, keys = issuers(configuration), api_keys(configuration)
     if tokens and (keys or len(tokens) > 1):
         notices.warn("identity.agents", "an MCPRoute has one way to know callers: tokens of the first issuer are taken")
+    opened = not server.require_auth or any(isinstance(method, NoneAgents) for method in methods)
+    if opened and (tokens or keys):
+        notices.warn(f"servers: {server.name}", "whoever presents nothing is not let in: an MCPRoute asks everybody")
     if tokens:
         return _by_token(configuration, server, tokens[0], (target, notices))
     if keys:
@@ -110,7 +113,7 @@ def _callers(configuration: Configuration, server: Server, target: Target, notic
             }
         }
         return _Callers(policy, "key:", f"request.headers['{AGENT_HEADER}']", tuple(key.name for key in keys))
-    if not server.require_auth or any(isinstance(method, NoneAgents) for method in methods):
+    if opened:
         return _Callers({}, "anonymous", "''", ("",))
     return None
 
@@ -130,14 +133,15 @@ def _by_token(
         "protectedResourceMetadata": {"resource": resource},
     }
     subject = f"request.auth.jwt.claims[{cel_text(method.principal_claim)}]"
-    return _Callers({"oauth": oauth}, f"jwt:{method.issuer}#", subject)
+    sound = cel_sound("request.auth.jwt.claims", method.principal_claim)
+    return _Callers({"oauth": oauth}, f"jwt:{method.issuer}#", subject, sound=sound)
 
 
 def _backend(server: Server, up: Upstream, target: Target, notices: Notices) -> Document:
     made = {**reference("Backend", up.backends[0], ENVOY), "path": up.path}
     if not isinstance(server.auth, HeaderAuth):
         return made
-    secret = object_name(server.name, "credential")
+    secret = part_name(server.name, "credential")
     place = f"servers: {server.name}: auth"
     bearer = server.auth.name.lower() == "authorization"
     if bearer and server.auth.prefix != "Bearer ":
@@ -151,15 +155,16 @@ def _rules(configuration: Configuration, server: Server, callers: _Callers, noti
     """First what is denied, then what is allowed: the first rule that holds decides."""
     denied: list[Document] = []
     allowed: list[Document] = []
+    beyond_doubt = _both(cel_origin(configuration), callers.sound)
     for policy in policies_of(configuration, server):
         place = f"policies: {policy.name}"
         tools = _tools(policy, place, notices)
         if tools.denied and (who := _who_is_denied(policy.agents, callers, place, notices)):
             denied.append({"action": "Deny", "cel": _both(who, tools.denied)})
         if tools.allowed and (who := _who_is_allowed(policy.agents, callers, place, notices)):
-            allowed.append({"action": "Allow", "cel": _both(who, tools.allowed)})
+            allowed.append({"action": "Allow", "cel": _both(beyond_doubt, _both(who, tools.allowed))})
     rules = denied + allowed
-    if len(rules) > _RULES or any(len(str(rule["cel"])) > _LONGEST for rule in rules):
+    if len(rules) > _RULES or any(len(str(rule["cel"])) > LONGEST for rule in rules):
         raise CannotPlan(f"servers: {server.name}: its policies are more than an MCPRoute takes: use --sidecar")
     return rules
 

@@ -4,7 +4,7 @@ from openmcp.config.model import Configuration, HeaderAuth, Server
 from openmcp.config.plan.access import unseen_rules
 from openmcp.config.plan.backends import Upstream
 from openmcp.config.plan.callers import Door
-from openmcp.config.plan.gateway import LISTENER, hostname
+from openmcp.config.plan.gateway import LISTENER, hostnames
 from openmcp.config.plan.values import (
     ENVOY,
     GATEWAY_API,
@@ -14,6 +14,7 @@ from openmcp.config.plan.values import (
     Target,
     document,
     object_name,
+    part_name,
     reference,
 )
 
@@ -24,7 +25,9 @@ _PROOFS = ("Authorization", "X-API-Key", "X-Forwarded-Client-Cert")
 def named(server: Server, found: list[Door]) -> dict[str, Door]:
     """The names of the routes of a server, and the way in that each is; the one without a header of its own first."""
     doors = sorted(found, key=lambda door: door.header is not None)
-    return {object_name(server.name, *([] if door.header is None else [door.kind])): door for door in doors}
+    return {
+        (object_name(server.name) if door.header is None else part_name(server.name, door.kind)): door for door in doors
+    }
 
 
 def routes(
@@ -39,7 +42,7 @@ def routes(
     for name, door in found.items():
         spec = {
             "parentRefs": [{**reference("Gateway", target.name), "sectionName": LISTENER}],
-            **({"hostnames": [host]} if (host := hostname(configuration)) else {}),
+            **({"hostnames": hosts} if (hosts := hostnames(configuration)) else {}),
             "rules": [_rule(server, up, door, filters)],
         }
         route = document(GATEWAY_API, "HTTPRoute", name, target.namespace, spec)
@@ -93,7 +96,7 @@ def _filters(server: Server, up: Upstream, target: Target, notices: Notices) -> 
     """What Gateway API has no filter for: the secret that a server knows us by, and the host of each backend."""
     spec: dict[str, object] = {}
     if isinstance(server.auth, HeaderAuth):
-        secret = object_name(server.name, "credential")
+        secret = part_name(server.name, "credential")
         prefix = f", {server.auth.prefix!r} before it" if server.auth.prefix else ""
         notices.need(
             f"Secret {target.namespace}/{secret}",

@@ -17,13 +17,19 @@ from openmcp.config.plan.values import (
 
 SAFE: Final = ("connect-failure", "refused-stream", "reset-before-request")
 """When nothing was served yet. What Envoy Gateway retries by default (503 and more) would run a tool twice."""
-_UNITS: Final = {1: "Second", 60: "Minute", 3600: "Hour", 86400: "Day", 604800: "Week"}
+_UNITS: Final = {1: "Second", 60: "Minute", 3600: "Hour", 86400: "Day", 604800: "Week", 31_536_000: "Year"}
 _LOCAL_RULES: Final = 16
+_MOST_REQUESTS: Final = 2**32 - 1
 
 
 def backend_traffic(server: Server, routes: dict[str, Door], target: Target, notices: Notices) -> Document:
     """The BackendTrafficPolicy for the routes of a server."""
     _warn(server, notices)
+    if len(routes) > 1 and server.limits.in_flight != Limits().in_flight:
+        notices.warn(
+            f"servers: {server.name}: limits.inFlight",
+            "each Envoy, and each way to prove who one is, counts for itself",
+        )
     limits = _rate_limits(server, list(routes.values()), notices)
     retries = server.retries or Retries(attempts=1)
     spec = {
@@ -120,13 +126,16 @@ def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Documen
             continue
         if "agent" in limit.by and not all(door.named for door in doors):
             notices.warn(place, "callers without a key or a token are not told apart: this limit is not held for them")
+        if limit.agents:
+            notices.warn(place, "Envoy holds it for all callers, not for these agents alone")
         rules += _rate_limit(limit, doors, place, notices)
     if not rules:
         return None
     place = f"servers: {server.name}: rateLimit"
     if shared:
         notices.need("Envoy Gateway", f"`rateLimit.backend` with a Redis, for {place}, which is shared")
-        return {"type": "Global", "global": {"rules": rules}}
+        # without `shared`, each route, so each way to prove who one is, has a count of its own
+        return {"type": "Global", "global": {"rules": [{**rule, "shared": True} for rule in rules]}}
     notices.warn(
         place, "each Envoy, and each way to prove who one is, counts for itself; `shared: true` counts for all"
     )
@@ -137,8 +146,10 @@ def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Documen
 
 def _rate_limit(limit: RateLimit, doors: list[Door], place: str, notices: Notices) -> list[Document]:
     unit = next((size for size in _UNITS if size >= limit.per), max(_UNITS))
-    requests = limit.requests * unit / limit.per
-    if unit != limit.per:
+    requests = min(limit.requests * unit / limit.per, _MOST_REQUESTS)
+    if requests < 1:
+        notices.warn(place, "Envoy Gateway counts by the year at most: there is one request in each, which is more")
+    elif unit != limit.per:
         notices.warn(place, f"Envoy counts by the {_UNITS[unit].lower()}: {int(requests)} in one, all of them at once")
     elif limit.burst not in (None, limit.requests):
         notices.warn(place, f"Envoy has no burst: all {limit.requests} may come at once")

@@ -100,7 +100,28 @@ def object_name(*parts: str) -> str:
     made = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
     if made == text and len(made) <= 63:
         return made
-    return f"{made[:54].rstrip('-') or 'x'}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"{made[:54].rstrip('-') or 'x'}-{_digest(text)[:8]}"
+
+
+def part_name(owner: str, part: str) -> str:
+    """A name for what belongs to something, behind a dot, which no `object_name` has."""
+    return f"{object_name(owner)}.{part}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_names(documents: Iterable[Document]) -> None:
+    """Raises `CannotPlan` where one object would be put over another one."""
+    seen: set[tuple[object, object]] = set()
+    for one in documents:
+        metadata = one["metadata"]
+        assert isinstance(metadata, dict)
+        what = (one["kind"], metadata["name"])
+        if what in seen:
+            raise CannotPlan(f"servers: two of them need the {what[0]} {what[1]}: give one of the two another name")
+        seen.add(what)
 
 
 def document(group: str, kind: str, name: str, namespace: str | None, spec: Document) -> Document:

@@ -1,4 +1,4 @@
-"""An MCP server that keeps notes. Needs: pip install 'mcp>=2.3,<3'. Run: python server.py [PORT]"""
+"""An MCP server that keeps notes. Needs: pip install 'mcp>=2.3,<3'. Run: python server.py [PORT] [HOST]"""
 
 import sys
 
@@ -42,4 +42,5 @@ def delete_note(path: str) -> str:
 
 
 if __name__ == "__main__":
-    server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 9100)
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 9100
+    server.run("streamable-http", host=sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1", port=port)

@@ -1,6 +1,6 @@
 """An MCP server of a support desk, whose answers hold what should not leave it. Needs: pip install 'mcp>=2.3,<3'.
 
-Run: python server.py [PORT]
+Run: python server.py [PORT] [HOST]
 """
 
 import sys
@@ -69,4 +69,5 @@ def comments(ticket_id: str) -> str:
 
 
 if __name__ == "__main__":
-    server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]) if len(sys.argv) > 1 else 9100)
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 9100
+    server.run("streamable-http", host=sys.argv[2] if len(sys.argv) > 2 else "127.0.0.1", port=port)

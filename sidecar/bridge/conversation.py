@@ -1,19 +1,20 @@
-"""JSON-RPC with one process: answers find their requests, and all else that it says finds a stream.
+"""JSON-RPC over one channel: answers find their requests, and all else that is said there finds a stream.
 
-A stdio server has one channel for everything. What it writes is sorted here into what an HTTP server would have
-answered: each request gets a response or a stream of its own, under ids and progress tokens that we make, so that
-neither two clients of a process nor a client that uses an id twice can get what is another's.
+A process has one channel for everything, and so has a session of HTTP+SSE. What comes over it is sorted here into what
+an HTTP server would have answered: each request gets a response or a stream of its own, under ids and progress tokens
+that we make, so that neither two clients of a process nor a client that uses an id twice can get what is another's.
 """
 
 import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from math import inf
+from typing import Final, Generic, Protocol, TypeVar
 
 from openmcp.config.model import Limits
 from openmcp.sidecar.bridge.grumbling import visible
-from openmcp.sidecar.bridge.process import Process
+from openmcp.sidecar.bridge.process import Reader
 from openmcp.sidecar.bridge.stream import Stream
 from openmcp.sidecar.errors import METHOD_NOT_FOUND, Malformed, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
@@ -24,6 +25,8 @@ from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, 
 KEPT: Final = 64
 """Messages that wait for the session's stream to be opened."""
 KEPT_BYTES: Final = 1024 * 1024
+DOUBT: Final = 60.0
+"""Seconds for which what a shared process says may still be about a request of the agent before."""
 NOISE: Final = 20_000
 """How much of its output may be of no use, in lines and KiB, before a process is ended."""
 _UNHEARD: Final = 0.1
@@ -40,12 +43,39 @@ _LISTEN: Final = "subscriptions/listen"
 _log = logging.getLogger("openmcp.bridge")
 
 
-class Conversation:
-    """What is said with one process of a server, called `name`. `shared`: it is that of all agents, of the
-    modern era; else of one session. `why` says why it is over; `used` is when it was last of use, by the loop's time;
-    `spoke`: it has given a proper answer."""
+class Peer(Protocol):
+    """Who is at the other end, called `name`; `noun` is what it is."""
 
-    def __init__(self, name: str, limits: Limits, on_end: "Callable[[Conversation], None]", *, shared: bool) -> None:
+    name: str
+    noun: str
+
+    def write(self, data: bytes) -> None:
+        """Send it one message. Raises `UpstreamFailed` where it takes no more."""
+
+    def pause(self) -> None:
+        """Read no more of what it says."""
+
+    def resume(self) -> None:
+        """Read on."""
+
+    def kill(self, why: str) -> None:
+        """End it at once, and say so to the reader."""
+
+    def sweep(self, now: float) -> None:
+        """Called four times a second."""
+
+
+P = TypeVar("P", bound=Peer)
+
+
+class Conversation(Generic[P]):
+    """What is said with one process of a server (or one session), which `make` makes. `shared`: it is that of all
+    agents, of the modern era; else of one session. `why` says why it is over; `used` is when it was last of use, by the
+    loop's time; `spoke`: it has given a proper answer."""
+
+    def __init__(
+        self, make: Callable[[Reader], P], limits: Limits, on_end: "Callable[[Conversation[P]], None]", *, shared: bool
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.shared = shared
         self._in_flight = limits.in_flight
@@ -58,7 +88,9 @@ class Conversation:
         self._last = 0
         self._noise = 0.0
         self._probe_until = 0.0
-        self.process = Process(name, limits.response_bytes, self)
+        self._agent: str | None = None
+        self._changed = -inf
+        self.process = make(self)
         self.why = ""
         self.spoke = False
         self.used = self.heard = self._loop.time()
@@ -75,8 +107,12 @@ class Conversation:
 
     # towards the process
 
-    async def request(self, message: Request, patience: Patience) -> UpstreamResponse:
-        """Send a request and wait for the answer: whole, or the begin of a stream. Raises `UpstreamFailed`."""
+    async def request(self, message: Request, patience: Patience, agent: str | None) -> UpstreamResponse:
+        """Send a request of this agent (None: our own) and wait for the answer: whole, or the begin of a stream. Raises
+        `UpstreamFailed`."""
+        if agent is not None and agent != self._agent:
+            self._changed = self._loop.time() if self._agent is not None else -inf
+            self._agent = agent
         stream = self.ask(message, patience)
         try:
             return await stream.head
@@ -87,7 +123,7 @@ class Conversation:
     def ask(self, message: Request, patience: Patience) -> Stream:
         """The same, without waiting."""
         if self.why:
-            raise UpstreamFailed("closed", f"the process {self.why}", sent=False)
+            raise UpstreamFailed("closed", f"{self.process.noun} {self.why}", sent=False)
         if len(self._open) >= self._in_flight:
             raise UpstreamFailed("overloaded", f"{len(self._open)} calls are under way", sent=False)
         self._last += 1
@@ -100,6 +136,11 @@ class Conversation:
         self.process.write(jsonrpc.encode(document))
         self._open[self._last] = stream
         return stream
+
+    def undelivered(self, stream: Stream, failure: UpstreamFailed) -> None:
+        """A request did not arrive."""
+        if self._open.pop(stream.id, None) is not None:
+            stream.fail(failure)
 
     def notify(self, message: Notification | Response) -> None:
         """Send what has no answer. A cancellation of a request that is not under way goes nowhere; in a shared process
@@ -179,6 +220,7 @@ class Conversation:
         self.heard = self._loop.time()
         self._probe_until = 0.0
         if not data.strip():
+            self._useless(data)
             return
         try:
             message = jsonrpc.classify(jsonrpc.decode_lenient(data))
@@ -248,7 +290,8 @@ class Conversation:
                 return False
             return self._deliver(stream, message, {"_meta": meta | {era.META_SUBSCRIPTION: stream.request.id}})
         asking = [stream for stream in self._open.values() if stream.request and stream.request.method != _LISTEN]
-        return len(asking) == 1 and self._deliver(asking[0], message, {})
+        certain = len(asking) == 1 and self._loop.time() - self._changed >= DOUBT
+        return certain and self._deliver(asking[0], message, {})
 
     def _deliver(self, stream: Stream, message: Notification, members: JsonObject) -> bool:
         if stream.deserted:
@@ -273,10 +316,11 @@ class Conversation:
             return True
         self._kept.append(data)
         self._kept_bytes += len(data)
-        if len(self._kept) <= KEPT and self._kept_bytes <= KEPT_BYTES:
-            return True
-        self._kept_bytes -= len(self._kept.popleft())
-        return False
+        lost = False
+        while len(self._kept) > KEPT or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft())
+            lost = True
+        return not lost
 
     def ended(self, why: str) -> None:
         """See `process.Reader`: whoever waits hears of it."""
@@ -285,7 +329,7 @@ class Conversation:
         self._open.clear()
         self._listener = None
         for stream in waiting:
-            stream.fail(UpstreamFailed("closed", f"the process {why}"))
+            stream.fail(UpstreamFailed("closed", f"{self.process.noun} {why}"))
         self._on_end(self)
 
     def sweep(self, now: float) -> None:

@@ -1,6 +1,7 @@
 """Standard error of a server: it goes into our log line by line, no faster than a log can be read."""
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 LONGEST: Final = 2048
@@ -14,10 +15,13 @@ _log = logging.getLogger("openmcp.bridge")
 
 
 class Grumbling:
-    """Logs what comes on standard error of one process, which is called `name`."""
+    """Logs what comes on standard error of one process, which is called `name`; `count` is told, now and then, how many
+    lines were logged and how many were not."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, count: Callable[[int, int], None]) -> None:
         self.name = name
+        self._tell = count
+        self._logged = 0
         self._rest = b""
         self._lines = LINES * _SAVED
         self._bytes = BYTES
@@ -50,7 +54,9 @@ class Grumbling:
     def _count(self) -> None:
         if self._skipped:
             _log.info("%s: (%d more lines of its standard error)", self.name, self._skipped)
-            self._skipped = 0
+        if self._logged or self._skipped:
+            self._tell(self._logged, self._skipped)
+            self._logged = self._skipped = 0
 
     def _say(self, line: bytes) -> None:
         text = line.strip()
@@ -60,6 +66,7 @@ class Grumbling:
             self._skipped += 1
             return
         self._lines -= 1
+        self._logged += 1
         _log.info("%s: %s", self.name, visible(text))
 
 

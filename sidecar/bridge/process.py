@@ -6,8 +6,9 @@ Source: 2026-07-28 basic/transports/stdio (the same framing as in all revisions;
 import asyncio
 import logging
 import signal
+import subprocess
 from collections.abc import Callable
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final, Protocol, cast
 
 from openmcp.sidecar.bridge import reaping
@@ -20,6 +21,18 @@ PATIENCE: Final = 2.0
 _CLOSING: Final = 1.0
 """Seconds after its end within which the pipes of a process close, if nobody else holds them."""
 _log = logging.getLogger("openmcp.bridge")
+
+
+class Reason(StrEnum):
+    """Why a process ends: the first four by our will, in good order; the fifth by our will, at once; or by itself."""
+
+    SESSION = "session"
+    IDLE = "idle"
+    CONFIGURATION = "configuration"
+    STOPPED = "stopped"
+    KILLED = "killed"
+    EXITED = "exited"
+    SIGNAL = "signal"
 
 
 class Reader(Protocol):
@@ -41,20 +54,24 @@ class _Stage(IntEnum):
 
 class Process(asyncio.SubprocessProtocol):
     """A process, called `name`, that talks to `reader`. A line of its output has at most `limit` bytes. `why` says why
-    it ended, empty while it runs; `asked`: because it was told to."""
+    it ended, empty while it runs, and `reason` in a word; `asked`: because it was told to. `count` is told how many
+    lines of its standard error were logged, and how many were not."""
 
-    def __init__(self, name: str, limit: int, reader: Reader) -> None:
+    noun = "the process"
+
+    def __init__(self, name: str, limit: int, reader: Reader, count: Callable[[int, int], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self.name = name
         self.pid = 0
         self.why = ""
+        self.reason = Reason.EXITED
         self.asked = False
         self._mark = ""
         self._limit = limit
         self._reader = reader
         self._output = bytearray()
         self._seen = 0
-        self._grumbling = Grumbling(name)
+        self._grumbling = Grumbling(name, count)
         self._transport: asyncio.SubprocessTransport | None = None
         self._stage = _Stage.RUNNING
         self._stage_at = 0.0
@@ -68,10 +85,15 @@ class Process(asyncio.SubprocessProtocol):
         self._mark = launch.mark
         try:
             await self._loop.subprocess_exec(
-                lambda: self, *launch.arguments, env=launch.environment, cwd=launch.folder, start_new_session=True
+                lambda: self,
+                *launch.arguments,
+                env=launch.environment,
+                cwd=launch.folder,
+                start_new_session=True,
+                preexec_fn=launch.settle,
             )
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error.__cause__ or error)
             raise UpstreamFailed("connect", f"{launch.arguments[0]} cannot be started: {why}", sent=False) from None
 
     def write(self, data: bytes) -> None:
@@ -97,18 +119,18 @@ class Process(asyncio.SubprocessProtocol):
         if pipe is not None and not self._silent and not pipe.is_reading():
             pipe.resume_reading()
 
-    def end(self, why: str) -> None:
+    def end(self, why: str, reason: Reason) -> None:
         """Have it end as the specification says: its input is closed, later come SIGTERM and SIGKILL (`sweep`)."""
         self.asked = True
         self._close()
-        self._tell(why)
+        self._tell(why, reason)
 
     def kill(self, why: str) -> None:
         """End it at once, with all it has started."""
         self._advance(_Stage.KILLED)
         if not self._exit_at:
             reaping.signal_group(self.pid, signal.SIGKILL)
-        self._tell(why)
+        self._tell(why, Reason.KILLED)
         self.resume()
 
     def when_gone(self, call: Callable[[], None]) -> None:
@@ -128,7 +150,7 @@ class Process(asyncio.SubprocessProtocol):
             self._insist()
 
     def _insist(self) -> None:
-        self._tell("closed its standard input or output and went on")
+        self._tell("closed its standard input or output and went on", Reason.KILLED)
         if self._stage is _Stage.CLOSED:
             self._advance(_Stage.TERMINATED)
             reaping.signal_group(self.pid, signal.SIGTERM)
@@ -193,7 +215,8 @@ class Process(asyncio.SubprocessProtocol):
         if self._cleaning is not None or self._transport is None:
             return
         self._grumbling.end()
-        self._tell(_meaning(self._transport.get_returncode()))
+        code = self._transport.get_returncode()
+        self._tell(_meaning(code), Reason.SIGNAL if code is not None and code < 0 else Reason.EXITED)
         self._transport.close()
         self._cleaning = self._loop.create_task(self._clean())
 
@@ -203,9 +226,9 @@ class Process(asyncio.SubprocessProtocol):
             _log.warning("%s: %d processes that it had started went on without it and were killed", self.name, left)
         self._gone.set_result(None)
 
-    def _tell(self, why: str) -> None:
+    def _tell(self, why: str, reason: Reason) -> None:
         if not self.why:
-            self.why = why
+            self.why, self.reason = why, reason
             self._reader.ended(why)
 
     def _advance(self, stage: _Stage) -> None:

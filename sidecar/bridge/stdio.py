@@ -5,22 +5,25 @@ serves all agents. Processes start when they are needed.
 """
 
 import asyncio
+import functools
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 from openmcp.config.model import Server, Stdio
 from openmcp.sidecar.bridge.conversation import Conversation, discovery
+from openmcp.sidecar.bridge.process import Process, Reader, Reason
+from openmcp.sidecar.bridge.replies import header, refusal, status, unsupported
 from openmcp.sidecar.bridge.spawning import launch
-from openmcp.sidecar.bridge.stream import JSON
+from openmcp.sidecar.concealing import conceal
 from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
-from openmcp.sidecar.mcp import answers, era, jsonrpc
+from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.pool import endpoint_key
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
-from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
+from openmcp.sidecar.types import Message, Notification, Request, Response
 
 PROBE: Final = 10.0
 """Seconds a server has to say that it is of the modern era."""
@@ -34,13 +37,24 @@ _LAST: Final = 8.0
 """Seconds that we wait for the end of all processes when we end ourselves."""
 _LOOK: Final = 0.02
 """Seconds between two looks at processes that are ending with us."""
+Dialogue = Conversation[Process]
 _log = logging.getLogger("openmcp.bridge")
+
+
+class Counts(Protocol):
+    """Who is told what happens, for the metrics: `telemetry.metrics.Metrics` says what."""
+
+    def connect(self, server: str, endpoint: str, result: str) -> None: ...
+    def process_started(self, server: str, result: str) -> None: ...
+    def process_ended(self, server: str, reason: str) -> None: ...
+    def process_gone(self, server: str) -> None: ...
+    def process_grumbled(self, server: str, logged: int, dropped: int) -> None: ...
 
 
 class StdioEndpoint:
     """The processes of one server. Implements `net.endpoint.Endpoint`."""
 
-    def __init__(self, server: Server, stdio: Stdio, on_connect: Callable[[str, str, str], None]) -> None:
+    def __init__(self, server: Server, stdio: Stdio, counts: Counts) -> None:
         self.url = f"stdio:{stdio.command}"  # without arguments, which may hold what is nobody's business
         self.key = endpoint_key(f"stdio:{server.name}")
         self.healthy = True
@@ -48,11 +62,12 @@ class StdioEndpoint:
         self.unwell = ""
         self._server = server
         self._stdio = stdio
-        self._on_connect = on_connect
+        self._counts = counts
         self._loop = asyncio.get_running_loop()
-        self._sessions: dict[str, Conversation] = {}
-        self._all: set[Conversation] = set()
-        self._shared: Conversation | None = None
+        conceal()  # programs run as the user that we are
+        self._sessions: dict[str, Dialogue] = {}
+        self._all: dict[Dialogue, str | None] = {}  # with the agent whose session it is
+        self._shared: Dialogue | None = None
         self._sharing = asyncio.Lock()
         self._legacy_until = inf if stdio.share == "session" else 0.0
         self._fault = ""
@@ -77,22 +92,22 @@ class StdioEndpoint:
 
     async def send(self, request: Outgoing, patience: Patience) -> UpstreamResponse:
         """See `net.endpoint.Endpoint`."""
-        session = _header(request.headers, b"mcp-session-id")
+        session = header(request.headers, b"mcp-session-id")
         conversation = self._sessions.get(session.decode("latin-1")) if session is not None else None
         if session is not None and conversation is None:
-            return _refusal(404, None, SESSION_NOT_FOUND, "Session not found")
+            return refusal(404, None, SESSION_NOT_FOUND, "Session not found")
         if request.method != b"POST":
             return self._beside(request.method, conversation, patience)
         message = jsonrpc.classify(jsonrpc.decode_lenient(request.body))
         if conversation is not None:
-            return await _pass(conversation, message, patience)
-        return await self._without_session(message, request.headers, patience)
+            return await _pass(conversation, message, patience, request.agent)
+        return await self._without_session(message, request, patience)
 
     async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
         """A sign of life, which needs no process: a server is well as long as its processes start."""
         if self._fault:
             raise UpstreamFailed("connect", self._fault, sent=False)
-        return _refusal(404, None, SESSION_NOT_FOUND, "Session not found")
+        return refusal(404, None, SESSION_NOT_FOUND, "Session not found")
 
     def review(self) -> None:
         """Nobody's certificate is of interest here."""
@@ -106,7 +121,7 @@ class StdioEndpoint:
         """Have all processes end now."""
         self._retired = True
         for one in tuple(self._all):
-            one.process.end("was ended: the gateway stops")
+            one.process.end("was ended: the gateway stops", Reason.STOPPED)
 
     async def closed(self) -> None:
         """Wait until nothing is left of any process; of one that cannot be killed, for no longer than `_LAST`."""
@@ -126,38 +141,38 @@ class StdioEndpoint:
         for one in tuple(self._all):
             since = one.idle_since
             if self._retired and not one.busy:
-                one.process.end("was ended: the configuration has another server now")
+                one.process.end("was ended: the configuration has another server now", Reason.CONFIGURATION)
             elif since is not None and not one.why and now - since > self._stdio.idle:
-                one.process.end(f"was ended: not used for {self._stdio.idle:g} s")
+                one.process.end(f"was ended: not used for {self._stdio.idle:g} s", Reason.IDLE)
 
-    def _beside(self, method: bytes, conversation: Conversation | None, patience: Patience) -> UpstreamResponse:
+    def _beside(self, method: bytes, conversation: Dialogue | None, patience: Patience) -> UpstreamResponse:
         """GET and DELETE, which sessions alone have."""
         if conversation is None:
-            return _refusal(405, None, INVALID_REQUEST, "there is no session")
+            return refusal(405, None, INVALID_REQUEST, "there is no session")
         if method == b"GET":
             return conversation.listen(patience)
-        conversation.process.end("was ended with its session")
-        return _status(200)
+        conversation.process.end("was ended with its session", Reason.SESSION)
+        return status(200)
 
-    async def _without_session(self, message: Message, headers: bytes, patience: Patience) -> UpstreamResponse:
-        modern = _header(headers, b"mcp-protocol-version") in _MODERN
+    async def _without_session(self, message: Message, request: Outgoing, patience: Patience) -> UpstreamResponse:
+        modern = header(request.headers, b"mcp-protocol-version") in _MODERN
         identifier = message.id if isinstance(message, Request) else None
         if modern:
             if self._loop.time() < self._legacy_until:
-                return _unsupported(identifier, era.LEGACY_VERSIONS)
+                return unsupported(identifier, era.LEGACY_VERSIONS)
             conversation = await self._modern()
             if conversation is None:
-                return _unsupported(identifier, era.LEGACY_VERSIONS)
-            return await _pass(conversation, message, patience)
+                return unsupported(identifier, era.LEGACY_VERSIONS)
+            return await _pass(conversation, message, patience, request.agent)
         if not isinstance(message, Request) or message.method != "initialize":
-            return _refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
+            return refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
         if self._stdio.share == "server":
-            return _unsupported(identifier, era.MODERN_VERSIONS)
-        return await self._begin(message, patience)
+            return unsupported(identifier, era.MODERN_VERSIONS)
+        return await self._begin(message, patience, request.agent)
 
-    async def _begin(self, message: Request, patience: Patience) -> UpstreamResponse:
+    async def _begin(self, message: Request, patience: Patience, agent: str) -> UpstreamResponse:
         """A new session in a new process, which ends at once where the server does not want it."""
-        conversation = await self._start(shared=False)
+        conversation = await self._start(agent)
         begun = False
         try:
             stream = conversation.ask(message, patience)
@@ -165,7 +180,7 @@ class StdioEndpoint:
             begun = not stream.failed
         finally:
             if not begun:
-                conversation.process.end("did not begin a session")
+                conversation.process.end("did not begin a session", Reason.SESSION)
         if not begun:
             response.status = 400
             return response
@@ -174,28 +189,28 @@ class StdioEndpoint:
         response.headers[b"mcp-session-id"] = token.encode()
         return response
 
-    async def _modern(self) -> Conversation | None:
+    async def _modern(self) -> Dialogue | None:
         """The process of all modern agents, started where there is none; None where the server is of the other era."""
         async with self._sharing:
             if self._shared is not None and not self._shared.why:
                 return self._shared
             if self._loop.time() < self._legacy_until:
                 return None
-            conversation = await self._start(shared=True)
+            conversation = await self._start(None)
             modern = None
             try:
                 modern = await self._is_modern(conversation)
             finally:
                 if not modern:
-                    conversation.process.end("was ended: it is no server of the modern era")
+                    conversation.process.end("was ended: it is no server of the modern era", Reason.SESSION)
             self._shared = conversation if modern else None
             return self._shared
 
-    async def _is_modern(self, conversation: Conversation) -> bool:
+    async def _is_modern(self, conversation: Dialogue) -> bool:
         """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility")."""
         patience = Patience(PROBE, PROBE, PROBE)
         try:
-            response = await conversation.request(discovery("openmcp"), patience)
+            response = await conversation.request(discovery("openmcp"), patience, None)
         except UpstreamFailed as failure:
             if failure.kind != "timeout":
                 raise
@@ -207,32 +222,44 @@ class StdioEndpoint:
             return False
         return True
 
-    async def _start(self, *, shared: bool) -> Conversation:
-        self._check_room()
-        conversation = Conversation(f"server {self._server.name}", self._server.limits, self._ended, shared=shared)
-        self._all.add(conversation)
+    async def _start(self, agent: str | None) -> Dialogue:
+        """A process for a session of this agent, or for all agents."""
+        self._check_room(agent)
+        name = self._server.name
+        conversation = Conversation(self._process, self._server.limits, self._ended, shared=agent is None)
+        self._all[conversation] = agent
         try:
             await conversation.process.start(launch(self._stdio))
         except BaseException as error:
-            self._all.discard(conversation)
+            del self._all[conversation]
             if isinstance(error, UpstreamFailed):
+                self._counts.process_started(name, "failed")
                 self._failed(error.detail)
             raise
-        self._on_connect(self._server.name, self.url, "ok")
+        self._counts.connect(name, self.url, "ok")
+        self._counts.process_started(name, "ok")
         _log.info("%s has started", conversation.process.name)
         return conversation
 
-    def _check_room(self) -> None:
+    def _process(self, reader: Reader) -> Process:
+        name = self._server.name
+        count = functools.partial(self._counts.process_grumbled, name)
+        return Process(f"server {name}", self._server.limits.response_bytes, reader, count)
+
+    def _check_room(self, agent: str | None) -> None:
         if self._retired:
             raise UpstreamFailed("connect", "the gateway has another server now", sent=False)
         if self._loop.time() < self._not_before:
             raise UpstreamFailed("connect", f"{self._fault}; it is started again in a while", sent=False)
         if len(self._all) >= self._stdio.processes:
             raise UpstreamFailed("overloaded", f"{self._stdio.processes} processes are running", sent=False)
+        own = sum(one == agent for one in self._all.values()) if agent is not None else 0
+        if own >= self._stdio.per_agent:
+            raise UpstreamFailed("overloaded", f"{own} processes are running for this agent", sent=False)
 
     def _failed(self, why: str) -> None:
         """A process could not be started, or ended before it was of any use."""
-        self._on_connect(self._server.name, self.url, "refused")
+        self._counts.connect(self._server.name, self.url, "refused")
         pause = min(FIRST_PAUSE * 2 ** min(self._faults, 16), LONGEST_PAUSE)
         self._faults += 1
         self._not_before = self._loop.time() + pause
@@ -240,8 +267,9 @@ class StdioEndpoint:
             self._fault = why
             _log.warning("server %s cannot be used: %s", self._server.name, why)
 
-    def _ended(self, conversation: Conversation) -> None:
+    def _ended(self, conversation: Dialogue) -> None:
         process, why = conversation.process, conversation.why
+        self._counts.process_ended(self._server.name, process.reason)
         for token in [token for token, one in self._sessions.items() if one is conversation]:
             del self._sessions[token]
         if self._shared is conversation:
@@ -251,61 +279,25 @@ class StdioEndpoint:
             self._fault, self._faults = "", 0
         elif not process.asked:
             self._failed(f"the process {why}")
-        process.when_gone(lambda: self._all.discard(conversation))
+        process.when_gone(lambda: self._gone(conversation))
+
+    def _gone(self, conversation: Dialogue) -> None:
+        if conversation in self._all:  # else it ended while it was being started, and was not counted
+            del self._all[conversation]
+            self._counts.process_gone(self._server.name)
 
 
 _MODERN: Final = frozenset(version.encode() for version in era.MODERN_VERSIONS)
 
 
-def _pass(conversation: Conversation, message: Message, patience: Patience) -> Coroutine[None, None, UpstreamResponse]:
+def _pass(
+    conversation: Dialogue, message: Message, patience: Patience, agent: str
+) -> Coroutine[None, None, UpstreamResponse]:
     if isinstance(message, Request):
-        return conversation.request(message, patience)
+        return conversation.request(message, patience, agent)
     return _tell(conversation, message)
 
 
-async def _tell(conversation: Conversation, message: Notification | Response) -> UpstreamResponse:
+async def _tell(conversation: Dialogue, message: Notification | Response) -> UpstreamResponse:
     conversation.notify(message)
-    return _status(202)
-
-
-def _header(lines: bytes, name: bytes) -> bytes | None:
-    """One of the header lines that we have made."""
-    for line in lines.split(b"\r\n"):
-        if line.startswith(name + b": "):
-            return line[len(name) + 2 :]
-    return None
-
-
-class _Complete:
-    """Carries answers that are complete."""
-
-    def release(self, response: UpstreamResponse, *, complete: bool) -> None:
-        """Nothing is held."""
-
-    def resume(self) -> None:
-        """Nothing was paused."""
-
-    def expect_end(self) -> None:
-        """It has ended."""
-
-
-def _status(status: int) -> UpstreamResponse:
-    response = UpstreamResponse(_Complete())
-    response.status = status
-    response.end(None)
-    return response
-
-
-def _refusal(
-    status: int, identifier: MessageId | None, code: int, message: str, data: JsonObject | None = None
-) -> UpstreamResponse:
-    response = _status(status)
-    response.headers = dict(JSON)
-    response.body = jsonrpc.encode(answers.error(identifier, code, message, data))
-    return response
-
-
-def _unsupported(identifier: MessageId | None, supported: tuple[str, ...]) -> UpstreamResponse:
-    """The server's era is the other one: which versions it has."""
-    data: JsonObject = {"supported": list(supported), "requested": ""}
-    return _refusal(400, identifier, UNSUPPORTED_VERSION, "Unsupported protocol version", data)
+    return status(202)

@@ -13,9 +13,10 @@ from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.build.identities import Identities
 from openmcp.sidecar.build.limits import Limiting
 from openmcp.sidecar.inspection.inspectors import Inspectors
+from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.dialing import authority
 from openmcp.sidecar.net.endpoint import Endpoint
-from openmcp.sidecar.net.pool import Upstream
+from openmcp.sidecar.net.pool import Upstream, over_http
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.telemetry.metrics import Metrics
@@ -85,16 +86,22 @@ class Builder:
             if known is not None and known.authority == authority(server):
                 return known
             credential = self.identities.credential(server)
-            return Upstream(server, self._metrics.connect, self.identities.contexts, credential, self._adapters(server))
+            adapters = self._adapters(server, credential)
+            return Upstream(server, self._metrics.connect, self.identities.contexts, credential, adapters)
         except (SecretError, ssl.SSLError, OSError, UnicodeDecodeError) as error:
             raise BuildError(f"servers: {server.name}: tls.ca cannot be used: {error}") from error
 
-    def _adapters(self, server: Server) -> tuple[Endpoint, ...]:
+    def _adapters(self, server: Server, credential: Credential | None) -> tuple[Endpoint, ...]:
+        if server.transport == "sse":
+            from openmcp.sidecar.bridge.httpsse import SseEndpoint  # here: most configurations have none
+
+            places = over_http(server, self._metrics.connect, self.identities.contexts, credential)
+            return tuple(SseEndpoint(server, place) for place in places)
         if server.stdio is None:
             return ()
         from openmcp.sidecar.bridge.stdio import StdioEndpoint  # here: most configurations have none
 
-        return (StdioEndpoint(server, server.stdio, self._metrics.connect),)
+        return (StdioEndpoint(server, server.stdio, self._metrics),)
 
 
 def upstreams(made: Snapshot) -> dict[Server, Upstream]:

@@ -109,7 +109,7 @@ class Identities:
         from openmcp.identity.webtls import FileTls, TlsUnusable
 
         try:
-            self._files = FileTls(*_files(tls))
+            self._files = FileTls(*_files(tls), http2=True)
         except TlsUnusable as error:
             raise BuildError(f"listen.tls: {error}") from error
         return self._files.server_context(self._client_refused)

@@ -69,6 +69,7 @@ def bridge(
         args=tuple(arguments),
         env=tuple(_variable(text) for text in variables),
         cwd=cwd,
+        per_agent=Stdio(command="").processes,  # callers are not told apart here
         share="session" if share == "session" else "server" if share == "server" else None,
     )
     sys.exit(serve.serve(_Fixed(), Loaded(_configuration(stdio, port, path), ()), "openmcp bridge"))

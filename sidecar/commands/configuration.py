@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import Final
 
 import click
 import msgspec
@@ -11,16 +12,60 @@ import msgspec
 from openmcp.config import ConfigurationError, Loaded, Problem, load, scaffold
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option
 
+_TEST = ("openmcp test tests/policy.yaml", "tests what the policies decide")
+_FILL_IN = ("openmcp validate", "says what is to be filled in")
+_NEXT: Final = {
+    "local": (
+        ("openmcp validate", "checks gateway.yaml"),
+        _TEST,
+        ("python sample_server.py &", "the MCP server; needs: pip install 'mcp>=2.3,<3'"),
+        ("openmcp run", "the gateway; agents call http://127.0.0.1:15001/sample"),
+        ("python call.py http://127.0.0.1:15001/sample", "in another terminal: an agent's view of it"),
+    ),
+    "vm": (
+        _FILL_IN,
+        _TEST,
+        ("sudo install -D -m 644 gateway.yaml /etc/openmcp/gateway.yaml", "where the unit has it"),
+        ("sudo install -m 644 openmcp.service /etc/systemd/system/", "its head says what it needs to be there"),
+        ("sudo systemctl enable --now openmcp", "then: curl -s http://127.0.0.1:15020/readyz"),
+    ),
+    "kubernetes": (
+        ("openmcp validate -c objects", "says what is to be filled in"),
+        _TEST,
+        ("kubectl apply -f namespace.yaml", "pods in it will be governed"),
+        ("kubectl -n agents create configmap openmcp --from-file=gateway.yaml", "for pods that name it"),
+        ("helm upgrade --install openmcp CHART -n openmcp-system --create-namespace --wait -f values.yaml", ""),
+        ("kubectl apply -f objects", "CHART is manifests/helm/openmcp"),
+        ("kubectl -n agents get openmcp", "whether the objects are accepted"),
+    ),
+    "gateway": (
+        _FILL_IN,
+        _TEST,
+        ("(umask 077; openssl rand -base64 32 >session.key)", "the same for all replicas"),
+        ("openmcp audit keygen audit.pem", "signs the record"),
+        ("openmcp run", "needs tls.crt, tls.key and $REDIS_PASSWORD"),
+    ),
+}
+"""Commands to go on with, and what they are for."""
+
 
 @click.command()
 @click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path())
-def init(folder: Path) -> None:
-    """Write a gateway.yaml, a sample server and policy tests.
+@click.option(
+    "--profile",
+    type=click.Choice(list(scaffold.PROFILES)),
+    default=scaffold.DEFAULT,
+    show_default=True,
+    help="Where it is to run: a laptop, a VM with SPIRE, a cluster, or a gateway for many agents.",
+)
+def init(folder: Path, profile: str) -> None:
+    """Write a gateway.yaml and what else it takes to begin.
 
-    They go into DIR, the current folder by default, and work as they are. Nothing is overwritten.
+    They go into DIR, the current folder by default. Those of the profile `local`, with a sample server and a client,
+    work as they are; of the others `openmcp validate` says what is to be filled in. Nothing is overwritten.
     """
     try:
-        written = scaffold.write(folder)
+        written = scaffold.write(folder, profile)
     except scaffold.AlreadyThere as error:
         click.echo(f"{error}; nothing was written", err=True)
         sys.exit(WRONG_INPUT)
@@ -29,17 +74,13 @@ def init(folder: Path) -> None:
         sys.exit(OUTSIDE)
     for file in written:
         click.echo(f"wrote {file}")
-    click.echo(_next_steps(folder))
+    click.echo(_next_steps(folder, profile))
 
 
-def _next_steps(folder: Path) -> str:
+def _next_steps(folder: Path, profile: str) -> str:
     lines = [] if folder == Path() else [f"cd {shlex.quote(str(folder))}"]
-    lines += [
-        "openmcp validate               # checks gateway.yaml",
-        "openmcp test tests/policy.yaml # tests what the policies decide",
-        "python sample_server.py &      # the MCP server; needs: pip install 'mcp>=2.3,<3'",
-        "openmcp run                    # the gateway; agents call http://127.0.0.1:15001/sample",
-    ]
+    width = max(len(command) for command, what in _NEXT[profile] if what)
+    lines += [f"{command:{width}} # {what}" if what else command for command, what in _NEXT[profile]]
     return "\nNext:\n" + "\n".join(f"  {line}" for line in lines)
 
 

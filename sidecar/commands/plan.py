@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openmcp.config import ConfigurationError, load
-from openmcp.sidecar.commands.common import WRONG_INPUT, config_option, printable
+from openmcp.config import ConfigurationError
+from openmcp.config.kubernetes import opening
+from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option, printable
 
 if TYPE_CHECKING:
     from openmcp.config.plan import Plan, Target
@@ -40,10 +41,13 @@ def plan(path: Path, *, strict: bool, as_json: bool, **wanted: Any) -> None:
 
     target = _target(**wanted)
     try:
-        made = planning.plan(load(path).configuration, target)
+        made = planning.plan(opening.loaded(path).configuration, target)
     except (ConfigurationError, planning.CannotPlan) as error:
         click.echo(str(error), err=True)
         sys.exit(WRONG_INPUT)
+    except opening.NoCluster as error:
+        click.echo(f"{path}: source: {error}", err=True)
+        sys.exit(OUTSIDE)
     refused = strict and bool(made.warnings)
     _tell(made, as_json=as_json, with_resources=not refused)
     sys.exit(WRONG_INPUT if refused else 0)

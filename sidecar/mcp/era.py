@@ -12,6 +12,9 @@ from openmcp.sidecar.types import LEGACY, MODERN, Era, JsonObject, Notification,
 MODERN_VERSIONS: Final = ("2026-07-28",)
 LEGACY_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26")
 SUPPORTED_VERSIONS: Final = MODERN_VERSIONS + LEGACY_VERSIONS
+OLDEST_VERSION: Final = "2024-11-05"
+"""Not named, since its transport is another one; but some servers answer initialize with it, and clients then repeat
+it."""
 UNDECLARED_VERSION: Final = "2025-03-26"
 """What a legacy client without the header speaks (2025-06-18, "Protocol Version Header")."""
 
@@ -38,7 +41,7 @@ def legacy_version(header: str | None) -> str:
     """The version that a legacy client's header names; raises `Refused` for one nobody knows."""
     if header is None:
         return UNDECLARED_VERSION
-    if header not in LEGACY_VERSIONS:
+    if header not in LEGACY_VERSIONS and header != OLDEST_VERSION:
         raise unsupported(header)
     return header
 

@@ -154,8 +154,9 @@ def discovered(result: JsonObject) -> JsonObject:
 
 
 def legacy_params(params: JsonObject) -> JsonObject:
-    """The params of a modern request for a legacy server."""
-    return _without_meta({key: value for key, value in params.items() if key not in _OF_A_RETRY})
+    """The params of a modern request for a legacy server. What means something in its era alone was never judged as
+    that: `task` would make a call run on unseen."""
+    return _without_meta({key: value for key, value in params.items() if key != "task" and key not in _OF_A_RETRY})
 
 
 def modern_result(method: str, result: JsonObject) -> JsonObject:

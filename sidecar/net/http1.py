@@ -162,6 +162,8 @@ class Connection(asyncio.Protocol):
             return  # a trailer: never a header (RFC 9110, 6.5.1), since it was not there when the head was judged
         name = name.lower()
         self._head_bytes += len(name) + len(value)
+        if value and value[-1] <= 0x20:  # the parser drops the blanks before it alone (RFC 9110, 5.5)
+            value = value.rstrip(b" \t")
         if name in self._headers:
             self._repeated |= {name}
             if name == b"accept":  # a list header: its lines add up (RFC 9110, 5.3)

@@ -40,6 +40,7 @@ class Http2Connection(asyncio.Protocol):
         self._loop = listener.loop
         self.now = listener.loop.time
         self.peer = UNKNOWN
+        self.unread = listener.unread.share(self.abort)
         self._machine = wire.Machine()
         self._guard = Guard()
         self._uploads = Uploads(self._machine)
@@ -66,6 +67,7 @@ class Http2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = self._lost = True
         self._forget_all()
+        self.unread.close()
         self._outbox.close()
         if not self._tasks:  # else the drain waits for what they have to tidy up and to record
             self._listener.left(self)
@@ -179,7 +181,7 @@ class Http2Connection(asyncio.Protocol):
             return
         if now >= stream.deadline:
             self._refuse(stream, 408)
-        elif stream.pending and now - stream.progress > STALL_TIMEOUT:
+        elif stream.pending and now - stream.progress > self.unread.patience(STALL_TIMEOUT):
             self._reset(stream, wire.CANCEL)
         elif stream.started:
             stream.keep_alive(now)
@@ -200,7 +202,8 @@ class Http2Connection(asyncio.Protocol):
 
     def _on_request(self, event: events.RequestReceived) -> None:
         number = event.stream_id
-        if number in self._dead or self._final or max(len(self._streams), len(self._tasks)) >= wire.MAX_STREAMS:
+        busy = max(len(self._streams), len(self._tasks)) >= wire.MAX_STREAMS or self.unread.many
+        if number in self._dead or self._final or busy:
             self._guard.reset()
             if number not in self._dead:
                 self._machine.reset_stream(number, wire.REFUSED_STREAM)
@@ -377,14 +380,10 @@ class Http2Connection(asyncio.Protocol):
         self._listener.refused(status)
         if code is not None:
             self._outbox.goaway(self._machine.highest_inbound_stream_id, code)
-        self._outbox.flush()
         self._closing = True
         self._deadline = self.now() + LINGER_TIMEOUT
+        self._outbox.shut()
         self._forget_all()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
 
 
 _TAKES: Final[dict[type, Callable[..., None]]] = {

@@ -11,6 +11,7 @@ from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.net.http1 import Connection
 from openmcp.sidecar.net.opening import Opening
 from openmcp.sidecar.net.sweep import Sweeper
+from openmcp.sidecar.net.unread import Unread
 from openmcp.sidecar.net.values import Client
 from openmcp.sidecar.ports import Exchange
 
@@ -48,6 +49,7 @@ class Listener:
         self.loop = asyncio.get_running_loop()
         self._connections: set[Client] = set()
         self._server: asyncio.Server | None = None
+        self.unread = Unread(lambda: on_refused(429))
         self._sweeper = sweeper
         self._empty = asyncio.Event()
         self._empty.set()

@@ -103,6 +103,14 @@ class Outbox:
         if self._transport is not None:
             self._transport.write(wire.goaway(last, code))
 
+    def shut(self) -> None:
+        """Nothing comes after what is to be sent; what the client still sends is read, where that can be done."""
+        self.flush()
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+        elif self._transport is not None:
+            self._transport.close()
+
     def stands_still(self, now: float) -> bool:
         """Whether the client read nothing of what is waiting for it, for too long."""
         if not self.paused or self._transport is None:

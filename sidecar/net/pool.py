@@ -46,8 +46,8 @@ class HttpEndpoint:
         self._all: set[UpstreamConnection] = set()
         self._retired = False
         self._now = asyncio.get_running_loop().time
-        target = (parts.path or "/").encode()
-        self._tail = b" %b HTTP/1.1\r\nhost: %b\r\nuser-agent: %b\r\n" % (target, parts.netloc.encode(), USER_AGENT)
+        self._authority = parts.netloc.encode()
+        self._tail = self._after_method((parts.path or "/").encode())
 
     @property
     def problem(self) -> str:
@@ -95,7 +95,8 @@ class HttpEndpoint:
     async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
         """Send one request with these header lines besides its own; otherwise as `send`."""
         named = request.headers + lines if lines else request.headers
-        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.method, self._tail, named, len(request.body))
+        tail = self._after_method(request.target) if request.target else self._tail
+        head = b"%b%b%bcontent-length: %d\r\n\r\n" % (request.method, tail, named, len(request.body))
         pieces = (head + request.body,) if len(request.body) < 65536 else (head, request.body)
         pooled = self._pooled()
         if pooled is not None:
@@ -135,6 +136,9 @@ class HttpEndpoint:
         for connection in tuple(self._idle):
             if now - connection.idle_since >= KEEP_IDLE:
                 connection.abort()
+
+    def _after_method(self, target: bytes) -> bytes:
+        return b" %b HTTP/1.1\r\nhost: %b\r\nuser-agent: %b\r\n" % (target, self._authority, USER_AGENT)
 
     def _pooled(self) -> UpstreamConnection | None:
         now = self._now()
@@ -186,7 +190,7 @@ class Upstream:
         self.server = server
         self.authority = authority(server)
         self._credential = credential
-        self.endpoints = adapters or _over_http(server, on_connect, tls, credential)
+        self.endpoints = adapters or over_http(server, on_connect, tls, credential)
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._turn = -1
         self._by_key = {endpoint.key: endpoint for endpoint in self.endpoints}
@@ -274,12 +278,13 @@ class Upstream:
             await endpoint.closed()
 
 
-def _over_http(
+def over_http(
     server: Server,
     on_connect: Callable[[str, str, str], None],
     tls: ClientTls | None,
     credential: Credential | None,
-) -> tuple[Endpoint, ...]:
+) -> tuple[HttpEndpoint, ...]:
+    """The endpoints of a server as its configuration names them. Raises as `Upstream` does."""
     web = web_context(server)
     return tuple(
         HttpEndpoint(

@@ -33,7 +33,7 @@ class Stream:
         self.task: asyncio.Task[None] | None = None
         self.started = self.finished = self.gone = False
         self.out: deque[bytes] = deque()
-        self.pending = 0
+        self.pending = self._kept = 0
         self.progress = 0.0
         self._connection = connection
         self._keep_alive = b""
@@ -53,7 +53,9 @@ class Stream:
 
     async def respond_large(self, status: int, headers: bytes, pieces: Sequence[bytes]) -> None:
         self.started = True
-        self._connection.begin(self, status, headers, sum(map(len, pieces)), ends=False)
+        size = sum(map(len, pieces))
+        self._connection.begin(self, status, headers, size, ends=False)
+        self._keep(size)
         for piece in pieces:
             self._put(piece)
             await self._writable()
@@ -74,6 +76,8 @@ class Stream:
 
     async def write_large(self, pieces: Iterable[bytes]) -> None:
         later = self._later = []
+        pieces = tuple(pieces)
+        self._keep(sum(map(len, pieces)))
         for piece in pieces:
             if piece:
                 self._said.append(piece)
@@ -108,11 +112,13 @@ class Stream:
     def sent(self, size: int) -> None:
         """So many bytes have gone out."""
         self.pending -= size
+        self._keep(-size)
         if self.pending < WRITE_BUFFER:
             self._wake()
 
     def end(self) -> None:
         """Nothing more goes out: it is complete, or nobody listens."""
+        self._keep(-self._kept)
         self.gone = True
         self.out.clear()
         self._said.clear()
@@ -132,7 +138,14 @@ class Stream:
             self.progress = self._connection.now()
         self.out.append(data)
         self.pending += len(data)
+        if self.pending > self._kept:  # not part of what is counted as a whole
+            self._keep(self.pending - self._kept)
         self._connection.push(self)
+
+    def _keep(self, size: int) -> None:
+        if not self.gone:
+            self._kept += size
+            self._connection.unread.add(size)
 
     async def _writable(self) -> None:
         while self.pending >= WRITE_BUFFER and not self.gone:

@@ -74,7 +74,8 @@ class Terms(msgspec.Struct, frozen=True):
 class Outgoing(msgspec.Struct, frozen=True):
     """One request: `headers` are ready lines, `limit` the bytes allowed for the body of an answer that is no stream.
 
-    `repeatable`: sending it twice has no other effect than sending it once.
+    `repeatable`: sending it twice has no other effect than sending it once. `target`: path and query, where they are
+    not those of the endpoint. `agent` is for counting what each of them takes, and says nothing of what it may.
     """
 
     method: bytes
@@ -82,3 +83,5 @@ class Outgoing(msgspec.Struct, frozen=True):
     body: bytes
     limit: int
     repeatable: bool
+    target: bytes = b""
+    agent: str = ""

@@ -43,10 +43,11 @@ class Connections:
         if token is None or flow.era is MODERN:
             return
         text = token.decode("latin-1")
-        flow.session, flow.session_ref = self._sessions.open(text, flow.principal, flow.server, time.time())
-        flow.endpoint = flow.upstream.by_key(flow.session.endpoint)
-        if flow.endpoint is None:
-            raise session_not_found()
+        session, flow.session_ref = self._sessions.open(text, flow.principal, flow.server, time.time())
+        flow.session = session
+        flow.endpoint = flow.upstream.by_key(session.endpoint)
+        if flow.endpoint is None or (session.client is not None and flow.route.translator is None):
+            raise session_not_found()  # its server is gone, or is not translated for any more and knows no such session
 
     def begin(self, flow: Flow, call: Call, response: UpstreamResponse, version: str) -> bytes:
         """The header line with our id for the session that the server began, or nothing where it began none."""
@@ -74,7 +75,7 @@ class Connections:
         """The agent answers a request of the server: only one that was put to it, on its session, once."""
         if flow.session is None:
             raise Refused(400, INVALID_REQUEST, "a response needs a session", reason="forged_response")
-        if not _may_connect(flow):
+        if not may_connect(flow):
             raise session_not_found()
         identifier = self._sessions.answered_id(flow.session, message.id)
         said = message.result if message.result is not None else message.error
@@ -99,7 +100,7 @@ class Connections:
             raise Refused(405, INVALID_REQUEST, "this revision has POST alone", reason="method")
         era.legacy_version(declared)
         self.attach(flow)
-        if not _may_connect(flow):
+        if not may_connect(flow):
             raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
         if request.method == "GET":
             await self._open_stream(flow)
@@ -192,7 +193,7 @@ async def _delete(flow: Flow) -> None:
         raise UpstreamFailed("status", f"HTTP {response.status}")
 
 
-def _may_connect(flow: Flow) -> bool:
+def may_connect(flow: Flow) -> bool:
     """Whether policy would let the agent begin a session now: what a session carries by itself depends on that."""
     beside = {"tracestate": flow.tracestate} if flow.tracestate else None
     return flow.snapshot.policies.decide(flow.principal, flow.server, _CONNECTING, beside).allowed

@@ -31,6 +31,7 @@ class Flow:
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `approval`: the approval that the call waits for, or was made under. `progress`: what we told of it ourselves.
     `client`: what a session that begins here remembers for a server that knows no sessions (`Session.client`).
+    `older`: it comes from an agent of 2024-11-05, over HTTP+SSE.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
     """
 
@@ -72,6 +73,7 @@ class Flow:
     findings: tuple[Finding, ...] = ()
     examiner: Examiner | None = None
     client: JsonObject | None = None
+    older = False
 
     def __init__(self, exchange: Exchange, snapshot: Snapshot, trace: TraceContext) -> None:
         self.id = trace.span_id

@@ -63,7 +63,7 @@ async def send(
     more where the configuration wants that.
     """
     limit = flow.upstream.server.limits.response_bytes
-    request = Outgoing(method, headers, body, limit, repeatable)
+    request = Outgoing(method, headers, body, limit, repeatable, agent=flow.agent)
     flow.asked_at = flow.asked_at or time.perf_counter()
     resending = flow.upstream.resending
     if resending is not None:

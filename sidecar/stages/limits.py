@@ -97,10 +97,13 @@ class Limits:
         """Count a message; raises `RateLimited`, and then it counts for no limit."""
         now = self._now()
         found = [(limit, key) for limit in self._limits if (key := limit.key(agent, method, name)) is not None]
+        longest, words = 0.0, ""
         for limit, key in found:
             seconds = limit.buckets.wait(key, now)
-            if seconds > 0.0:
-                raise RateLimited(limit.words, seconds)
+            if seconds > longest:
+                longest, words = seconds, limit.words
+        if words:
+            raise RateLimited(words, longest)
         for limit, key in found:
             limit.buckets.take(key, now)
         if self._sharing is not None:
@@ -131,4 +134,4 @@ def _words(rule: RateLimit) -> str:
 
 
 def _digest(*parts: str) -> str:
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=12).hexdigest()
+    return hashlib.blake2b(repr(parts).encode(), digest_size=12).hexdigest()  # nothing in a name ends it

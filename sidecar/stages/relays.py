@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
@@ -25,6 +25,24 @@ REVIEW: Final = 10.0
 _log = logging.getLogger("openmcp.pipeline")
 
 
+class Open(Protocol):
+    """A stream that is open (`streams.Relay`)."""
+
+    flow: Flow
+    until: float
+    review_at: float
+
+    @property
+    def idle(self) -> bool:
+        """Whether it ends only when somebody ends it."""
+
+    def stop(self) -> None:
+        """End it in good order."""
+
+    def announce_lists(self) -> None:
+        """Tell the agent that its lists may have changed."""
+
+
 class Relays:
     """Runs relays; `open` are those under way. While `draining`, streams that do not end by themselves are ended.
 
@@ -34,7 +52,7 @@ class Relays:
     def __init__(
         self, sessions: Sessions, results: Results, recorder: Recorder, current: Callable[[], Snapshot]
     ) -> None:
-        self.open: set[Relay] = set()
+        self.open: set[Open] = set()
         self._current = current
         self._still_trusted: Callable[[PeerCertificate], bool] | None = None
         self.draining = False

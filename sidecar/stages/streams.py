@@ -219,8 +219,8 @@ class Relay:
 
     def _event_id(self, event: Event) -> bytes | None:
         session = self.flow.session
-        if event.id is None or session is None:
-            return None
+        if event.id is None or session is None or self.flow.older:
+            return None  # HTTP+SSE has no streams that could be resumed
         self._resumable = True
         return self._sessions.event_id(session, event.id.decode("latin-1"), self._description())
 

@@ -28,7 +28,8 @@ _TOGETHER: Final = 100
 
 # KEYS: buckets. ARGV: for each question how many of them it is about, and for each of these the time between two
 # tokens, and how far ahead of now it may be full, in microseconds. Answers to each question with the place of the
-# bucket that has no token for the longest (0: each had one, and lost it) and for how long.
+# bucket that has no token for the longest (0: each had one, and lost it) and for how long. A bucket that is full later
+# than one that was just emptied was written by a clock that was ahead.
 _TAKE: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -37,8 +38,10 @@ while at <= #ARGV do
   local count = tonumber(ARGV[at])
   local full, place, longest = {}, 0, 0
   for i = 1, count do
+    local interval, slack = ARGV[at + 2 * i - 1], ARGV[at + 2 * i]
     full[i] = math.max(tonumber(redis.call('GET', KEYS[key + i]) or '0'), now)
-    local wait = full[i] - now - ARGV[at + 2 * i]
+    full[i] = math.min(full[i], now + slack + interval)
+    local wait = full[i] - now - slack
     if wait > longest then place, longest = i, wait end
   end
   for i = 1, place == 0 and count or 0 do
@@ -101,6 +104,7 @@ class RedisCounters:
             self._asking = None
 
     async def _ask(self, together: list[tuple[Sequence[Bucket], Answer]]) -> None:
+        """Answer these; where Redis does not, all that wait: nobody waits for others' questions to fail first."""
         keys = [_PREFIX + bucket.name for buckets, _ in together for bucket in buckets]
         arguments: list[int] = []
         for buckets, _ in together:
@@ -113,6 +117,7 @@ class RedisCounters:
         except Exception as error:  # whatever it is: calls wait for an answer
             if not isinstance(error, RedisError | OSError):
                 _log.exception("shared rate limits cannot be asked for")
+            together, self._waiting = together + self._waiting, []
             found = [CountersAway(f"Redis: {error}") for _ in together]
         for (_, answer), said in zip(together, found, strict=True):
             if answer.done():  # given up

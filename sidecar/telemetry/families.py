@@ -25,6 +25,14 @@ FAMILIES = {
         "What response rules found in messages of servers.",
         ("server", "policy", "rule", "action"),
     ),
+    "stdio_processes": Family("openmcp_stdio_processes", "gauge", "Processes of stdio servers.", ("server",)),
+    "stdio_starts": Family(
+        "openmcp_stdio_starts", "counter", "Attempts to start a process of a stdio server.", ("server", "result")
+    ),
+    "stdio_ends": Family("openmcp_stdio_ends", "counter", "Ends of such processes.", ("server", "reason")),
+    "stdio_lines": Family(
+        "openmcp_stdio_stderr_lines", "counter", "Lines on standard error of such processes.", ("server", "result")
+    ),
     "connects": Family(
         "openmcp_connects", "counter", "Connection attempts to endpoints.", ("server", "endpoint", "result")
     ),

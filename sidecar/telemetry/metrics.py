@@ -240,6 +240,25 @@ class Metrics:
         """Count an attempt to connect; `result` is `ok` or the class of the error."""
         self._count("connects", (server, endpoint, result))
 
+    def process_started(self, server: str, result: str) -> None:
+        """Count an attempt to start a process of a stdio server; `result` is `ok` or `failed`."""
+        self._count("stdio_starts", (server, result))
+        if result == "ok":
+            self._count("stdio_processes", (server,))
+
+    def process_ended(self, server: str, reason: str) -> None:
+        """Count a process that ends; `reason` is one of `bridge.process.Reason`."""
+        self._count("stdio_ends", (server, reason))
+
+    def process_gone(self, server: str) -> None:
+        """Nothing is left of a process."""
+        self._count("stdio_processes", (server,), -1)
+
+    def process_grumbled(self, server: str, logged: int, dropped: int) -> None:
+        """Count lines on standard error, by what became of them."""
+        self._count("stdio_lines", (server, "logged"), logged)
+        self._count("stdio_lines", (server, "dropped"), dropped)
+
     def unidentified(self, reason: str) -> None:
         """Count a caller that was not identified; `reason` is one of a few fixed words."""
         self._count("unidentified", (reason,))
@@ -282,9 +301,9 @@ class Metrics:
             self._registry = _Registry(self.families)
         return self._registry.text()
 
-    def _count(self, name: str, labels: Labels) -> None:
+    def _count(self, name: str, labels: Labels, by: int = 1) -> None:
         key = (name, labels)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._counts[key] = self._counts.get(key, 0) + by
 
     def _series(self, server: str, method: str, tool: str, decision: str) -> _Series:
         """Find or make the series for labels that were not seen like this before, within the bounds."""

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from openmcp.sidecar.concealing import conceal
 from openmcp.sidecar.worker.inspecting import Inspecting
 from openmcp.sidecar.worker.job import perform
 from openmcp.sidecar.worker.values import Job
@@ -30,6 +31,7 @@ def main() -> None:
     os.nice(NICENESS)
     with contextlib.suppress(OSError):  # where memory is short, rather this process than the sidecar
         Path("/proc/self/oom_score_adj").write_text("1000")
+    conceal()  # it has the sidecar's environment, and what agents say; nothing can be written there any more
     gc.disable()  # the objects of a message are many, live together and hold no cycles
     with socket.socket(fileno=int(sys.argv[1])) as link:
         serve(link)

@@ -23,21 +23,27 @@ SESSION.set_credentials("testing", "testing")
 OTHER = "spiffe://acme.example/ns/support/sa/other"
 
 
+@pytest.fixture(scope="module")
+def dynamodb(tmp_path_factory):
+    """One for all, as Java takes seconds to start; each test has a table of its own."""
+    with dynamodb_local(tmp_path_factory.mktemp("dynamodb")) as server:
+        yield server
+
+
 @contextmanager
-def in_redis(folder):
+def in_redis(folder, request):
     with redis_server(folder) as server:
         yield server, lambda: RedisStore(server.url)
 
 
 @contextmanager
-def in_dynamodb(folder):
-    table = f"t{secrets.token_hex(6)}"
-    with dynamodb_local(folder) as server:
-        yield server, lambda: DynamoStore(table, "eu-west-1", endpoint=server.url, session=SESSION)
+def in_dynamodb(folder, request):
+    table, server = f"t{secrets.token_hex(6)}", request.getfixturevalue("dynamodb")
+    yield server, lambda: DynamoStore(table, "eu-west-1", endpoint=server.url, session=SESSION)
 
 
 @contextmanager
-def in_sqlite(folder):
+def in_sqlite(folder, request):
     yield None, lambda: SqliteStore(folder / "state.db")
 
 
@@ -46,7 +52,7 @@ async def place(request, tmp_path):
     """The server, if it is one that can be killed, and three processes on one store."""
     if request.param is not in_sqlite:
         request.applymarker(pytest.mark.real)
-    with request.param(tmp_path) as (server, connect):
+    with request.param(tmp_path, request) as (server, connect):
         stores = [connect() for _ in range(3)]
         await stores[0].create()
         scenes = [Scene(store) for store in stores]

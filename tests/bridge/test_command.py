@@ -9,6 +9,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.bridge.conftest import SERVER, Behind
 from tests.support.process import OPENMCP, running
 
@@ -28,6 +30,33 @@ def post(url: str, document: Any, **headers: str) -> tuple[Any, str]:
     request = urllib.request.Request(url, json.dumps(document).encode(), given)
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.loads(answer.read()), answer.headers["mcp-session-id"]
+
+
+UNPRIVILEGED = """
+import ctypes, os, sys
+for capability in range(64):
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+"""Runs a program without the capabilities that root has outside of containers (PR_CAPBSET_DROP)."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system has /proc")
+def test_a_program_cannot_read_the_sidecar_that_runs_it() -> None:
+    """By /proc, as a program of the same user, without privileges. The worker has all of its environment too."""
+    command = [sys.executable, "-c", UNPRIVILEGED, OPENMCP, "bridge", "--port", "0", "--", sys.executable, SERVER]
+    with running("openmcp bridge", command, {"SECRET_OF_THE_GATEWAY": "a key"}) as process:
+        url = process.wait_for(lambda: (found := _SERVING.search(process.printed())) and found[1]) + "/mcp"
+        _, session = post(url, INITIALIZE)
+        for tool, arguments in (("allowed_large", {"bytes": 300_000}), ("allowed_spy", {})):
+            wanted = {
+                "jsonrpc": "2.0",
+                "id": 2,
+                "method": "tools/call",
+                "params": {"name": tool, "arguments": arguments},
+            }
+            answer, _ = post(url, wanted, mcp_session_id=session)
+        assert json.loads(answer["result"]["content"][0]["text"]) == []
 
 
 def test_a_program_is_served_with_the_environment_that_was_named(tmp_path: Path, behind: Behind) -> None:

@@ -9,10 +9,16 @@ from openmcp.sidecar.bridge.grumbling import BYTES, LINES, LONGEST, Grumbling
 
 
 @pytest.fixture
-def grumbler(caplog: pytest.LogCaptureFixture) -> Grumbling:
+def counted() -> list[tuple[int, int]]:
+    """How many lines were logged and how many were not, each time that this was told."""
+    return []
+
+
+@pytest.fixture
+def grumbler(caplog: pytest.LogCaptureFixture, counted: list[tuple[int, int]]) -> Grumbling:
     """One of the process `p`."""
     caplog.set_level(logging.INFO, "openmcp.bridge")
-    return Grumbling("p")
+    return Grumbling("p", lambda logged, dropped: counted.append((logged, dropped)))
 
 
 def test_lines_are_logged_when_they_are_whole(grumbler: Grumbling, caplog: pytest.LogCaptureFixture) -> None:
@@ -33,7 +39,9 @@ def test_an_endless_line_is_cut(grumbler: Grumbling, caplog: pytest.LogCaptureFi
     assert caplog.messages == ["p: " + "x" * LONGEST]
 
 
-def test_more_lines_than_can_be_read_are_counted(grumbler: Grumbling, caplog: pytest.LogCaptureFixture) -> None:
+def test_more_lines_than_can_be_read_are_counted(
+    grumbler: Grumbling, caplog: pytest.LogCaptureFixture, counted: list[tuple[int, int]]
+) -> None:
     at_first = LINES * grumbling._SAVED
     grumbler.feed(b"x\n" * (at_first + 7))
     assert len(caplog.messages) == at_first
@@ -42,6 +50,7 @@ def test_more_lines_than_can_be_read_are_counted(grumbler: Grumbling, caplog: py
     grumbler.feed(b"y\n" * (LINES + 1))
     grumbler.end()
     assert caplog.messages[-2:] == ["p: y", "p: (1 more lines of its standard error)"]
+    assert counted == [(at_first, 7), (LINES, 1)]
 
 
 def test_no_more_is_read_than_so_much_at_a_time(grumbler: Grumbling) -> None:

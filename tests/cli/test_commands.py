@@ -36,13 +36,15 @@ def test_init_then_validate(folder):
         0,
         "wrote gateway.yaml\n"
         "wrote sample_server.py\n"
+        "wrote call.py\n"
         "wrote tests/policy.yaml\n"
         "\n"
         "Next:\n"
-        "  openmcp validate               # checks gateway.yaml\n"
-        "  openmcp test tests/policy.yaml # tests what the policies decide\n"
-        "  python sample_server.py &      # the MCP server; needs: pip install 'mcp>=2.3,<3'\n"
-        "  openmcp run                    # the gateway; agents call http://127.0.0.1:15001/sample\n",
+        "  openmcp validate                             # checks gateway.yaml\n"
+        "  openmcp test tests/policy.yaml               # tests what the policies decide\n"
+        "  python sample_server.py &                    # the MCP server; needs: pip install 'mcp>=2.3,<3'\n"
+        "  openmcp run                                  # the gateway; agents call http://127.0.0.1:15001/sample\n"
+        "  python call.py http://127.0.0.1:15001/sample # in another terminal: an agent's view of it\n",
         "",
     )
     assert openmcp("validate") == (0, "gateway.yaml: valid (servers: 1, policies: 2)\n", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from openmcp.sidecar.cli import main
+from tests.fakes.kubernetes_api import kubernetes_api
 
 QUIET = """\
 apiVersion: openmcp.dev/v1alpha1
@@ -103,6 +105,30 @@ def test_a_configuration_that_is_not_valid_is_not_planned(folder: Path) -> None:
     code, out, err = openmcp("plan")
     assert (code, out) == (1, "")
     assert 'gateway.yaml:6: unknown key "more"' in err
+
+
+async def test_servers_and_policies_may_be_objects_of_kubernetes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = QUIET.partition("servers:")[0]
+    (folder / "gateway.yaml").write_text(f"{text}source: {{type: kubernetes}}\n")
+    async with kubernetes_api() as kubernetes:
+        kubernetes.put("MCPServer", "tickets", {"endpoints": ["http://tickets.tools.svc/mcp"]})
+        kubernetes.put("MCPPolicy", "all", {"servers": ["tickets"], "requests": [{"name": "all", "action": "allow"}]})
+        (folder / "kubeconfig").write_text(kubernetes.kubeconfig())
+        monkeypatch.setenv("KUBECONFIG", str(folder / "kubeconfig"))
+        code, out, err = await asyncio.to_thread(openmcp, "plan", "--strict")
+    assert code == 0, err
+    assert "HTTPRoute tickets" in [f"{one['kind']} {one['metadata']['name']}" for one in yaml.safe_load_all(out)]
+    assert "needs: source: servers and policies are planned as they are now: plan again when they change\n" in err
+
+
+def test_without_a_cluster_there_is_no_plan_of_its_objects(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "gateway.yaml").write_text("apiVersion: openmcp.dev/v1alpha1\nsource: {type: kubernetes}\n")
+    for name in ("KUBECONFIG", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(folder))
+    code, out, err = openmcp("plan")
+    assert (code, out) == (3, "")
+    assert err.startswith("gateway.yaml: source: ")
 
 
 def test_what_cannot_be_planned_says_why(folder: Path) -> None:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from openmcp.config.globs import covers, is_literal, overlap
 from openmcp.identity.globs import matches
 
-TEXTS = ["".join(text) for size in range(6) for text in product("ab", repeat=size)]
+TEXTS = ["".join(text) for size in range(7) for text in product("ab", repeat=size)]
 GLOBS = st.text("ab*?", max_size=4)
+"""Two that overlap match a text of 6: where both have a star, three more characters each; else 4."""
 
 
 @given(general=GLOBS, special=GLOBS)
@@ -37,6 +38,7 @@ def test_what_covers_plainly():
 @given(one=GLOBS, other=GLOBS)
 @example(one="a*", other="*b")
 @example(one="?a", other="*b")
+@example(one="??b*", other="*aaa")
 def test_globs_that_overlap_match_some_text_both(one, other):
     assert overlap(one, other) is any(matches(one, text) and matches(other, text) for text in TEXTS)
 

@@ -1,17 +1,6 @@
-"""Features of other versions are refused by name, never ignored; the value that says "without it" is accepted."""
+"""The value that says "without it" is accepted for features that are off."""
 
-from tests.config.sources import check, errors, good, server
-
-LATER = "is not available in this version of openmcp"
-
-
-@check(
-    {
-        "transport": (server("transport: sse"), f"4: servers[0].transport: `transport` {LATER}"),
-    }
-)
-def test_what_this_version_does_not_have_is_refused_by_name(text, expected):
-    assert errors(text) == expected
+from tests.config.sources import good
 
 
 def test_values_that_say_without_it_are_accepted():

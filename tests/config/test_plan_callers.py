@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from openmcp.config.plan import CannotPlan
+from openmcp.config.plan.conditions import cel_sound
 from tests.config.planning import KEYS, found, kinds, planned
 
 ORIGIN = "!('origin' in request.headers)"
@@ -13,6 +15,7 @@ ID = "connection.uri_san_peer_certificate"
 SERVER = 'servers: [{name: s, endpoints: ["http://s.tools.svc:80/mcp"]}]\n'
 BY_KEY = f"{{type: apiKey, keys: {KEYS}}}"
 BY_TOKEN = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+TOKEN_CLAIMS = "metadata.filter_metadata['envoy.filters.http.jwt_authn']['jwt-0']"
 BY_CERTIFICATE = "{type: mtls, trustDomains: [td.example]}"
 
 
@@ -118,7 +121,7 @@ def test_tokens_are_let_in_by_their_subject(tmp_path: Path) -> None:
         "name": "jwt-0-names-0",
         "action": "Allow",
         "principal": {"jwt": {"provider": "jwt-0", "claims": claims}},
-        "cel": ORIGIN,
+        "cel": f"{ORIGIN} && {cel_sound(TOKEN_CLAIMS, 'sub')}",
     }
 
 
@@ -127,10 +130,10 @@ def test_ways_in_are_told_apart_by_their_headers(tmp_path: Path) -> None:
     made = planned(tmp_path, text)
     ways = {
         name: found(made, "HTTPRoute", name)["rules"][0]["matches"][0].get("headers", [{}])[0].get("name")
-        for name in ("s", "s-key", "s-jwt")
+        for name in ("s", "s.key", "s.jwt")
     }
-    assert ways == {"s": None, "s-key": "x-api-key", "s-jwt": "authorization"}
-    keys = found(made, "SecurityPolicy", "s-key")["apiKeyAuth"]
+    assert ways == {"s": None, "s.key": "x-api-key", "s.jwt": "authorization"}
+    keys = found(made, "SecurityPolicy", "s.key")["apiKeyAuth"]
     assert keys["extractFrom"] == [{"headers": ["X-API-Key"]}]
 
 
@@ -179,7 +182,7 @@ def test_our_own_proof_stays(tmp_path: Path) -> None:
 
 def test_names_of_keys_and_of_tokens_are_in_headers_of_their_own(tmp_path: Path) -> None:
     made = planned(tmp_path, configuration(f"{BY_KEY}, {BY_TOKEN}", allow("*")))
-    key = found(made, "SecurityPolicy", "s-key")["apiKeyAuth"]["forwardClientIDHeader"]
+    key = found(made, "SecurityPolicy", "s.key")["apiKeyAuth"]["forwardClientIDHeader"]
     (claim,) = found(made, "SecurityPolicy", "s")["jwt"]["providers"][0]["claimToHeaders"]
     assert (key, claim["header"]) == (
         "x-openmcp-agent",
@@ -203,3 +206,60 @@ def test_more_keys_than_a_rule_takes_are_told_of(tmp_path: Path) -> None:
     (rule,) = found(made, "SecurityPolicy", "s")["authorization"]["rules"]
     assert len(rule["principal"]["headers"][0]["values"]) == 256
     assert "servers: s: Envoy Gateway takes 256 keys in a rule: others are not let in" in map(str, made.warnings)
+
+
+@pytest.mark.parametrize("mode", ["direct", "behind"])
+def test_a_request_is_for_one_of_the_names_of_the_gateway(tmp_path: Path, mode: str) -> None:
+    listen = (
+        "listen: {url: 'https://G.example:8443', allowedHosts: ['b.example:1', '10.0.0.1', 'under_score', gateway]}\n"
+    )
+    rest = f"identity: {{workloadApi: none, agents: [{{type: none}}]}}\n{SERVER}policies:\n{allow('*')}"
+    made = planned(tmp_path, listen + rest, mode)
+    assert found(made, "HTTPRoute")["hostnames"] == ["g.example", "b.example", "gateway"]
+    (listener,) = found(made, "Gateway")["listeners"]
+    assert (listener["port"], "hostname" in listener) == (8443, False)
+    told = [str(one) for one in made.warnings if one.place == "listen.allowedHosts"]
+    assert mode == "behind" or told == [
+        "listen.allowedHosts: 10.0.0.1 cannot be the hostname of a route: it is not let in",
+        "listen.allowedHosts: under_score cannot be the hostname of a route: it is not let in",
+        "listen.allowedHosts: Envoy does not look at the port of a Host",
+    ]
+
+
+def test_a_gateway_without_a_name_is_warned_of(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration("{type: none}", allow("*")))
+    assert "hostnames" not in found(made, "HTTPRoute")
+    assert any("a request for any Host is let in" in str(one) for one in made.warnings)
+
+
+@pytest.mark.parametrize(
+    "agent",
+    ["{namespace: a/sa/b, serviceAccount: c}", "{claims: {nonce: x}}", "{claims: {a.b: x}}", "{claims: {g: '*'}}"],
+)
+def test_selectors_that_envoy_would_read_otherwise_let_nobody_in(tmp_path: Path, agent: str) -> None:
+    policies = f"  - {{name: p, agents: [{agent}], servers: [s], requests: [{{name: r, action: allow}}]}}\n"
+    made = planned(tmp_path, configuration(f"{BY_TOKEN}, {BY_CERTIFICATE}", policies))
+    assert "HTTPRoute s" not in kinds(made)
+
+
+def test_a_dot_in_the_claim_that_names_callers_lets_nobody_in(tmp_path: Path) -> None:
+    token = BY_TOKEN.replace("audience: a", "audience: a, principalClaim: acme.id")
+    made = planned(tmp_path, configuration(token, allow("*")))
+    assert "HTTPRoute s" not in kinds(made)
+    assert any("a dot for a claim within a claim" in str(one) for one in made.warnings)
+
+
+def test_certificates_behind_none_let_nobody_in(tmp_path: Path) -> None:
+    made = planned(tmp_path, configuration(f"{{type: none}}, {BY_CERTIFICATE}", allow("spiffe://td.example/*")))
+    assert "HTTPRoute s" not in kinds(made)
+
+
+def test_long_ids_and_many_origins_stay_in_what_a_condition_may_have(tmp_path: Path) -> None:
+    ids = [f"spiffe://td.example/{'x' * 1000}{index}" for index in range(20)]
+    made = rules(tmp_path, BY_CERTIFICATE, allow(*ids))
+    assert max(len(rule["cel"]) for rule in made) <= 4096
+    assert sum(rule["cel"].count("spiffe://") for rule in made) == 20
+    origins = ", ".join(f"'https://{index}.{'x' * 60}.example'" for index in range(80))
+    text = configuration(BY_CERTIFICATE, allow(*ids), listen=f", allowedOrigins: [{origins}]")
+    with pytest.raises(CannotPlan, match="more in one condition"):
+        planned(tmp_path, text)

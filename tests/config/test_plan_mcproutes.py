@@ -27,7 +27,7 @@ def plan_of(folder: Path, method: str, *policies: str, url: str = "https://g.exa
 def allowed(made: Plan, tool: str, headers: dict[str, str] | None = None, claims: dict[str, Any] | None = None) -> bool:
     """Decide as Envoy AI Gateway does: the first rule that holds, and one that cannot be evaluated does not."""
     authorization = found(made, "MCPRoute")["securityPolicy"]["authorization"]
-    auth = {"jwt": {"claims": claims or {}, "scopes": []}}
+    auth = {"jwt": {"claims": {"exp": 4_000_000_000} | (claims or {}), "scopes": []}}
     request = {"headers": headers or {}, "auth": auth, "mcp": {"tool": tool, "backend": "s", "method": "tools/call"}}
     environment = celpy.Environment()
     for rule in authorization["rules"]:

@@ -77,7 +77,7 @@ def test_the_ids_of_a_server_are_checked_and_not_its_name(tmp_path: Path) -> Non
     assert found(made, "BackendTLSPolicy")["validation"] == {
         "hostname": "s.invalid",
         "subjectAltNames": [{"type": "URI", "uri": "spiffe://td.example/s"}],
-        "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "s-ca"}],
+        "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": "s.ca"}],
     }
     told = [str(one) for one in made.warnings]
     assert any("serverIds: Envoy Gateway compares at most five whole IDs" in text for text in told)
@@ -99,8 +99,8 @@ def test_what_could_be_planned_less_strictly_alone_is_not_planned(tmp_path: Path
 
 def test_names_and_addresses_are_backends_of_their_own(tmp_path: Path) -> None:
     made = plan_of(tmp_path, "endpoints: ['http://a.svc/mcp', 'http://10.0.0.1/mcp', 'http://[fd00::1]:81/mcp']")
-    assert found(made, "Backend", "s-0")["endpoints"] == [{"fqdn": {"hostname": "a.svc", "port": 80}}]
-    assert found(made, "Backend", "s-1")["endpoints"] == [
+    assert found(made, "Backend", "s.0")["endpoints"] == [{"fqdn": {"hostname": "a.svc", "port": 80}}]
+    assert found(made, "Backend", "s.1")["endpoints"] == [
         {"ip": {"address": "10.0.0.1", "port": 80}},
         {"ip": {"address": "fd00::1", "port": 81}},
     ]
@@ -153,6 +153,58 @@ def test_a_server_that_is_a_program_is_left_to_the_sidecar(tmp_path: Path, mode:
     assert rule["matches"] == [{"path": {"type": "Exact", "value": "/s"}}]
 
 
+def test_the_addresses_of_old_agents_lead_to_the_sidecar(tmp_path: Path) -> None:
+    made = plan_of(tmp_path, 'endpoints: ["http://s.svc/mcp"], compat: {sse: true}', mode="behind")
+    (rule,) = found(made, "HTTPRoute")["rules"]
+    assert [match["path"] for match in rule["matches"]] == [
+        {"type": "Exact", "value": "/s"},
+        {"type": "PathPrefix", "value": "/s/messages"},
+    ]
+    assert any("sessionAffinity" in str(warning) for warning in made.warnings)
+
+
 def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:
-    _, warnings = traffic(tmp_path, "translate: true")
+    _, warnings = traffic(tmp_path, "translate: true, transport: sse, compat: {sse: true}")
     assert "servers: s: translate: Envoy does not translate: clients of another era get nowhere" in warnings
+    assert (
+        "servers: s: transport: Envoy routes the path alone: the addresses that a server of HTTP+SSE names get nowhere"
+        in warnings
+    )
+    assert (
+        "servers: s: compat.sse: Envoy passes Streamable HTTP on as it is: agents of 2024-11-05 get nowhere" in warnings
+    )
+
+
+def test_a_shared_limit_is_one_for_all_ways_in(tmp_path: Path) -> None:
+    token = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+    limits = "rateLimit: [{requests: 5, per: 1s, shared: true}, {requests: 9, per: 1h}]"
+    state = "state: {type: redis, url: 'rediss://redis'}\n"
+    head = f"{HEAD % 'none'}agents: [{{type: apiKey, keys: {KEYS}}}, {token}]}}\n{state}"
+    made = planned(tmp_path, f"{head}servers: [{{name: s, endpoints: ['http://s.svc/mcp'], {limits}}}]\n{POLICY}")
+    rules = found(made, "BackendTrafficPolicy")["rateLimit"]["global"]["rules"]
+    assert [rule["shared"] for rule in rules] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("limit", "rule", "said"),
+    [
+        (
+            "{requests: 5, per: 1s, agents: ['key:o*']}",
+            {"requests": 5, "unit": "Second"},
+            "for all callers, not",
+        ),
+        ("{requests: 9, per: 8760h}", {"requests": 9, "unit": "Year"}, ""),
+        ("{requests: 1, per: 20000h}", {"requests": 1, "unit": "Year"}, "one request in each, which is more"),
+    ],
+)
+def test_limits_that_envoy_cannot_hold_as_they_are(tmp_path: Path, limit: str, rule: dict[str, Any], said: str) -> None:
+    spec, warnings = traffic(tmp_path, f"rateLimit: [{limit}]")
+    assert spec["rateLimit"]["local"]["rules"] == [{"limit": rule}]
+    assert [said in text for text in warnings if "rateLimit[0]" in text] == [True] * bool(said)
+
+
+def test_calls_at_once_are_counted_for_each_way_in(tmp_path: Path) -> None:
+    token = '{type: jwt, issuer: "https://idp", audience: a, jwks: {url: "https://idp/jwks.json"}}'
+    server = 'endpoints: ["http://s.svc/mcp"], limits: {inFlight: 7}'
+    made = plan_of(tmp_path, server, f"{{type: apiKey, keys: {KEYS}}}, {token}")
+    assert any(str(one).startswith("servers: s: limits.inFlight: each Envoy, and each way") for one in made.warnings)

@@ -35,6 +35,8 @@ servers:
     limits: {{requestBytes: 64KiB, responseBytes: 1GiB, inFlight: 7}}
     requireAuth: false
     translate: true
+    transport: sse
+    compat: {{sse: true}}
     pinTools: {{tools: {{get_ticket: {DIGEST}}}, file: pins.json}}
   - name: other
     endpoints: ["http://127.0.0.1:9/"]
@@ -76,7 +78,7 @@ telemetry:
 
 def test_everything_that_this_version_has():
     found = good(EVERYTHING)
-    assert [(problem.line, problem.path) for problem in found.warnings] == [(37, "policies[0].requests[2]")]
+    assert [(problem.line, problem.path) for problem in found.warnings] == [(39, "policies[0].requests[2]")]
     assert found.configuration == model.Configuration(
         listen=model.Listen(
             mcp=model.Address(host="::1", port=0),
@@ -109,6 +111,8 @@ def test_everything_that_this_version_has():
                 limits=model.Limits(request_bytes=65536, response_bytes=1024**3, in_flight=7),
                 require_auth=False,
                 translate=True,
+                transport="sse",
+                compat=model.Compat(sse=True),
                 pin_tools=model.PinTools(tools=(("get_ticket", DIGEST),), file="pins.json"),
             ),
             model.Server(name="other", path="/other", endpoints=("http://127.0.0.1:9/",)),

@@ -8,17 +8,16 @@ The suite speaks HTTP/1.1, so a proxy stands between it and the sidecar. Exit co
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
-from tests.conformance.run import FIXTURE, LEGACY, MODERN, judge_server
-from tests.conformance.suite import server_run
+from tests.conformance.run import FIXTURE, alone, figures, worse
+from tests.conformance.suite import Outcome, server_run
 from tests.support.http2front import http2_front
 from tests.support.process import allow_all, free_ports, mcp_server, python_server, sidecar
 
 
-def compare(revision: str, results: Path) -> list[str]:
-    """Run the scenarios of one revision; what is worse, in words."""
+def by_http2(revision: str, direct: Outcome, results: Path) -> list[str]:
+    """Run the scenarios of one revision; what is worse than directly, in words."""
     ours, front = free_ports(2)
     listen = {
         "mcp": f"127.0.0.1:{ours}",
@@ -28,20 +27,12 @@ def compare(revision: str, results: Path) -> list[str]:
     with (
         mcp_server("fixture server", python_server(FIXTURE)) as url,
         sidecar({**allow_all(fixture=url), "listen": listen}) as gateway,
-        http2_front(gateway.url, front) as by_http2,
+        http2_front(gateway.url, front) as front_url,
     ):
-        direct = server_run(url, revision, results / f"{revision}-direct")
-        through = server_run(f"{by_http2}/fixture", revision, results / f"{revision}-http2")
-        return judge_server(revision, (direct, through))
-
-
-def main() -> int:
-    """Run both revisions and print what was found."""
-    with tempfile.TemporaryDirectory(prefix="openmcp-conformance-") as scratch:
-        wrong = [line for revision in (LEGACY, MODERN) for line in compare(revision, Path(scratch))]
-    print("\n".join(wrong) or "the same figures")
-    return 1 if wrong else 0
+        through = server_run(f"{front_url}/fixture", revision, results / f"server-{revision}-http2")
+    print(f"{revision} by HTTP/2: {figures(through)}", flush=True)
+    return worse(f"server {revision} by HTTP/2", direct, through)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone(by_http2))

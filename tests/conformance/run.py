@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,10 @@ FIXTURE = "tests.fixtures.conformance_server"
 WIDE = "{:<56}{:>20}{:>18}"
 
 Pair = tuple[Outcome, Outcome | None]
+
+Way = Callable[[str, Outcome, Path], list[str]]
+"""Runs the server scenarios of a revision by another way, prints the figures and returns what is worse than directly.
+Results go to the folder."""
 
 
 def run_server(revision: str, through: bool, results: Path) -> Pair:
@@ -76,7 +80,7 @@ def judge_server(revision: str, pair: Pair) -> list[str]:
         wrong.append(f"{revision}: {CHECKS_2025} checks are expected to pass directly")
     if direct.required_passed < max(len(direct.required), SCENARIOS_2026 if revision == MODERN else 1):
         wrong.append(f"{revision}: every required scenario is expected to pass directly")
-    return wrong + _worse(f"server {revision}", direct, through)
+    return wrong + worse(f"server {revision}", direct, through)
 
 
 def judge_client(revision: str, scenario: str, pair: Pair) -> list[str]:
@@ -86,7 +90,7 @@ def judge_client(revision: str, scenario: str, pair: Pair) -> list[str]:
     print(WIDE.format(f"client {revision} {scenario}", *cells), flush=True)
     if direct.failing:
         return [f"client {revision} {scenario}: expected to pass directly"]
-    return _worse(f"client {revision} {scenario}", direct, through)
+    return worse(f"client {revision} {scenario}", direct, through)
 
 
 def _verdict(outcome: Outcome | None) -> str:
@@ -95,7 +99,14 @@ def _verdict(outcome: Outcome | None) -> str:
     return f"{outcome.passed} of {outcome.passed + outcome.failed}" + (" (failed)" if outcome.failing else "")
 
 
-def _worse(what: str, direct: Outcome, through: Outcome | None) -> list[str]:
+def figures(outcome: Outcome) -> str:
+    """Return what came of a run of server scenarios, in words."""
+    checks = f"{outcome.passed} of {outcome.passed + outcome.failed} checks"
+    return f"{checks}, {outcome.required_passed} of {len(outcome.required)} required scenarios"
+
+
+def worse(what: str, direct: Outcome, through: Outcome | None) -> list[str]:
+    """Name what is worse through the sidecar, in words."""
     if through is None:
         return []
     lost = [f"{what}: worse through the sidecar: {check}" for check in direct.regressions(through)]
@@ -103,37 +114,59 @@ def _worse(what: str, direct: Outcome, through: Outcome | None) -> list[str]:
     return lost + [f"{what}: fails through the sidecar alone: {scenario}" for scenario in more]
 
 
-def compare(through: bool, results: Path) -> list[str]:
+def compare(through: bool, ways: Sequence[Way], results: Path) -> list[str]:
     """Run everything, print the table, and return what is wrong, in words."""
     print(WIDE.format("", "direct", "through openmcp" if through else ""))
     wrong: list[str] = []
     for revision in (LEGACY, MODERN):
-        wrong += judge_server(revision, run_server(revision, through, results))
+        pair = run_server(revision, through, results)
+        wrong += judge_server(revision, pair)
+        for way in ways:
+            wrong += way(revision, pair[0], results)
     for revision in (LEGACY, MODERN):
         for scenario in client_scenarios(revision):
-            pair = run_client(scenario, revision, through, results)
-            wrong += judge_client(revision, scenario, pair)
+            wrong += judge_client(revision, scenario, run_client(scenario, revision, through, results))
     return wrong
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--direct-only", action="store_true", help="without the sidecar")
-    parser.add_argument("--results", type=Path, help="keep the suite's results in this folder")
-    options = parser.parse_args(arguments)
+def alone(way: Way) -> int:
+    """Run one way for both revisions, print what is wrong and return the exit code."""
+
+    def both(results: Path) -> list[str]:
+        wrong: list[str] = []
+        for revision in (LEGACY, MODERN):
+            direct, _ = run_server(revision, False, results)
+            print(f"{revision} direct: {figures(direct)}", flush=True)
+            wrong += way(revision, direct, results)
+        return wrong
+
+    return tell(both, None)
+
+
+def tell(run: Callable[[Path], list[str]], results: Path | None) -> int:
+    """Run, with a folder that is not kept where none is given; print what is wrong and return the exit code."""
     missing = [part for part in ("node", "conformance") if not install.is_installed(part)]
     if missing:
         print(f"not installed: {', '.join(missing)} (python tests/real_parts/install.py)", file=sys.stderr)
         return 3
     with tempfile.TemporaryDirectory(prefix="openmcp-conformance-") as scratch:
         try:
-            wrong = compare(not options.direct_only, (options.results or Path(scratch)).resolve())
+            wrong = run((results or Path(scratch)).resolve())
         except (SuiteFailed, ProcessFailed) as error:
             print(error, file=sys.stderr)
             return 3
-    print("\n".join(wrong) or "the same figures" if not options.direct_only else "\n".join(wrong))
+    print("\n".join(wrong) or "nothing is worse")
     return 1 if wrong else 0
+
+
+def main(arguments: Sequence[str] | None = None, ways: Sequence[Way] = ()) -> int:
+    """Run the command line and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--direct-only", action="store_true", help="without the sidecar")
+    parser.add_argument("--results", type=Path, help="keep the suite's results in this folder")
+    options = parser.parse_args(arguments)
+    through = not options.direct_only
+    return tell(lambda results: compare(through, ways if through else (), results), options.results)
 
 
 if __name__ == "__main__":

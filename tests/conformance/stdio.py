@@ -8,14 +8,12 @@ Exit code 0: nothing is worse but what `NOT_OVER_STDIO` names. 1: something is. 
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.run import FIXTURE, LEGACY, MODERN, listen_for_browsers
-from tests.conformance.suite import Outcome, SuiteFailed, server_run
-from tests.real_parts import install
-from tests.support.process import ROOT, ProcessFailed, allow_all, mcp_server, python_server, sidecar
+from tests.conformance.run import FIXTURE, LEGACY, MODERN, alone, figures, listen_for_browsers
+from tests.conformance.suite import Outcome, server_run
+from tests.support.process import ROOT, allow_all, python_server, sidecar
 
 NOT_OVER_STDIO = {
     LEGACY: frozenset(
@@ -46,38 +44,15 @@ def behind_stdio() -> dict[str, Any]:
     return config
 
 
-def compare(revision: str, results: Path) -> list[str]:
-    """Run one revision both ways, print the figures and return what is wrong."""
-    with mcp_server("fixture server", python_server(FIXTURE)) as url:
-        direct = server_run(url, revision, results / f"{revision}-direct")
+def over_stdio(revision: str, direct: Outcome, results: Path) -> list[str]:
+    """Run one revision, print the figures and return what is wrong."""
     with sidecar(behind_stdio()) as gateway:
-        bridged = server_run(f"{gateway.url}/fixture", revision, results / f"{revision}-stdio")
-    for name, outcome in (("direct", direct), ("stdio", bridged)):
-        print(f"{revision} {name}: {_figures(outcome)}", flush=True)
+        bridged = server_run(f"{gateway.url}/fixture", revision, results / f"server-{revision}-stdio")
+    print(f"{revision} over stdio: {figures(bridged)}", flush=True)
     lost = set(direct.regressions(bridged))
     print("not over stdio:", *sorted(lost & NOT_OVER_STDIO[revision]))
     return sorted(f"{revision}: worse over stdio: {check}" for check in lost - NOT_OVER_STDIO[revision])
 
 
-def _figures(outcome: Outcome) -> str:
-    checks = f"{outcome.passed} of {outcome.passed + outcome.failed} checks"
-    return f"{checks}, {outcome.required_passed} of {len(outcome.required)} required scenarios"
-
-
-def main() -> int:
-    """Run both revisions and return the exit code."""
-    if missing := [part for part in ("node", "conformance") if not install.is_installed(part)]:
-        print(f"not installed: {', '.join(missing)} (python tests/real_parts/install.py)", file=sys.stderr)
-        return 3
-    with tempfile.TemporaryDirectory(prefix="openmcp-conformance-") as scratch:
-        try:
-            wrong = [line for revision in (MODERN, LEGACY) for line in compare(revision, Path(scratch))]
-        except (SuiteFailed, ProcessFailed) as error:
-            print(error, file=sys.stderr)
-            return 3
-    print("\n".join(wrong) or "nothing is worse")
-    return 1 if wrong else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone(over_stdio))

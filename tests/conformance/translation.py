@@ -11,14 +11,13 @@ Exit code 0: nothing is worse but what `NOT_TRANSLATED` names. 1: something is. 
 from __future__ import annotations
 
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.conformance.run import FIXTURE, LEGACY, MODERN, listen_for_browsers
-from tests.conformance.suite import Outcome, SuiteFailed, server_run
-from tests.real_parts import install
-from tests.support.process import ProcessFailed, allow_all, mcp_server, python_server, sidecar
+from tests.conformance.run import FIXTURE, LEGACY, MODERN, alone, figures, listen_for_browsers
+from tests.conformance.suite import Outcome, server_run
+from tests.support.process import allow_all, mcp_server, python_server, sidecar
 
 ONE_ERA = "tests.fixtures.one_era_server"
 OTHER = {LEGACY: "modern", MODERN: "legacy"}
@@ -61,20 +60,14 @@ def translating(url: str) -> dict[str, Any]:
     return config
 
 
-def run(revision: str, results: Path) -> list[str]:
-    """Run one revision three ways, print the figures and return what is wrong."""
-    with mcp_server("fixture server", python_server(FIXTURE)) as url:
-        direct = server_run(url, revision, results / f"{revision}-direct")
-        with sidecar(translating(url)) as gateway:
-            native = server_run(f"{gateway.url}/fixture", revision, results / f"{revision}-native")
-    with (
-        mcp_server("fixture server", python_server(ONE_ERA, "--era", OTHER[revision])) as url,
-        sidecar(translating(url)) as gateway,
-    ):
-        translated = server_run(f"{gateway.url}/fixture", revision, results / f"{revision}-translated")
-    for name, outcome in (("direct", direct), ("both eras", native), (f"{OTHER[revision]} server", translated)):
-        print(f"{revision} {name}: {_figures(outcome)}", flush=True)
-    lost = set(direct.regressions(translated))
+def translated(revision: str, direct: Outcome, results: Path) -> list[str]:
+    """Run one revision both ways, print the figures and return what is wrong."""
+    native = _through(revision, python_server(FIXTURE), results / f"server-{revision}-native")
+    other = python_server(ONE_ERA, "--era", OTHER[revision])
+    changed = _through(revision, other, results / f"server-{revision}-translated")
+    for name, outcome in (("both eras", native), (f"{OTHER[revision]} server", changed)):
+        print(f"{revision} translating, {name}: {figures(outcome)}", flush=True)
+    lost = set(direct.regressions(changed))
     print("not translated:", *sorted(lost & NOT_TRANSLATED[revision]))
     wrong = [f"{revision}: worse where nothing is to be translated: {check}" for check in direct.regressions(native)]
     return wrong + sorted(
@@ -82,25 +75,10 @@ def run(revision: str, results: Path) -> list[str]:
     )
 
 
-def _figures(outcome: Outcome) -> str:
-    checks = f"{outcome.passed} of {outcome.passed + outcome.failed} checks"
-    return f"{checks}, {outcome.required_passed} of {len(outcome.required)} required scenarios"
-
-
-def main() -> int:
-    """Run both revisions and return the exit code."""
-    if missing := [part for part in ("node", "conformance") if not install.is_installed(part)]:
-        print(f"not installed: {', '.join(missing)} (python tests/real_parts/install.py)", file=sys.stderr)
-        return 3
-    with tempfile.TemporaryDirectory(prefix="openmcp-conformance-") as scratch:
-        try:
-            wrong = [line for revision in (LEGACY, MODERN) for line in run(revision, Path(scratch))]
-        except (SuiteFailed, ProcessFailed) as error:
-            print(error, file=sys.stderr)
-            return 3
-    print("\n".join(wrong) or "nothing is worse")
-    return 1 if wrong else 0
+def _through(revision: str, server: Sequence[str], results: Path) -> Outcome:
+    with mcp_server("fixture server", server) as url, sidecar(translating(url)) as gateway:
+        return server_run(f"{gateway.url}/fixture", revision, results)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(alone(translated))

@@ -160,6 +160,16 @@ async def test_there_is_nothing_else_to_be_had():
             assert response.status == 405
 
 
+async def test_it_agrees_to_the_protocol_that_it_speaks():
+    """API servers offer HTTP/2 as well."""
+    async with Scene() as scene:
+        trusting = ssl.create_default_context(cadata=scene.generation.ca.decode())
+        trusting.set_alpn_protocols(["h2", "http/1.1"])
+        _, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=trusting, server_hostname=NAME)
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        writer.close()
+
+
 async def test_a_fault_of_ours_admits_nothing(caplog):
     def fails(body, settings):
         raise KeyError("spec")

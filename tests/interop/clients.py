@@ -12,6 +12,7 @@ from typing import Any
 
 from mcp import types
 from mcp.client.client import Client, ConnectMode
+from mcp.client.sse import sse_client
 from mcp.shared.exceptions import MCPError
 
 from tests.interop.plans import Step, Upstream
@@ -28,9 +29,11 @@ class ClientFailed(AssertionError):
 
 @dataclass
 class PythonClient:
-    """The Python SDK's client, in this process. ``mode`` is the SDK's own: legacy, auto or a version."""
+    """The Python SDK's client, in this process. ``mode`` is the SDK's own: legacy, auto or a version. ``sse``: over the
+    HTTP+SSE of 2024-11-05."""
 
     mode: ConnectMode
+    sse: bool = False
 
     async def play(self, url: str, upstream: Upstream) -> list[Step]:
         """Make the steps of the plan; the first line of the report says who answered and how."""
@@ -40,7 +43,8 @@ class PythonClient:
             asked.append(params.message)
             return types.ElicitResult(action="accept", content=upstream.answer)
 
-        async with Client(url, mode=self.mode, elicitation_callback=elicited) as client:
+        over = sse_client(url) if self.sse else url
+        async with Client(over, mode=self.mode, elicitation_callback=elicited) as client:
             name = client.server_info.name if client.server_info else None
             report: list[Step] = [{"connected": {"server": name, "version": client.protocol_version}}]
             for step in upstream.plan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Upstream:
     """A server of the matrix: how it is started, what is done with it and what must come of it.
 
     ``parts`` are the real parts it is made of, ``modern`` whether it speaks 2026-07-28 (all speak
-    2025-11-25), ``answer`` what the user says to any elicitation, ``options`` the Python server's own.
+    2025-11-25), ``answer`` what the user says to any elicitation, ``options`` the server's own.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Upstream:
         if self.name == "interop-python":
             return python_server("tests.fixtures.interop_server", *self.options)
         entry = _NODE_ENTRIES[self.name]()
-        return node("--import", NODE_FIXTURES / "loopback.mjs", *entry)
+        return node("--import", NODE_FIXTURES / "loopback.mjs", *entry, *self.options)
 
 
 Routes = tuple[Upstream, str, str]
@@ -158,3 +158,12 @@ TYPESCRIPT_2 = Upstream("interop-typescript-2", ("node", "sdk"), True, OUR_PLAN,
 EVERYTHING = Upstream(
     "mcp-servers/everything", ("node", "sdk"), False, EVERYTHING_PLAN, everything_report, EVERYTHING_ANSWER
 )
+
+# The same with one era alone. The first TypeScript SDK, and the reference server on it, have the legacy one.
+LEGACY_ALONE = (
+    replace(PYTHON, options=("--era", "legacy")),
+    replace(TYPESCRIPT_2, options=("legacy",)),
+    TYPESCRIPT_1,
+    EVERYTHING,
+)
+MODERN_ALONE = (replace(PYTHON, options=("--era", "modern")), replace(TYPESCRIPT_2, options=("modern",)))

@@ -32,7 +32,7 @@ REQUESTS: dict[str, tuple[str | None, JsonObject, object]] = {
     "2025-06-18": ("2025-06-18", {}, (Era.LEGACY, "2025-06-18")),
     "2025-11-25": ("2025-11-25", {}, (Era.LEGACY, "2025-11-25")),
     "other metadata": ("2025-11-25", {"_meta": {"progressToken": 1}}, (Era.LEGACY, "2025-11-25")),
-    "2024-11-05": ("2024-11-05", {}, unsupported("2024-11-05", era.SUPPORTED_VERSIONS)),
+    "2024-10-07": ("2024-10-07", {}, unsupported("2024-10-07", era.SUPPORTED_VERSIONS)),
     "a future header": (FUTURE, {}, unsupported(FUTURE, era.SUPPORTED_VERSIONS)),
     "garbage": ("latest", {}, unsupported("latest", era.SUPPORTED_VERSIONS)),
     "an empty header": ("", {}, unsupported("", era.SUPPORTED_VERSIONS)),

@@ -450,6 +450,15 @@ async def test_files_serve_the_web_pki(version: ssl.TLSVersion):
         assert certificate_of(made.tls) is None
 
 
+@pytest.mark.parametrize(("http2", "agreed"), [(True, "h2"), (False, "http/1.1")])
+async def test_files_offer_http2_where_it_is_spoken(http2: bool, agreed: str):
+    ca = Ca("example.org")
+    async with echoing(FileTls(*files(web_leaf(ca)), http2=http2).server_context(Told())) as server:
+        client = web_client(ca)
+        client.set_alpn_protocols(["h2", "http/1.1"])
+        assert (await talk(server.port, client)).selected_alpn_protocol() == agreed
+
+
 async def test_files_that_change_are_used_at_once():
     ca, told = Ca("example.org"), Told()
     tls = FileTls(*files(web_leaf(ca)))

@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
 
 from openmcp.sidecar.net import http1
-from tests.support.gate import Gate, call, configuration, gate, message
+from tests.support.gate import Gate, call, configuration, gate, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly, tool
 from tests.support.raw import Connection, connect
 
@@ -100,6 +101,19 @@ async def test_a_chunked_answer_is_read(agent: Connection, server: Hostile) -> N
     server.handler = chunked
     assert [(await agent.ask(call())).json["result"] for _ in range(2)] == [DONE, DONE]
     assert server.connections == 1
+
+
+async def test_blanks_around_a_value_are_no_part_of_it(agent: Connection) -> None:
+    """RFC 9110, 5.5: also where a request comes in pieces."""
+    asked = modern(call())
+    request = agent.request(asked, **modern_headers(asked))
+    for name in (b"host", b"mcp-name", b"x-api-key"):
+        request = re.sub(rb"\r\n(%b): ([^\r]*)" % name, rb"\r\n\1:\t \2 \t", request, flags=re.IGNORECASE)
+    assert request.count(b" \t\r\n") == 3
+    await agent.send(request)
+    for byte in request:
+        await agent.send(bytes((byte,)))
+    assert [(await agent.answer()).json["result"]["content"] for _ in range(2)] == [DONE["content"]] * 2
 
 
 # Expectations

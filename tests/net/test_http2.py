@@ -602,6 +602,15 @@ async def test_floods_end_the_connection(handler: Handler, flood: list[bytes]) -
             await agent.send(*flood)
         assert (await agent.said_goodbye())[1] == ENHANCE_YOUR_CALM
         await agent.closed()
+        await agent.close()
+        await until(lambda: listener.connections == 0)
+
+
+async def test_who_stays_after_a_flood_is_cut(handler: Handler) -> None:
+    async with listening(None, handler) as (listener, port), http2(("127.0.0.1", port)) as agent:
+        await agent.send(*FLOODS["PING"])
+        await agent.closed()
+        assert listener.connections == 1
         await until(lambda: listener.connections == 0)
 
 

@@ -12,7 +12,7 @@ import trustme
 
 from openmcp.config import load
 from openmcp.config.plan import Plan, plan
-from tests.config.planning import FOLDER, MODES, configurations
+from tests.config.planning import FOLDER, MODES, called, cases
 from tests.real_parts import install
 from tests.support.crds import Definitions
 from tests.support.egctl import translated
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.real
 
 Json = Mapping[str, Any]
 LOOPBACK = "in the loopback range is only supported when using the Host infrastructure"
-CONFIGURATIONS = pytest.mark.parametrize("file", configurations(), ids=lambda file: f"{file.parent.name}-{file.stem}")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,7 @@ def made(file: Path, mode: str) -> Plan:
     return plan(load(file).configuration, MODES[mode])
 
 
-@pytest.mark.parametrize("mode", MODES)
-@CONFIGURATIONS
+@pytest.mark.parametrize(("file", "mode"), cases(*MODES), ids=called)
 def test_every_object_is_one_that_the_definitions_take(file: Path, mode: str, definitions: Definitions) -> None:
     before = definitions.rules
     faults = [fault for document in made(file, mode).documents for fault in definitions.faults(document)]
@@ -89,8 +87,7 @@ def refusals(told: object, path: str = "") -> Iterator[str]:
             yield from refusals(value, f"{path}[{index}]")
 
 
-@pytest.mark.parametrize("mode", ["direct", "behind"])
-@CONFIGURATIONS
+@pytest.mark.parametrize(("file", "mode"), cases("direct", "behind"), ids=called)
 def test_envoy_gateway_translates_it_and_every_condition_is_true(file: Path, mode: str, tmp_path: Path) -> None:
     require("envoygateway")
     documents = list(made(file, mode).documents)

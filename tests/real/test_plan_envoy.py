@@ -8,11 +8,12 @@ import json
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trustme
@@ -24,6 +25,7 @@ from tests.support.egctl import translated
 from tests.support.envoy import PROGRAM, envoy
 from tests.support.furnish import furnish
 from tests.support.parts import missing, require
+from tests.support.process import free_ports
 
 pytestmark = pytest.mark.real
 
@@ -42,6 +44,11 @@ servers:
   - {{name: s, endpoints: ["http://up.example:7777/mcp"]}}
   - {{name: open, requireAuth: false, endpoints: ["http://up.example:7777/mcp"], limits: {{requestBytes: 1KiB}}}}
   - {{name: few, endpoints: ["http://up.example:7777/mcp"], rateLimit: [{{by: [agent], requests: 2, per: 1h}}]}}
+  - {{name: busy, endpoints: ["http://up.example:7777/busy"], retries: {{attempts: 3, tools: ["*"], budget: 1.0}}}}
+  - {{name: reset, endpoints: ["http://up.example:7777/reset"], retries: {{attempts: 3, tools: ["*"], budget: 1.0}}}}
+  - name: half
+    endpoints: ["http://up.example:7777/mcp", "http://gone.example:7777/mcp"]
+    retries: {{attempts: 3, backoff: 1ms, budget: 1.0}}
   - {{name: shut, endpoints: ["http://up.example:7777/mcp"]}}
 policies:
   - name: some
@@ -55,17 +62,28 @@ policies:
     servers: [s, few]
     requests: [{{name: all, action: allow}}]
   - {{name: not-two, agents: ["key:two"], servers: [s], requests: [{{name: all, action: deny}}]}}
+  - {{name: known, agents: ["*"], servers: [busy, reset, half], requests: [{{name: all, action: allow}}]}}
   - {{name: everybody, agents: [anonymous], servers: [open], requests: [{{name: all, action: allow}}]}}
 """
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers with what it was sent."""
+    """Answers with what it was sent; below `/busy` that it is, and below `/reset` by an end of the connection."""
 
     protocol_version = "HTTP/1.1"
+    served: ClassVar[Counter[str]] = Counter()
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
+        self.served[self.path] += 1
+        if self.path == "/reset":
+            self.close_connection = True
+            return
+        if self.path == "/busy":
+            self.send_response(503)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         told = json.dumps(
             {":path": self.path, **{name.lower(): value for name, value in self.headers.items()}}
         ).encode()
@@ -141,7 +159,9 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with envoy(folder, dict(told), secrets, {"up.example": server.server_port}) as port:
+        with envoy(
+            folder, dict(told), secrets, {"up.example": server.server_port, "gone.example": free_ports(1)[0]}
+        ) as port:
             yield Gateway(port, authority, domain, issuer, folder)
     finally:
         server.shutdown()
@@ -236,3 +256,24 @@ def test_requests_are_limited_in_size(gateway: Gateway) -> None:
 def test_rates_are_limited_for_each_agent(gateway: Gateway) -> None:
     agents = (key("one"), key("two"), gateway.token(sub="alice"), gateway.token(sub="team-a"))
     assert [[gateway.status("/few", agent) for _ in range(3)] for agent in agents] == [[200, 200, 429]] * 4
+
+
+@pytest.mark.parametrize(("path", "status"), [("/busy", 503), ("/reset", 503)])
+def test_what_a_server_was_sent_is_not_sent_again(gateway: Gateway, path: str, status: int) -> None:
+    before = Server.served[path]
+    assert [gateway.status(path, key("one")) for _ in range(5)] == [status] * 5
+    assert Server.served[path] - before == 5
+
+
+def test_calls_go_to_another_endpoint_where_one_cannot_be_reached(gateway: Gateway) -> None:
+    sessions = [{**key("one"), "Mcp-Session-Id": f"session-{index}"} for index in range(20)]
+    assert [gateway.status("/half", session) for session in sessions] == [200] * 20
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [{}, {"sub": ""}, {"sub": 7}, {"sub": "a#b"}, {"sub": " a"}, {"sub": "a", "cnf": {}}, {"sub": "a", "exp": None}],
+)
+def test_where_everybody_may_call_a_token_still_has_to_be_sound(gateway: Gateway, claims: dict[str, Any]) -> None:
+    assert gateway.status("/half", gateway.token(sub="anybody")) == 200
+    assert gateway.status("/half", gateway.token(**claims)) in (401, 403)

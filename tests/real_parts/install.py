@@ -12,7 +12,8 @@ npm
 go
     ``go.mod`` names the versions and, as ``tool``, the programs; ``go.sum`` the
     checksum of every module. The programs are built, which takes minutes once,
-    and know their versions as those do that are published.
+    and know their versions as those do that are published. A ``main.go`` is a
+    program too, of libraries for which none is published as a module.
 maven
     ``pom.xml`` names the version, ``checksums.txt`` every file that comes with
     it and its SHA-256, as ``sha256sum`` writes them; any other file is a failure.
@@ -58,6 +59,9 @@ _GO_STAMPS = (
 )
 """Variables that a build gets the version of a module written into, and which part of that: of what clients look at."""
 
+_GO_TAGS = {"prometheus": "remove_all_sd"}
+"""Build tags of a part: Prometheus without the clients of all clouds, which take most of the time to build it."""
+
 _GO_FILES = {
     "envoygateway": ("github.com/envoyproxy/gateway", "charts/gateway-helm/charts/crds/crds"),
     "aigateway": ("github.com/envoyproxy/ai-gateway", "manifests/charts/ai-gateway-crds-helm/templates"),
@@ -84,7 +88,7 @@ def part_folder(part: str) -> Path:
     """
     if part not in KINDS:
         raise PartError(f"{part}: no such part (there are: {', '.join(PARTS)})")
-    names = [name for name in LOCKS[KINDS[part]] if name != "package.json"]
+    names = [name for name in _inputs(part) if name != "package.json"]
     pins = b"".join((_recipe(part) / name).read_bytes() for name in names)
     return cache_root() / f"{part}-{hashlib.sha256(pins).hexdigest()[:16]}"
 
@@ -136,11 +140,17 @@ def install(part: str) -> Path:
     make = {"npm": _npm, "go": _go, "maven": _maven}[KINDS[part]]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{part}-", dir=target.parent) as work:
-        for name in LOCKS[KINDS[part]]:
+        for name in _inputs(part):
             shutil.copy(_recipe(part) / name, work)
         made = make(part, Path(work))
-        _put_in_place(Path(work), (*LOCKS[KINDS[part]], made), target)
+        _put_in_place(Path(work), (*_inputs(part), made), target)
     return target
+
+
+def _inputs(part: str) -> tuple[str, ...]:
+    """The files of a part's recipe: its lock files, and the program in Go that some have."""
+    own = ("main.go",) if (_recipe(part) / "main.go").exists() else ()
+    return (*LOCKS[KINDS[part]], *own)
 
 
 def _recipe(part: str) -> Path:
@@ -167,8 +177,10 @@ def _go(part: str, work: Path) -> str:
     if go is None or compiler is None:
         raise PartError(f"{needs}; not on the PATH: {'go' if go is None else 'the C compiler'}")
     environment = {"CGO_ENABLED": "1", "GOWORK": "off", "GOTOOLCHAIN": os.environ.get("GOTOOLCHAIN", "auto")}
-    if "\ntool " in module:
-        command = [go, "build", *_GO_FLAGS, f"-ldflags={_linking(module)}", "-o", f"bin{os.sep}", "tool"]
+    programs = ["tool"] if "\ntool " in module else ["."] if (work / "main.go").exists() else []
+    if programs:
+        flags = [*_GO_FLAGS, *([f"-tags={_GO_TAGS[part]}"] if part in _GO_TAGS else [])]
+        command = [go, "build", *flags, f"-ldflags={_linking(module)}", "-o", f"bin{os.sep}", *programs]
         _run(part, command, work, environment, needs)
     if part in _GO_FILES:
         name, folder = _GO_FILES[part]

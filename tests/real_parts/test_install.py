@@ -73,6 +73,8 @@ MODULE = """module openmcp.dev/parts/part
 
 go 1.21
 
+tool helm.sh/helm/v3/cmd/helm
+
 require (
 \thelm.sh/helm/v3 v3.20.2 // indirect
 \tk8s.io/kubernetes v1.35.4
@@ -82,7 +84,9 @@ replace k8s.io/api => k8s.io/api v0.35.4
 """
 
 
-def test_programs_are_built_with_the_versions_that_they_are_asked_for(recipe, tmp_path, monkeypatch):
+@pytest.fixture
+def go_recipe(recipe, tmp_path, monkeypatch):
+    """The folder of a part whose Go writes down what it was asked for."""
     for name in ("go", "cc"):
         program = tmp_path / "bin" / name
         program.write_text(GO)
@@ -93,6 +97,10 @@ def test_programs_are_built_with_the_versions_that_they_are_asked_for(recipe, tm
     (folder / "go.sum").write_text("")
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setitem(install.KINDS, "part", "go")
+    return folder
+
+
+def test_programs_are_built_with_the_versions_that_they_are_asked_for(go_recipe):
     arguments = (install.install("part") / "bin" / "arguments").read_text().splitlines()
     assert arguments == [
         "build",
@@ -105,3 +113,15 @@ def test_programs_are_built_with_the_versions_that_they_are_asked_for(recipe, tm
         "bin/",
         "tool",
     ]
+
+
+def test_a_program_of_ours_is_built_and_pins_its_part(go_recipe, monkeypatch):
+    (go_recipe / "go.mod").write_text(MODULE.replace("tool helm.sh/helm/v3/cmd/helm\n", ""))
+    (go_recipe / "main.go").write_text("package main\n")
+    monkeypatch.setitem(install._GO_TAGS, "part", "less")
+    installed = install.install("part")
+    assert (installed / "main.go").exists()
+    arguments = (installed / "bin" / "arguments").read_text().splitlines()
+    assert ("-tags=less" in arguments, arguments[-1]) == (True, ".")
+    (go_recipe / "main.go").write_text("package main // another\n")
+    assert install.part_folder("part") != installed

@@ -139,7 +139,7 @@ async def test_modern_header_with_legacy_body(agent: Connection, server: Hostile
     assert server.requests == []
 
 
-@pytest.mark.parametrize("version", ["2027-01-01", "2024-11-05", "2025-11-25 x", "", "=?base64?MjAyNS0xMS0yNQ=?="])
+@pytest.mark.parametrize("version", ["2027-01-01", "2024-10-07", "2025-11-25 x", "", "=?base64?MjAyNS0xMS0yNQ=?="])
 async def test_unknown_version(agent: Connection, server: Hostile, version: str) -> None:
     answer = await agent.ask(call(), mcp_protocol_version=version)
     assert (answer.status, answer.code) == (400, -32022)

@@ -8,7 +8,7 @@ import pytest
 
 from openmcp.sidecar.mcp.era import META_SUBSCRIPTION
 from openmcp.sidecar.mcp.translation import META_LEVEL, META_SERVER
-from openmcp.sidecar.stages.translation import downward
+from openmcp.sidecar.stages.translation import downward, listening
 from openmcp.sidecar.stages.translation.kept import UNUSED
 from tests.policy.rules import allow, deny
 from tests.stages.scene import MODERN, Answer, Scene, Sent, failure, notification, reply, request, response, stream
@@ -333,23 +333,80 @@ async def test_a_subscription_gets_the_stream_of_the_agents_session() -> None:
         assert methods(it) == [*BEGIN, "tools/call", *following]
 
 
-async def test_a_subscription_beside_another_has_a_session_of_its_own() -> None:
+async def test_subscriptions_of_an_agent_share_the_stream_of_its_session() -> None:
+    streams: list[Any] = []
+
     def reading(sent: Sent) -> Any:
-        return stream(open_end=sent.headers["mcp-session-id"] == "upstream-1")
+        streams.append(stream(open_end=True))
+        return streams[-1]
 
     async with translated(ALL) as it:
-        it.server = server = changes(reading=reading)
-        body, headers = it.agent.modern_request("subscriptions/listen", 4, notifications={"toolsListChanged": True})
-        first = it.agent.begin(body, **headers)
-        serving = asyncio.create_task(it.pipeline(first))
-        await asyncio.wait_for(first.begun.wait(), 5)
-        answer = await it.agent.modern("subscriptions/listen", 5, notifications={"toolsListChanged": True})
-        assert [one.get("method") for one in answer.messages] == ["notifications/subscriptions/acknowledged", None]
+        it.server = changes(reading=reading)
+        begun = []
+        for number, uris in ((4, ["file:///a"]), (5, ["file:///a", "file:///b"])):
+            wanted = {"toolsListChanged": number == 4, "resourceSubscriptions": uris}
+            body, headers = it.agent.modern_request("subscriptions/listen", number, notifications=wanted)
+            answer = it.agent.begin(body, **headers)
+            begun.append((answer, asyncio.create_task(it.pipeline(answer))))
+            await asyncio.wait_for(answer.begun.wait(), 5)
+        (first, serving), (second, also) = begun
+        told = [notification("tools/list_changed")]
+        told += [notification("resources/updated", uri=f"file:///{name}") for name in "ab"]
+        for one in told:
+            streams[0].take(b"data: " + _encoded(one) + b"\n\n")
         await later()
-        assert methods(it) == [*BEGIN, "GET", *BEGIN, "GET", "DELETE"]
-        assert server.sessions == {"upstream-1"}
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
+        streams[0].take(b"data: " + _encoded(told[1]) + b"\n\n")
+        await later()
+        streams[0].end(None)
+        await asyncio.wait_for(also, 5)
+        await later()
+        a, b = [{"uri": f"file:///{name}"} for name in "ab"]
+        assert [one["params"].get("uri") for one in first.messages[1:]] == [None, a["uri"]]
+        assert [one.get("params", {}).get("uri") for one in second.messages[1:]] == [a["uri"], b["uri"], a["uri"], None]
+        assert second.messages[-1] == response(complete(_meta={META_SUBSCRIPTION: 5}), 5)
+        assert methods(it) == [
+            *BEGIN,
+            "resources/subscribe",
+            "GET",
+            "resources/subscribe",
+            "resources/unsubscribe",
+            "resources/unsubscribe",
+        ]
+
+
+async def test_a_subscription_begins_again_once_the_last_one_is_over() -> None:
+    async with translated(ALL) as it:
+        it.server = changes(reading=lambda sent: stream(notification("tools/list_changed")))
+        for number in (4, 5):
+            answer = await it.agent.modern("subscriptions/listen", number, notifications={"toolsListChanged": True})
+            assert len(answer.messages) == 3
+        assert methods(it) == [*BEGIN, "GET", "GET"]
+
+
+async def test_many_changes_at_once_are_all_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "LARGEST", 1000)
+    changed = _encoded(notification("tools/list_changed"))
+    large = _encoded(notification("tools/list_changed", _meta={"x": "x" * listening.LARGEST}))
+    count = 3 * listening.MOST_WAITING
+
+    async with translated(ALL) as it:
+        it.server = changes(reading=lambda sent: stream((b"data: " + changed + b"\n\n") * count, b"data: " + large))
+        answer = await it.agent.modern("subscriptions/listen", 4, notifications={"toolsListChanged": True})
+        assert len(answer.messages) == count + 2
+
+
+async def test_an_agent_that_does_not_read_loses_its_subscription_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listening, "MOST_WAITING", 3)
+    hub = listening.Hub(None, stream(*[notification("tools/list_changed")] * 5), 1000)  # type: ignore[arg-type]  # asks nothing
+    slow, other = hub.join({"toolsListChanged": True}), hub.join({})
+    await later()
+    heard = [slow.heard.get_nowait() for _ in range(4)]
+    assert [one is None for one in heard] == [False, False, False, True]
+    assert other.heard.get_nowait() is None
+    hub.leave(slow)
+    hub.leave(other)
 
 
 async def test_a_session_that_gives_no_stream_is_not_listened_to() -> None:

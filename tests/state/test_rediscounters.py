@@ -125,3 +125,27 @@ async def test_a_redis_that_hangs_holds_a_call_up_for_half_a_second() -> None:
     assert asyncio.get_running_loop().time() - started < 2 * SECONDS
     await made.close()
     listener.close()
+
+
+async def test_a_redis_that_hangs_holds_a_crowd_up_no_longer() -> None:
+    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listener = await asyncio.start_server(hangs, "127.0.0.1", 0)
+    made = RedisCounters(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    started = asyncio.get_running_loop().time()
+    answers = await asyncio.gather(*(made.take([bucket("a")]) for _ in range(1000)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {CountersAway}
+    assert asyncio.get_running_loop().time() - started < 2 * SECONDS
+    await made.close()
+    listener.close()
+
+
+async def test_a_clock_that_went_back_empties_a_bucket_and_no_more(counters: RedisCounters) -> None:
+    """After a failover the clock of Redis may be another."""
+    assert await counters.take([bucket("a")]) == TAKEN
+    ahead = int(await counters._redis.get("{openmcp}:limit:a")) + 3600 * 10**6
+    await counters._redis.set("{openmcp}:limit:a", ahead)
+    place, seconds = await counters.take([bucket("a")])
+    assert (place, round(seconds)) == (0, 60)

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from openmcp.config.yamltext import write_manifests
 from tests.real_parts import install
 
 Json = Mapping[str, Any]
@@ -18,7 +17,7 @@ Json = Mapping[str, Any]
 def translated(documents: Sequence[Json], folder: Path) -> Json:
     """Return what Envoy Gateway makes of documents: themselves with their status, and Envoy's configuration."""
     file = folder / "plan.yaml"
-    file.write_text(yaml.safe_dump_all(list(documents)), encoding="utf-8")
+    file.write_text(write_manifests(list(documents)), encoding="utf-8")
     command = [install.program("envoygateway", "egctl"), "x", "translate", "--from", "gateway-api"]
     command += ["--to", "gateway-api,xds", "-o", "json", "-f", file]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

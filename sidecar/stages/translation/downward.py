@@ -6,19 +6,20 @@ agent comes back with the answer. Until then it is remembered here alone.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, UpstreamFailed
-from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, translation
+from openmcp.sidecar.mcp import capabilities, era, jsonrpc, methods, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
-from openmcp.sidecar.stages.connections import open_stream
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET
-from openmcp.sidecar.stages.translation import kept as keeping
+from openmcp.sidecar.stages.tokens import STATE_LIFETIME
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
+from openmcp.sidecar.stages.translation.listening import Listening, ourselves
 from openmcp.sidecar.stages.translation.sides import post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
@@ -28,28 +29,44 @@ MOST_PARKED: Final = 256
 _KEY: Final = "question"
 _STATUS: Final = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400}
 """What errors come with in the modern era; all others with 200 as well."""
-_NO_STREAM_NOW: Final = frozenset((400, 404, 409))
-"""The session is gone, or somebody has its stream already."""
-_STREAM: Final = b"accept: text/event-stream\r\n"
 
 
 class _Talk:
-    """One call that the server works on, as `sent` on a session; `question` is what it waits for;
-    `over`: it has answered."""
+    """One call of `owner` that the server works on, as `sent` on a session; `question` is what it waits for, and
+    `parked` since when (in seconds); `over`: it has answered."""
 
-    def __init__(self, kept: Kept, sent: int, said: AsyncGenerator[Message, None]) -> None:
+    def __init__(self, owner: str, keeping: Keeping, kept: Kept) -> None:
+        kept.last += 1
+        keeping.hold(kept)
+        self.owner = owner
         self.kept = kept
-        self.sent = sent
-        self.said = said
+        self.sent = kept.last
+        self.said = _none()
         self.question: Request | None = None
+        self.parked = 0.0
         self.over = False
+        self._keeping = keeping
+        self._held = True
+
+    def done(self) -> None:
+        """Nobody cares for it any more."""
+        if self._held:
+            self._held = False
+            self._keeping.release(self.kept)
+
+    def cancel(self) -> None:
+        """The agent is gone: in its era that cancels the request, in the server's it has to be said."""
+        self.done()
+        self._keeping.aside(self.kept.cancel(self.sent))
 
 
 class Downward:
     """Says what modern agents want in legacy words; `now` is in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self._keeping = Keeping(now)
+        self._listening = Listening(self._keeping)
         self._parked: dict[str, _Talk] = {}
 
     async def send(self, flow: Flow, message: Request | Notification, params: JsonObject) -> UpstreamResponse:
@@ -61,7 +78,7 @@ class Downward:
             kept = await self._keeping.session(flow, era.meta_of(params))
             return spoken.result(message.id, translation.discovered(kept.initialized))
         if method == forward.LISTEN:
-            return await self._listen(flow, message, params)
+            return await self._listening.listen(flow, message, params)
         if method.startswith("tasks/"):
             return spoken.error(message.id, METHOD_NOT_FOUND, f"Method not found: {method}", 404)
         if "requestState" in params:
@@ -73,32 +90,41 @@ class Downward:
         said = translation.legacy_params(params)
         for again in (True, False):
             kept = await self._keeping.session(flow, meta)
-            kept.last += 1
-            sent = kept.last
-            document = request(sent, message.method, _with_token(said, sent))
+            talk = _Talk(flow.agent, self._keeping, kept)
+            document = request(talk.sent, message.method, _with_token(said, talk.sent))
             try:
                 response = await post(flow, message.method, kept.headers(flow), document)
             except asyncio.CancelledError:
-                self._cancel(flow, kept, sent)
+                talk.cancel()
                 raise
             except UpstreamFailed as failure:
-                self._keeping.forget(flow, meta, kept)
+                self._failed(flow, meta, talk, failure)
                 if failure.sent or not again:
                     raise
             else:
-                if not kept.is_dead(response):
-                    return await self._answer(flow, message, _Talk(kept, sent, _none()), response)
+                if not kept.is_dead(response, talk.sent):
+                    return await self._answer(flow, message, talk, response)
                 response.close()
+                talk.done()
                 flow.endpoint = pinned
                 self._keeping.forget(flow, meta, kept)
             flow.endpoint = pinned
         raise UpstreamFailed("status", "the server ends its sessions as they begin")
+
+    def _failed(self, flow: Flow, meta: JsonObject, talk: _Talk, failure: UpstreamFailed) -> None:
+        """What may still be worked on is cancelled; a session that only was slow is good for others."""
+        if failure.sent:
+            talk.cancel()
+        talk.done()
+        if failure.kind != "timeout":
+            self._keeping.forget(flow, meta, talk.kept)
 
     async def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
         if response.streaming:
             talk.said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
             return await self._heed(flow, message, talk)
         response.close()
+        talk.done()
         answer = spoken.complete(response)
         if answer is None or (answer.id != talk.sent and answer.error is None):
             kind = "protocol" if response.status == 200 else "status"
@@ -139,7 +165,8 @@ class Downward:
             if not parked:
                 await talk.said.aclose()
                 if not talk.over:
-                    self._cancel(flow, talk.kept, talk.sent)
+                    talk.cancel()
+                talk.done()
 
     async def _heard(self, flow: Flow, message: Request, talk: _Talk, one: Message) -> Message | None:
         """What the agent gets for one message of the server; None where it gets nothing."""
@@ -151,7 +178,7 @@ class Downward:
         if _may_be_put(message, one):
             talk.question = one
             return self._park(message, talk)
-        await talk.kept.tell(flow, _ourselves(one))
+        await talk.kept.tell(flow, ourselves(one))
         return None
 
     # questions
@@ -160,14 +187,25 @@ class Downward:
         """The answer that makes the agent come back."""
         question = talk.question
         assert question is not None
-        while len(self._parked) >= MOST_PARKED:
-            oldest = self._parked.pop(next(iter(self._parked)))
-            self._keeping.aside(oldest.said.aclose())
+        self._make_room()
+        talk.parked = self._now()
         state = secrets.token_urlsafe(16)
         self._parked[state] = talk
         asked = {_KEY: translation.modern_question(question.method, question.params)}
         result: JsonObject = {"resultType": "input_required", "inputRequests": asked, "requestState": state}
         return Response(message.id, result, None)
+
+    def _make_room(self) -> None:
+        """Calls whose states are worth nothing any more go, and where that is not enough the oldest of whoever has
+        most: nobody makes others' go."""
+        gone = [state for state, talk in self._parked.items() if talk.parked < self._now() - STATE_LIFETIME]
+        if not gone and len(self._parked) >= MOST_PARKED:
+            ((most, _),) = Counter(talk.owner for talk in self._parked.values()).most_common(1)
+            gone = [next(state for state, talk in self._parked.items() if talk.owner == most)]
+        for state in gone:
+            talk = self._parked.pop(state)
+            self._keeping.aside(talk.said.aclose())
+            talk.cancel()
 
     async def _go_on(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
         """The agent is back; whose call this is was sealed into the state."""
@@ -183,92 +221,9 @@ class Downward:
             await talk.kept.tell(flow, jsonrpc.response_document(Response(asked.id, answer, None)))
         except BaseException:
             await talk.said.aclose()
+            talk.cancel()
             raise
         return await self._heed(flow, message, talk)
-
-    def _cancel(self, flow: Flow, kept: Kept, sent: int) -> None:
-        """The agent is gone: in its era that cancels the request, in the server's it has to be said."""
-        cancelled = Notification("notifications/cancelled", {"requestId": sent, "reason": "the client is gone"})
-        self._keeping.aside(kept.tell(flow, jsonrpc.notification_document(cancelled)))
-
-    # subscriptions
-
-    async def _listen(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
-        """A session has one stream: the agent's first subscription gets that of its calls, since some servers tell only
-        the session in which something was done; others have a session of their own."""
-        meta = era.meta_of(params)
-        shared = await self._keeping.session(flow, meta)
-        made = await self._subscribe(flow, message, params, shared, own=False) if not shared.listened else None
-        if made is None:
-            made = await self._subscribe(flow, message, params, await keeping.begin(flow, meta), own=True)
-        assert made is not None  # one of its own is what there is
-        return made
-
-    async def _subscribe(
-        self, flow: Flow, message: Request, params: JsonObject, kept: Kept, *, own: bool
-    ) -> UpstreamResponse | None:
-        """The subscription on this session; None where that is not our `own` and gives no stream."""
-        kept.listened = True
-        uris: list[str] = []
-        try:
-            wanted = translation.honoured(params.get("notifications"), kept.capabilities)
-            for uri in wanted.pop("resourceSubscriptions", []):
-                if await kept.ask(flow, "resources/subscribe", {"uri": uri}):
-                    uris.append(uri)
-            response = await open_stream(flow, kept.headers(flow, _STREAM))
-        except BaseException:
-            self._leave(flow, kept, uris, own=own)
-            raise
-        if response.streaming:
-            filtered = wanted | ({"resourceSubscriptions": uris} if uris else {})
-        else:
-            response.close()
-            filtered = {}
-            if not own and response.status in _NO_STREAM_NOW:
-                self._leave(flow, kept, uris, own=False)
-                return None
-        stream = response if response.streaming else None
-        said = self._changes(message, kept, filtered, stream, flow)
-        return Spoken(_then(said, lambda: self._leave(flow, kept, uris, own=own))).response
-
-    def _leave(self, flow: Flow, kept: Kept, uris: list[str], *, own: bool) -> None:
-        """A subscription is over."""
-        kept.listened = False
-        if own:
-            self._keeping.aside(kept.end(flow))
-            return
-        for uri in uris:
-            self._keeping.aside(kept.ask(flow, "resources/unsubscribe", {"uri": uri}))
-
-    async def _changes(
-        self, message: Request, kept: Kept, wanted: JsonObject, response: UpstreamResponse | None, flow: Flow
-    ) -> AsyncGenerator[Message, None]:
-        """What a subscription is told of; of a server without a stream it hears nothing."""
-        mark: JsonObject = {"_meta": {era.META_SUBSCRIPTION: message.id}}
-        yield Notification("notifications/subscriptions/acknowledged", mark | {"notifications": wanted})
-        if response is None:
-            await asyncio.Event().wait()
-            return
-        said = spoken.messages(response, flow.upstream.server.limits.response_bytes)
-        try:
-            async for one in said:
-                if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
-                    yield Notification(one.method, translation.legacy_params(one.params) | mark)
-                elif isinstance(one, Request):
-                    await kept.tell(flow, _ourselves(one))
-        finally:
-            await said.aclose()
-        yield Response(message.id, mark | {"resultType": "complete"}, None)
-
-
-async def _then(said: AsyncGenerator[Message, None], over: Callable[[], None]) -> AsyncGenerator[Message, None]:
-    """All that is said; and then, however it ends, this is done."""
-    try:
-        async for one in said:
-            yield one
-    finally:
-        await said.aclose()
-        over()
 
 
 async def _following(
@@ -315,13 +270,6 @@ def _may_be_put(message: Request, question: Request) -> bool:
     needed = capabilities.needed(question.method, question.params)
     declared = capabilities.declared(era.meta_of(message.params).get(era.META_CAPABILITIES))
     return question.method in translation.ASKED and message.method in methods.INPUT_REQUIRED and needed in declared
-
-
-def _ourselves(question: Request) -> JsonObject:
-    """Our own answer to what the agent cannot be asked."""
-    if question.method == "ping":
-        return jsonrpc.response_document(Response(question.id, {}, None))
-    return answers.error(question.id, METHOD_NOT_FOUND, "Method not found")
 
 
 def _modern(message: Request, answer: Response) -> Response:

@@ -7,10 +7,19 @@ not executed: it can be said in the words of the other era.
 from collections.abc import Callable
 from typing import Final
 
-from openmcp.sidecar.errors import HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, UNSUPPORTED_VERSION
-from openmcp.sidecar.mcp import era
+from openmcp.sidecar.errors import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    UNSUPPORTED_VERSION,
+    UpstreamFailed,
+)
+from openmcp.sidecar.mcp import era, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
-from openmcp.sidecar.stages.translation import spoken
+from openmcp.sidecar.stages import forward
+from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.translation import kept, spoken
+from openmcp.sidecar.stages.translation.sides import post, request
 from openmcp.sidecar.types import Era, JsonObject
 
 KNOWN_FOR: Final = 60.0
@@ -59,6 +68,38 @@ def refuses_modern(method: str, response: UpstreamResponse) -> bool:
     if method == "server/discover" and code == METHOD_NOT_FOUND:
         return True
     return response.status in (400, 404, 405, 406) and code not in _MODERN_CODES
+
+
+def is_sure(response: UpstreamResponse) -> bool:
+    """Whether a refusal says so itself, whatever the message was: it names the versions that there are."""
+    code, data = _error(response)
+    return code == UNSUPPORTED_VERSION and (_names(data, era.MODERN_VERSIONS) or _names(data, era.LEGACY_VERSIONS))
+
+
+async def lacks_modern(flow: Flow) -> bool:
+    """Ask a server for what each modern one answers: what refused an agent's message may have been about that alone,
+    and no agent decides how others are served. Raises as `forward.send`."""
+    lines = b"%b%bmcp-protocol-version: %b\r\nmcp-method: server/discover\r\n" % (
+        forward.JSON_LINES,
+        forward.trace_lines(flow),
+        translation.NEWEST_MODERN.encode(),
+    )
+    params: JsonObject = {"_meta": {era.META_VERSION: translation.NEWEST_MODERN, era.META_CAPABILITIES: {}}}
+    response = await post(flow, "server/discover", lines, request("era", "server/discover", params))
+    response.close()
+    return refuses_modern("server/discover", response)
+
+
+async def lacks_legacy(flow: Flow) -> bool:
+    """The same for the legacy era: begin a session, and end it."""
+    try:
+        begun = await kept.begin(flow, {})
+    except UpstreamFailed as failure:
+        if failure.kind == "protocol":
+            return True
+        raise
+    await begun.end()
+    return False
 
 
 def _error(response: UpstreamResponse) -> tuple[object, object]:

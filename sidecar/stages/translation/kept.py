@@ -5,6 +5,7 @@ Requests of one agent share a session as long as they say the same of their clie
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -12,31 +13,41 @@ from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc, translation
 from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.values import Outgoing
 from openmcp.sidecar.stages import forward, reply
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import checked_upstream_id
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.sides import post, request
-from openmcp.sidecar.types import JsonObject
+from openmcp.sidecar.types import JsonObject, Notification
 
 MOST: Final = 1024
 """Sessions that are kept; the one that was unused for longest goes."""
+MOST_OF_ONE: Final = 64
+"""Those of one agent at one server: who says something else of its client each time makes its own go."""
 UNUSED: Final = 600.0
 """Seconds after which one that nobody uses is ended, as others begin."""
 
 
 class Kept:
     """One session: where it is, what the server calls it (None: it has no ids) and said when it began. `last` is the
-    last id that we gave to a request on it; `listened`: a subscription has its stream."""
+    last id that we gave to a request on it; `busy`: how many calls on it are not over; `listened`: how many
+    subscriptions it has, which share its stream (`hub`), and `followed` how many of them each resource."""
 
-    def __init__(self, endpoint: Endpoint, upstream_id: str | None, version: str, initialized: JsonObject) -> None:
+    def __init__(self, flow: Flow, endpoint: Endpoint, upstream_id: str | None, initialized: JsonObject) -> None:
         self.endpoint = endpoint
+        self.busy = 0
+        self._patience = flow.upstream.call_patience
+        self._limit = flow.upstream.server.limits.response_bytes
         self.initialized = initialized
         self.last = 0
         self.used = 0.0
-        self.listened = False
+        self.listened = 0
+        self.hub: object = None
+        self.opening = asyncio.Lock()
+        self.followed: Counter[str] = Counter()
         named = b"mcp-session-id: %b\r\n" % upstream_id.encode() if upstream_id is not None else b""
-        self._lines = b"mcp-protocol-version: %b\r\n%b" % (version.encode(), named)
+        self._lines = b"mcp-protocol-version: %b\r\n%b" % (str(initialized["protocolVersion"]).encode(), named)
         self.named = upstream_id is not None
 
     @property
@@ -48,9 +59,13 @@ class Kept:
         """The header lines of a message on this session."""
         return first + forward.trace_lines(flow) + self._lines
 
-    def is_dead(self, response: UpstreamResponse) -> bool:
-        """Whether the server knows nothing of it any more, and has not read the message."""
-        return self.named and not response.streaming and response.status != 200 and reply.session_is_dead(response)
+    def is_dead(self, response: UpstreamResponse, sent: int) -> bool:
+        """Whether the server knows nothing of it any more, and has not read the request of this id: whoever answers
+        that one has."""
+        if not self.named or response.streaming or response.status == 200 or not reply.session_is_dead(response):
+            return False
+        answer = spoken.complete(response)
+        return answer is None or answer.id != sent
 
     async def ask(self, flow: Flow, method: str, params: JsonObject) -> bool:
         """Make a request of our own; whether it was granted. Raises as `forward.send`."""
@@ -67,13 +82,24 @@ class Kept:
         if response.status >= 300:
             raise UpstreamFailed("status", f"HTTP {response.status}")
 
-    async def end(self, flow: Flow) -> None:
+    async def cancel(self, sent: int) -> None:
+        """Tell the server that nobody wants this answer any more."""
+        cancelled = Notification("notifications/cancelled", {"requestId": sent, "reason": "the client is gone"})
+        await self._say(b"POST", forward.JSON_LINES, jsonrpc.encode(jsonrpc.notification_document(cancelled)))
+
+    async def answer(self, document: JsonObject) -> None:
+        """Answer a question of the server."""
+        await self._say(b"POST", forward.JSON_LINES, jsonrpc.encode(document))
+
+    async def end(self) -> None:
         """Tell the server that it is over."""
         if self.named:
-            flow.endpoint = self.endpoint
-            patience = flow.upstream.call_patience
-            lines = self.headers(flow, b"")
-            (await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)).close()
+            await self._say(b"DELETE", b"", b"")
+
+    async def _say(self, method: bytes, lines: bytes, body: bytes) -> None:
+        """Outside of any exchange: what began the session is long over, and is not kept for this."""
+        outgoing = Outgoing(method, lines + self._lines, body, self._limit, method == b"DELETE")
+        (await self.endpoint.send(outgoing, self._patience)).close()
 
 
 async def begin(flow: Flow, meta: JsonObject) -> Kept:
@@ -90,7 +116,7 @@ async def begin(flow: Flow, meta: JsonObject) -> Kept:
     version = result.get("protocolVersion")
     if version not in era.LEGACY_VERSIONS:
         raise UpstreamFailed("protocol", "the server chose a version that was not offered")
-    kept = Kept(flow.endpoint, checked_upstream_id(given) if given is not None else None, str(version), result)
+    kept = Kept(flow, flow.endpoint, checked_upstream_id(given) if given is not None else None, result)
     await kept.tell(flow, {"jsonrpc": "2.0", "method": "notifications/initialized"})
     level, offered = meta.get(translation.META_LEVEL), kept.capabilities
     if level in translation.LEVELS and type(offered) is dict and "logging" in offered:
@@ -99,12 +125,19 @@ async def begin(flow: Flow, meta: JsonObject) -> Kept:
 
 
 class _Slot:
-    """Where the session of some requests is, once the first of them has begun it."""
+    """Where the session of some requests of an agent at a server (`owner`) is, once the first of them has begun it;
+    `users` are those that wait for that."""
 
-    def __init__(self) -> None:
+    def __init__(self, owner: tuple[str, str]) -> None:
+        self.owner = owner
+        self.users = 0
         self.lock = asyncio.Lock()
         self.kept: Kept | None = None
-        self.flow: Flow | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has a session, which nobody uses now."""
+        return self.kept is not None and not self.kept.busy and not self.kept.listened
 
 
 class Keeping:
@@ -115,37 +148,64 @@ class Keeping:
         self._slots: dict[str, _Slot] = {}
         self._background: set[asyncio.Task[None]] = set()
 
+    def __len__(self) -> int:
+        return len(self._slots)
+
     async def session(self, flow: Flow, meta: JsonObject) -> Kept:
         """The session for a request with this `_meta`; the flow is pinned to its endpoint. Raises as `begin`."""
         name = _name(flow, meta)
-        slot = self._slots.pop(name, None) or _Slot()
+        slot = self._slots.pop(name, None) or _Slot((flow.server, flow.agent))
         self._slots[name] = slot  # the ones used last are last
-        async with slot.lock:
-            kept = slot.kept
-            if kept is None:
-                self._make_room()
-                kept = slot.kept = await begin(flow, meta)
-                slot.flow = flow
+        slot.users += 1
+        try:
+            async with slot.lock:
+                kept = slot.kept
+                if kept is None:
+                    self._make_room(slot.owner)
+                    kept = slot.kept = await begin(flow, meta)
+        finally:
+            slot.users -= 1
+            self._tidy(name, slot)
         kept.used = self._now()
         flow.endpoint = kept.endpoint
         return kept
 
     def forget(self, flow: Flow, meta: JsonObject, kept: Kept) -> None:
         """It is of no use any more."""
-        slot = self._slots.get(_name(flow, meta))
+        name = _name(flow, meta)
+        slot = self._slots.get(name)
         if slot is not None and slot.kept is kept:
             slot.kept = None
+            self._tidy(name, slot)
 
-    def _make_room(self) -> None:
+    def hold(self, kept: Kept) -> None:
+        """A call on it begins; `release` has to follow."""
+        kept.busy += 1
+
+    def release(self, kept: Kept) -> None:
+        """Such a call is over."""
+        kept.busy -= 1
+        kept.used = self._now()
+
+    def _tidy(self, name: str, slot: _Slot) -> None:
+        """Nothing is kept of a session that did not begin, or is gone."""
+        if slot.kept is None and not slot.users and self._slots.get(name) is slot:
+            del self._slots[name]
+
+    def _make_room(self, owner: tuple[str, str]) -> None:
+        """For another of this owner's."""
         before = self._now() - UNUSED
-        for name, slot in list(self._slots.items()):
-            kept = slot.kept
-            old = kept is not None and kept.used < before
-            if not old and len(self._slots) <= MOST:
-                return
-            if kept is not None and slot.flow is not None and not kept.listened:
-                del self._slots[name]
-                self.aside(kept.end(slot.flow))
+        idle = [(name, slot) for name, slot in self._slots.items() if slot.idle]
+        gone = [name for name, slot in idle if slot.kept is not None and slot.kept.used < before]
+        own = [name for name, slot in idle if slot.owner == owner and name not in gone]
+        if sum(slot.owner == owner for slot in self._slots.values()) > MOST_OF_ONE and not gone:
+            gone = own[:1]
+        if len(self._slots) > MOST and not gone:
+            gone = [name for name, _ in idle[:1]]
+        for name in gone:
+            kept = self._slots.pop(name).kept
+            if kept is not None:
+                self.aside(kept.end())
 
     def aside(self, work: Coroutine[Any, Any, object]) -> None:
         """Tell a server something that nobody waits for."""

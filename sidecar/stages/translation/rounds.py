@@ -7,6 +7,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, methods, translation
@@ -16,6 +17,8 @@ from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.sides import ROUNDS
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 
+MOST_QUESTIONS: Final = 16
+"""Questions of a server that are put at once."""
 Waiting = dict[MessageId, asyncio.Future[Response]]
 """The questions of a session that are not answered yet, by the id that the agent got."""
 
@@ -81,6 +84,8 @@ class Rounds:
         """The server's questions by the id under which the agent gets each, with the server's own key."""
         wanted = asked.get("inputRequests", {})
         put: dict[str, tuple[str, Request]] = {}
+        if type(wanted) is dict and len(wanted) > MOST_QUESTIONS:
+            raise UpstreamFailed("protocol", f"the server asks more than {MOST_QUESTIONS} questions at once")
         for key, one in wanted.items() if type(wanted) is dict else ():
             method, params = (one.get("method"), one.get("params", {})) if type(one) is dict else (None, {})
             needed = capabilities.needed(method, params) if type(params) is dict else None

@@ -11,27 +11,51 @@ from openmcp.sidecar.types import JsonObject, MessageId
 
 MOST: Final = 4096
 """Sessions of which something is remembered here."""
+SHARE: Final = 256
+"""Those of one agent that are not given up for others'."""
 ROUNDS: Final = 16
 """How often a server may ask about one call."""
 
 T = TypeVar("T")
 
 
-class Remembered(OrderedDict[str, T], Generic[T]):
-    """Values by a name; beyond `MOST` the one that was unused for longest goes."""
+class Remembered(Generic[T]):
+    """Values by a name, each somebody's. Beyond `MOST` the one that was unused for longest goes: of all, or of whoever
+    has more than `SHARE`, so that nobody makes others' go."""
+
+    def __init__(self) -> None:
+        self._values: OrderedDict[str, tuple[str, T]] = OrderedDict()
+        self._counts: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a value of this name."""
+        return name in self._values
 
     def seen(self, name: str) -> T | None:
         """The value, which is in use now."""
-        value = self.get(name)
-        if value is not None:
-            self.move_to_end(name)
+        found = self._values.get(name)
+        if found is None:
+            return None
+        self._values.move_to_end(name)
+        return found[1]
+
+    def keep(self, owner: str, name: str, value: T) -> T:
+        """Remember it. Returns it."""
+        self.lose(name)
+        self._values[name] = owner, value
+        self._counts[owner] = self._counts.get(owner, 0) + 1
+        if len(self._values) > MOST:
+            crowd = self._counts[owner] > SHARE
+            self.lose(next(name for name, (whose, _) in self._values.items() if whose == owner or not crowd))
         return value
 
-    def keep(self, name: str, value: T) -> T:
-        """Remember it. Returns it."""
-        self[name] = value
-        if len(self) > MOST:
-            self.popitem(last=False)
+    def lose(self, name: str) -> T | None:
+        """Forget it. Returns it."""
+        owner, value = self._values.pop(name, ("", None))
+        if value is not None:
+            self._counts[owner] -= 1
+            if not self._counts[owner]:
+                del self._counts[owner]
         return value
 
 

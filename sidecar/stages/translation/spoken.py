@@ -91,15 +91,20 @@ class Spoken:
 
     def cut(self, failure: UpstreamFailed) -> None:
         """End it with this failure, at once."""
-        self._task.cancel()
+        self._cancel()
         self.response.end(failure)
+
+    def _cancel(self) -> None:
+        """Not before it has begun: a generator that has not has nothing to do when it is closed, and what it would
+        have let go of is kept."""
+        asyncio.get_running_loop().call_soon(self._task.cancel)
 
     # net.upstream.Carrier
 
     def release(self, response: UpstreamResponse, *, complete: bool) -> None:
         """The pipeline is done with it."""
         if not complete:
-            self._task.cancel()
+            self._cancel()
 
     def resume(self) -> None:
         """What waited was read."""

@@ -8,6 +8,8 @@ from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.sessions import session_not_found
+from openmcp.sidecar.stages.translation import eras
 from openmcp.sidecar.stages.translation.downward import Downward
 from openmcp.sidecar.stages.translation.eras import Eras, refuses_legacy, refuses_modern
 from openmcp.sidecar.stages.translation.upward import Upward
@@ -19,7 +21,7 @@ class Translator:
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._eras = Eras(now)
-        self._upward = Upward()
+        self._upward = Upward(now)
         self._downward = Downward(now)
 
     async def send(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
@@ -35,6 +37,9 @@ class Translator:
             if not isinstance(message, Request) or not refuses_modern(message.method, response):
                 return response
             response.close()
+            known = message.method == "server/discover" or eras.is_sure(response)
+            if not known and not await eras.lacks_modern(flow):
+                return response
             flow.endpoint = pinned
             answer = await self._downward.send(flow, message, params)
             self._eras.learn(flow.server, LEGACY)
@@ -45,16 +50,26 @@ class Translator:
         call: Call = permit.call
         if flow.session is not None:
             if flow.session.client is None:
-                return await forward.send_call(flow, permit, params)
+                return await self._on_its_session(flow, permit, params)
         elif self._eras.only(flow.server) is not MODERN:
             response = await forward.send_call(flow, permit, params)
             if not refuses_legacy(call.method, response):
                 return response
             response.close()
+            if not eras.is_sure(response) and not await eras.lacks_legacy(flow):
+                return response
             answer = await self._upward.send(flow, call.message, params)
             self._eras.learn(flow.server, MODERN)
             return answer
         return await self._upward.send(flow, call.message, params)
+
+    async def _on_its_session(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+        """A session of the server's own. Where it has got the other era alone since, the session begins anew."""
+        response = await forward.send_call(flow, permit, params)
+        if refuses_legacy(permit.call.method, response):
+            response.close()
+            raise session_not_found()
+        return response
 
     async def listen(self, flow: Flow) -> UpstreamResponse:
         """The stream of a session that is ours."""

@@ -7,9 +7,9 @@ and an answer is refused.
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from typing import Final
+from typing import Final, NamedTuple
 
 from openmcp.sidecar.errors import (
     HEADER_MISMATCH,
@@ -33,6 +33,8 @@ from openmcp.sidecar.types import MODERN, JsonObject, Message, MessageId, Notifi
 MOST_URIS: Final = 256
 MOST_KEPT: Final = 2048
 """Bytes of what a client says of itself that its session's id can hold."""
+LOOKED_UP_FOR: Final = 60.0
+"""Seconds for which the schema of a tool is not looked up again: each time may cost its server many answers."""
 _OFFERED: Final = ("tools", "prompts", "resources")
 _DROPPED: Final = UpstreamFailed("closed", "the client cancelled the request")
 
@@ -57,13 +59,24 @@ class _Legacy:
             self.listening.stop()
 
 
-class Upward:
-    """Says what legacy agents want in modern words. Its sessions are those with `Session.client`."""
+class _Mirrors(NamedTuple):
+    """Which arguments of a tool its server wants in headers, and when that was looked up."""
 
-    def __init__(self) -> None:
+    headers: dict[str, tuple[str, ...]]
+    at: float
+
+
+class Upward:
+    """Says what legacy agents want in modern words. Its sessions are those with `Session.client`.
+
+    `now` is in seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self._sessions: Remembered[_Legacy] = Remembered()
         self._ended: Remembered[bool] = Remembered()
-        self._mirrors: Remembered[dict[str, tuple[str, ...]]] = Remembered()
+        self._mirrors: Remembered[_Mirrors] = Remembered()
 
     # requests and notifications
 
@@ -158,7 +171,11 @@ class Upward:
         if error.get("code") != HEADER_MISMATCH:
             return response
         response.close()
-        self._mirrors.keep(f"{flow.server}\0{flow.name}", await self._look(flow))
+        name = f"{flow.server}\0{flow.name}"
+        known = self._mirrors.seen(name)
+        if known is not None and known.at > self._now() - LOOKED_UP_FOR:
+            return response  # the call lacks what is wanted
+        self._mirrors.keep(flow.agent, name, _Mirrors(await self._look(flow), self._now()))
         return await self._post(flow, message, params, {})
 
     async def _look(self, flow: Flow) -> dict[str, tuple[str, ...]]:
@@ -186,8 +203,8 @@ class Upward:
         lines = forward.modern_headers(flow, translation.NEWEST_MODERN, Request(message.id, message.method, said))
         if message.method == "tools/call":
             mirrors = self._mirrors.seen(f"{flow.server}\0{flow.name}")
-            if mirrors:
-                lines += translation.parameter_lines(mirrors, said.get("arguments"))
+            if mirrors is not None:
+                lines += translation.parameter_lines(mirrors.headers, said.get("arguments"))
         return await post(flow, message.method, lines, request(message.id, message.method, said))
 
     # questions
@@ -235,8 +252,8 @@ class Upward:
     def end(self, flow: Flow) -> None:
         """The session is over."""
         if flow.session is not None:
-            gone = self._sessions.pop(flow.session.upstream_id, None)
-            self._ended.keep(flow.session.upstream_id, True)
+            gone = self._sessions.lose(flow.session.upstream_id)
+            self._ended.keep(flow.agent, flow.session.upstream_id, True)
             if gone is not None and gone.listening is not None:
                 gone.listening.stop()
 
@@ -248,7 +265,7 @@ class Upward:
         name = flow.session.upstream_id
         if name in self._ended:
             raise session_not_found()
-        return self._sessions.seen(name) or self._sessions.keep(name, _Legacy())
+        return self._sessions.seen(name) or self._sessions.keep(flow.agent, name, _Legacy())
 
 
 def _told(legacy: _Legacy, message: Notification) -> UpstreamResponse:

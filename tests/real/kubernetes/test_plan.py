@@ -10,7 +10,7 @@ import yaml
 
 from openmcp.config import load
 from openmcp.config.plan import plan
-from tests.config.planning import FOLDER, MODES, configurations
+from tests.config.planning import FOLDER, MODES, called, cases
 from tests.real_parts import install
 from tests.support.kubernetes import KubeApi, Rejected, kube_api
 from tests.support.parts import require
@@ -31,8 +31,7 @@ def kube() -> Iterator[KubeApi]:
         yield running
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("file", configurations(), ids=lambda file: f"{file.parent.name}-{file.stem}")
+@pytest.mark.parametrize(("file", "mode"), cases(*MODES), ids=called)
 def test_every_object_is_accepted(file: Path, mode: str, kube: KubeApi) -> None:
     for document in plan(load(file).configuration, MODES[mode]).documents:
         kube.apply([document], document["metadata"].get("namespace"))

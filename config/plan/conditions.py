@@ -1,0 +1,96 @@
+"""Conditions in CEL, and rules made of them: what Envoy asks of a request before it lets it in."""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from openmcp.config.model import Configuration
+from openmcp.config.plan.access import Agents, Names
+from openmcp.config.plan.values import CannotPlan, Document, Notices
+
+LONGEST: Final = 4096
+"""Characters of one condition."""
+_ROOM: Final = 2048
+"""Of these, for names that are listed in one; the rest is for what else it says."""
+_MOST_NAMES: Final = 128
+_MAX_SUBJECT: Final = 256
+"""Characters of a token's subject, as the sidecar takes it."""
+
+
+def cel_like(subject: str, before: str, after: str) -> str:
+    """A condition in CEL: a text begins and ends so."""
+    if not after:
+        return f"{subject}.startsWith({cel_text(before)})"
+    # as long as both together: the two may not overlap
+    return (
+        f"{subject}.startsWith({cel_text(before)}) && {subject}.endsWith({cel_text(after)}) && "
+        f"size({subject}) >= {len(before) + len(after)}"
+    )
+
+
+def cel_text(text: str) -> str:
+    """A text in CEL."""
+    plain = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "'" + "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in plain) + "'"
+
+
+def cel_sound(token: str, claim: str) -> str:
+    """A condition on the claims of a token that the sidecar has and Envoy has not: it ends, is not bound to a key, and
+    says in `claim` who calls, by a text that can be a name."""
+    who = f"{token}[{cel_text(claim)}]"
+    name = f"size({who}) > 0 && size({who}) <= {_MAX_SUBJECT} && !{who}.contains('#')"
+    blanks = f"!{who}.startsWith(' ') && !{who}.endsWith(' ')"
+    return f"double({token}['exp']) > 0.0 && !('cnf' in {token}) && {name} && {blanks}"
+
+
+def cel_origin(configuration: Configuration) -> str:
+    """A condition on the `Origin` of a request: there is none, or it is listed."""
+    origins = ", ".join(cel_text(origin) for origin in configuration.listen.allowed_origins)
+    here = "!('origin' in request.headers)"
+    return f"({here} || request.headers['origin'] in [{origins}])" if origins else here
+
+
+def rules_of(rules: list[Document], configuration: Configuration) -> Document:
+    """The rules, with what browsers may not do: a request with an `Origin` that is not listed is let in by none.
+
+    A condition that cannot be evaluated is no match: what allows is never a negation of what failed. Raises
+    `CannotPlan`.
+    """
+    here = cel_origin(configuration)
+    made = []
+    for index, rule in enumerate(rules):
+        named = {**rule, "name": f"{rule['name']}-{index}"}
+        if rule["action"] == "Allow":
+            own = rule.get("cel", "true")
+            named["cel"] = here if own == "true" else f"{here} && {own}"
+        if len(str(named.get("cel", ""))) > LONGEST:
+            raise CannotPlan("listen.allowedOrigins, policies: more in one condition than Envoy Gateway takes")
+        made.append(named)
+    return {"defaultAction": "Deny", "rules": made}
+
+
+def deny_rules(
+    name: str, denied: Names, agents: Agents, exact: Callable[[list[str]], Document], told: tuple[str, Notices]
+) -> list[Document] | None:
+    """The rules for callers that nothing is allowed to; None where they cannot be told from others."""
+    if denied.everyone:
+        return None
+    if denied.patterns or denied.claims or any(not isinstance(agent, str) for agent in agents):
+        told[1].warn(
+            told[0], f"a rule denies everything to agents that Envoy cannot tell: no caller of {name} is let in"
+        )
+        return None
+    return [{"name": f"{name}-denied", "action": "Deny", **exact(some)} for some in portions(denied.exact)]
+
+
+def portions(names: Iterable[str]) -> list[list[str]]:
+    """Names in lists that are short enough for one rule."""
+    made: list[list[str]] = []
+    room = 0
+    for name in names:
+        size = len(cel_text(name)) + 80  # what stands before each of them
+        if room < size or len(made[-1]) == _MOST_NAMES:
+            made.append([])
+            room = max(_ROOM, size)
+        made[-1].append(name)
+        room -= size
+    return made

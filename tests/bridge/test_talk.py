@@ -1,0 +1,91 @@
+"""What programs say without an end, without a reader, or without saying whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from openmcp.sidecar.bridge import conversation
+from openmcp.sidecar.bridge.stdio import StdioEndpoint
+from tests.bridge.conftest import Behind
+from tests.bridge.test_hostile import CLOSED, failed
+from tests.bridge.test_sessions import said
+from tests.support.gate import Gate, ask_modern, call, initialize
+from tests.support.raw import Answer
+
+
+def talk(sidecar: Gate) -> Any:
+    """The only conversation."""
+    (endpoint,) = next(iter(sidecar.app.snapshot.routes.values())).upstream.endpoints
+    assert isinstance(endpoint, StdioEndpoint)
+    (only,) = endpoint._all
+    return only
+
+
+async def test_blank_lines_without_an_end_are_of_no_use(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        failed(await agent.ask(call("allowed_blank")), CLOSED)
+        await behind.left(0)
+
+
+async def test_questions_without_an_end_are_of_no_use_where_nobody_can_be_asked(behind: Behind) -> None:
+    async with behind.gate("--modern") as sidecar, sidecar.connect() as agent:
+        failed(await ask_modern(agent, call("allowed_questions")), CLOSED)
+        await behind.left(0)
+
+
+async def test_what_waits_for_a_stream_is_bounded_in_bytes(behind: Behind, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "openmcp.bridge")
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        await agent.send(agent.request(call("allowed_hoard")))
+        await agent.answer_head()
+        agent.reset()  # nobody reads what it says from now on
+        async with asyncio.timeout(10):
+            while not any("hoarded" in line for line in caplog.messages):  # noqa: ASYNC110  # a log has no event
+                await asyncio.sleep(0.01)
+        assert sum(map(len, talk(sidecar)._kept)) <= conversation.KEPT_BYTES
+
+
+def told(answer: Answer) -> list[str]:
+    """What a tool's answer is, message by message."""
+    if "event-stream" not in (answer.header("content-type") or ""):
+        return ["answer"]
+    return [event.get("method", "answer") for event in answer.events]
+
+
+async def test_what_may_be_another_agent_s_is_nobody_s(behind: Behind, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = call("allowed_gossip")
+    async with behind.gate("--modern") as sidecar, sidecar.connect() as alice, sidecar.connect("bob") as bob:
+        assert told(await ask_modern(alice, wanted)) == ["notifications/message", "answer"]
+        assert told(await ask_modern(alice, wanted)) == ["notifications/message", "answer"]
+        assert told(await ask_modern(bob, wanted)) == ["answer"]
+        assert told(await ask_modern(alice, wanted)) == ["answer"]
+        monkeypatch.setattr(conversation, "DOUBT", 0.0)
+        assert told(await ask_modern(bob, wanted)) == ["notifications/message", "answer"]
+
+
+async def test_a_long_line_of_surrogates_and_depths_is_no_message(behind: Behind) -> None:
+    async with behind.gate() as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        only = talk(sidecar)
+        for line in (
+            b'{"jsonrpc":"2.0","id":2,"result":{"a":"\\ud800"}}',
+            b'{"jsonrpc":"2.0","id":2,"result":{"a":1e400}}',
+            b'{"jsonrpc":"2.0","id":2,"result":{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+            b'{"jsonrpc":"2.0","id":2,"result":{"a":' + b"9" * 100_000 + b"}}",
+            b'[{"jsonrpc":"2.0","id":2,"result":{}}]',
+            b'{"jsonrpc":"2.0","id":2.0,"result":{}}',
+            b'{"jsonrpc":"2.0","id":true,"result":{}}',
+            b'{"jsonrpc":"2.0","id":2,"result":{},"error":{"code":1,"message":""}}',
+            b'{"jsonrpc":"2.0","id":"2","result":{}}',
+            json.dumps({"jsonrpc": "2.0", "id": 2**53 + 1, "result": {}}).encode(),
+        ):
+            before = only._noise
+            only.line(line)
+            assert only._noise > before, line[:60]
+        said(await agent.ask(call("allowed_echo")))
