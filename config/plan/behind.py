@@ -50,6 +50,8 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     if any(isinstance(method, JwtAgents) for method in configuration.identity.agents):
         paths += [f"/.well-known/oauth-protected-resource{path}" for path in paths]
     paths += sorted(older)
+    matches: list[Document] = [{"path": {"type": "Exact", "value": path}} for path in paths]
+    matches += _messages(configuration, notices)
     name = object_name(target.name, "sidecar")
     backend = {
         "group": "",
@@ -68,10 +70,10 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
             "timeouts": {"request": "0s"},
             "backendRefs": [backend],
         }
-        for at in range(0, len(paths), _MATCHES)
+        for at in range(0, len(matches), _MATCHES)
     ]
     if len(rules) > _RULES:
-        raise CannotPlan(f"servers: {len(paths)} paths: a route has {_MATCHES * _RULES} at most")
+        raise CannotPlan(f"servers: {len(matches)} paths: a route has {_MATCHES * _RULES} at most")
     route = {
         "parentRefs": [{**reference("Gateway", target.name), "sectionName": LISTENER}],
         **({"hostnames": hosts} if (hosts := hostnames(configuration)) else {}),
@@ -88,6 +90,17 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
         *_grant(sidecar, target),
         *_tls(configuration, sidecar, notices),
     ]
+
+
+def _messages(configuration: Configuration, notices: Notices) -> list[Document]:
+    """Where the agents of 2024-11-05 send their messages: below the path, to the sidecar that has their stream."""
+    made: list[Document] = []
+    for server in configuration.servers:
+        if server.compat.sse:
+            place = f"servers: {server.name}: compat.sse"
+            notices.warn(place, "a message goes to any of the sidecars, and only one has the agent's stream: run one")
+            made.append({"path": {"type": "PathPrefix", "value": f"{server.path.rstrip('/')}/messages"}})
+    return made
 
 
 def _warn(configuration: Configuration, notices: Notices) -> None:

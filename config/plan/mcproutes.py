@@ -223,8 +223,11 @@ def _both(who: str, tools: str) -> str:
 
 def _who_is_allowed(agents: Agents, callers: _Callers, place: str, notices: Notices) -> str:
     """A condition that holds for none but these; empty: it would for nobody."""
-    if callers.known:
-        return _among_known(agents, callers)
+    if callers.known:  # by name, also where it is everybody: the Secret may have keys that the configuration has not
+        some = _among_known(agents, callers)
+        if not callers.policy:
+            return "true" if some else ""
+        return _in(callers.subject, some) if some else ""
     found = names(agents or ("*",), callers.beginning, place, notices)
     if found.everyone:
         return "true"
@@ -238,7 +241,10 @@ def _who_is_allowed(agents: Agents, callers: _Callers, place: str, notices: Noti
 def _who_is_denied(agents: Agents, callers: _Callers, place: str, notices: Notices) -> str:
     """A condition that holds for all of these, perhaps for more; empty: it would for nobody."""
     if callers.known:
-        return _among_known(agents, callers)
+        some = _among_known(agents, callers)
+        if len(some) == len(callers.known):
+            return "true"
+        return _in(callers.subject, some) if some else ""
     unheard = Notices()
     found = names(agents or ("*",), callers.beginning, place, unheard)
     if found.everyone or found.claims or unheard.warnings:
@@ -249,12 +255,9 @@ def _who_is_denied(agents: Agents, callers: _Callers, place: str, notices: Notic
     return " || ".join([*parts, *(f"({cel_like(callers.subject, *pattern)})" for pattern in found.patterns)])
 
 
-def _among_known(agents: Agents, callers: _Callers) -> str:
+def _among_known(agents: Agents, callers: _Callers) -> list[str]:
     globs = [agent for agent in agents if isinstance(agent, str)] if agents else ["*"]
-    found = [name for name in callers.known if any(matches(glob, callers.beginning + name) for glob in globs)]
-    if len(found) == len(callers.known):
-        return "true"
-    return _in(callers.subject, found) if found else ""
+    return [name for name in callers.known if any(matches(glob, callers.beginning + name) for glob in globs)]
 
 
 def _in(subject: str, some: Iterable[str]) -> str:

@@ -1,5 +1,7 @@
 """Routes of a gateway that leads to the servers themselves."""
 
+from typing import Final
+
 from openmcp.config.model import Configuration, HeaderAuth, Server
 from openmcp.config.plan.access import unseen_rules
 from openmcp.config.plan.backends import Upstream
@@ -20,6 +22,10 @@ from openmcp.config.plan.values import (
 
 _PROOFS = ("Authorization", "X-API-Key", "X-Forwarded-Client-Cert")
 """What callers prove themselves by; no server sees it."""
+
+
+_LONGEST_NOTE: Final = 64 * 1024
+"""Characters of an annotation; Kubernetes takes 256 KiB of all of them."""
 
 
 def named(server: Server, found: list[Door]) -> dict[str, Door]:
@@ -58,7 +64,10 @@ def _annotated(route: Document, lost: list[str]) -> Document:
         return route
     metadata = route["metadata"]
     assert isinstance(metadata, dict)
-    return {**route, "metadata": {**metadata, "annotations": {"openmcp.dev/not-enforced": ", ".join(lost)}}}
+    text = ", ".join(lost)
+    if len(text) > _LONGEST_NOTE:
+        text = f"{text[:_LONGEST_NOTE].rpartition(', ')[0]} and more: {len(lost)} in all"
+    return {**route, "metadata": {**metadata, "annotations": {"openmcp.dev/not-enforced": text}}}
 
 
 def _rule(server: Server, up: Upstream, door: Door, filters: Document | None) -> Document:

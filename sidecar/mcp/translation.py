@@ -247,11 +247,22 @@ def _mirrored(schema: object, path: tuple[str, ...]) -> Iterator[tuple[str, tupl
 def parameter_lines(mirrors: dict[str, tuple[str, ...]], arguments: object) -> bytes:
     """The `Mcp-Param-*` header lines of a call with these arguments."""
     lines = b""
+    for header, text in _mirrors(mirrors, arguments):
+        lines += b"%b: %b\r\n" % (header, headers.encode_value(text))
+    return lines
+
+
+def unmirrored(mirrors: dict[str, tuple[str, ...]], arguments: object, lines: bytes) -> str | None:
+    """The first header that a call with these arguments and `Mcp-Param-*` header lines lacks; None where it has all."""
+    given = {line.partition(b":")[0] for line in lines.split(b"\r\n")}
+    return next((header.decode() for header, _ in _mirrors(mirrors, arguments) if header not in given), None)
+
+
+def _mirrors(mirrors: dict[str, tuple[str, ...]], arguments: object) -> Iterator[tuple[bytes, str]]:
     for header, path in mirrors.items():
         value: Any = arguments
         for name in path:
             value = value.get(name) if type(value) is dict else None
         text = headers.primitive(value)
         if text is not None:
-            lines += b"mcp-param-%b: %b\r\n" % (header.lower().encode(), headers.encode_value(text))
-    return lines
+            yield b"mcp-param-%b" % header.lower().encode(), text

@@ -11,9 +11,10 @@ MAX_CONTINUATIONS: Final = 8
 
 _PREFACE: Final = 24
 _DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0x0, 0x1, 0x4, 0x9
-_END_STREAM, _END_HEADERS = 0x1, 0x4
+_END_STREAM, _END_HEADERS, _PADDED = 0x1, 0x4, 0x8
 _SMALL: Final = 256
-"""Bytes of a DATA frame below which it counts as noise, unless it is the last one."""
+"""Bytes of a DATA frame below which it counts as noise, unless it is the last one. A padded one always does: there
+may be nothing else in it."""
 _NOISE: Final = 1000.0
 """How many frames that carry nothing a client may send at once,"""
 _NOISE_PER_SECOND: Final = 500.0
@@ -70,7 +71,7 @@ class Guard:
         self._noise = min(_NOISE, self._noise + _PER_ANSWER)
 
     def sent(self) -> None:
-        """A DATA frame was sent."""
+        """A DATA frame was sent, of the size that we chose."""
         self._noise = min(_NOISE, self._noise + _PER_DATA)
 
     def reset(self) -> None:
@@ -90,7 +91,7 @@ class Guard:
     def _begun(self, kind: int, flags: int, length: int) -> None:
         if kind in (_HEADERS, _CONTINUATION):
             self._header_frame(kind, flags, length)
-        if kind != _DATA or (length < _SMALL and not flags & _END_STREAM):
+        if kind != _DATA or (length < _SMALL and not flags & _END_STREAM) or flags & _PADDED:
             self._noise -= _COSTS.get(kind, 1.0)
             if self._noise < 0:
                 raise Flood("too many frames that carry nothing")

@@ -308,9 +308,10 @@ class Http2Connection(asyncio.Protocol):
         if self._lost and not self._tasks:
             self._listener.left(self)
 
-    def _sent(self, stream: Stream, ends: bool) -> None:
-        """A DATA frame has gone out, perhaps the last of a stream."""
-        self._guard.sent()
+    def _sent(self, stream: Stream, ends: bool, forced: bool) -> None:
+        """A DATA frame has gone out, perhaps the last of a stream; `forced` to be small by its window."""
+        if not forced:
+            self._guard.sent()
         stream.progress = self._listener.clock
         if ends:
             self._guard.answered()

@@ -11,13 +11,17 @@ from openmcp.sidecar.net.stream import WRITE_BUFFER, Stream
 MAX_BACKLOG: Final = 1024 * 1024
 """Bytes that wait for a client which reads nothing: only answers to its control frames can make them so many."""
 
+DRIBBLE: Final = 256
+"""Bytes: a smaller window for what is larger has us make many frames of little."""
 
-def _nobody(stream: Stream, ends: bool) -> None:
+
+def _nobody(stream: Stream, ends: bool, forced: bool) -> None:
     """Nobody is told."""
 
 
 class Outbox:
-    """Sends for one connection; `sent` is told of each DATA frame and the stream that it ended, if any."""
+    """Sends for one connection; `sent` is told of each DATA frame, of the stream that it ended, if any, and whether the
+    client's window had it be so small."""
 
     def __init__(self, machine: wire.Machine, loop: asyncio.AbstractEventLoop) -> None:
         self.paused = False
@@ -25,12 +29,12 @@ class Outbox:
         self._loop = loop
         self._ready: dict[int, Stream] = {}
         self._transport: asyncio.Transport | None = None
-        self._sent: Callable[[Stream, bool], None] = _nobody
+        self._sent: Callable[[Stream, bool, bool], None] = _nobody
         self._soon = False
         self._unsent = 0
         self._stalled = 0.0
 
-    def open(self, transport: asyncio.Transport, sent: Callable[[Stream, bool], None]) -> None:
+    def open(self, transport: asyncio.Transport, sent: Callable[[Stream, bool, bool], None]) -> None:
         """The connection was made."""
         self._transport, self._sent = transport, sent
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
@@ -128,12 +132,13 @@ class Outbox:
         if not out:
             if stream.finished:
                 machine.end_stream(stream.number)
-                self._sent(stream, True)
+                self._sent(stream, True, False)
             return False
         most = min(machine.local_flow_control_window(stream.number), wire.MAX_FRAME)
         if most <= 0:
             return False
         data = out.popleft()
+        forced = len(data) > most < DRIBBLE
         if len(data) > most:
             out.appendleft(data[most:])
             data = data[:most]
@@ -142,7 +147,7 @@ class Outbox:
         stream.sent(len(data))
         if not out:
             self._ready.pop(stream.number, None)
-        self._sent(stream, ends)
+        self._sent(stream, ends, forced)
         if machine.waiting >= WRITE_BUFFER:
             soon = self._soon
             self.flush()

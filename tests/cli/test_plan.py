@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from openmcp.sidecar.cli import main
+from tests.config.planning import FOLDER
 from tests.fakes.kubernetes_api import kubernetes_api
 
 QUIET = """\
@@ -134,3 +136,17 @@ def test_without_a_cluster_there_is_no_plan_of_its_objects(folder: Path, monkeyp
 def test_what_cannot_be_planned_says_why(folder: Path) -> None:
     (folder / "gateway.yaml").write_text(QUIET.replace('"http://s.tools.svc/mcp"', '"http://a/x", "http://b/y"'))
     assert openmcp("plan") == (1, "", "servers: s: endpoints: a route has one path for all of them\n")
+
+
+@pytest.mark.parametrize("mode", [[], ["--sidecar", "a:1"], ["--ai-gateway"], ["--json"]])
+def test_secrets_are_named_and_never_told(folder: Path, monkeypatch: pytest.MonkeyPatch, mode: list[str]) -> None:
+    """Every secret of a configuration is there, and has one text."""
+    text = (FOLDER / "everything.yaml").read_text()
+    for name in re.findall(r"env: ([A-Z_]+)", text):
+        monkeypatch.setenv(name, "hush-hush")
+    for name in re.findall(r"file: ([a-z.]+)", text):
+        (folder / name).write_text("hush-hush")
+    (folder / "gateway.yaml").write_text(text)
+    code, out, err = openmcp("plan", *mode)
+    assert (code, "hush-hush" in out + err) == (0, False)
+    assert out.count("resources") or out.count("kind: ") > 3

@@ -9,7 +9,19 @@ import pytest
 from openmcp.config import load
 from openmcp.config.plan import CannotPlan, plan
 from openmcp.config.yamltext import read_manifests, write_manifests
-from tests.config.planning import FOLDER, KEYS, MODES, ROOT, called, cases, configurations, kinds, planned, refusal
+from tests.config.planning import (
+    FOLDER,
+    KEYS,
+    MODES,
+    ROOT,
+    called,
+    cases,
+    configurations,
+    found,
+    kinds,
+    planned,
+    refusal,
+)
 from tests.support.golden import check_golden
 
 GOLDEN = {
@@ -65,6 +77,16 @@ def test_names_that_are_cut_alike_are_not_planned(tmp_path: Path, monkeypatch: p
     text = f"identity: {{workloadApi: none, agents: [{{type: none}}]}}\nservers: [{servers}]\n"
     with pytest.raises(CannotPlan, match="give one of the two another name"):
         planned(tmp_path, f"{text}policies: [{{name: p, servers: ['*'], requests: [{{name: r, action: allow}}]}}]\n")
+
+
+def test_messages_of_old_agents_lead_to_the_sidecars(tmp_path: Path) -> None:
+    servers = "servers: [{name: s, endpoints: ['http://a.svc/mcp'], compat: {sse: true}}]\n"
+    made = planned(
+        tmp_path, f"{servers}policies: [{{name: p, servers: ['*'], requests: [{{name: r, action: allow}}]}}]", "behind"
+    )
+    (rule,) = found(made, "HTTPRoute")["rules"]
+    assert [match["path"]["value"] for match in rule["matches"]] == ["/s", "/s/messages"]
+    assert any("only one has the agent's stream" in str(one) for one in made.warnings)
 
 
 def test_without_servers_no_route_leads_to_sidecars(tmp_path: Path) -> None:

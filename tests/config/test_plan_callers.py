@@ -263,3 +263,12 @@ def test_long_ids_and_many_origins_stay_in_what_a_condition_may_have(tmp_path: P
     text = configuration(BY_CERTIFICATE, allow(*ids), listen=f", allowedOrigins: [{origins}]")
     with pytest.raises(CannotPlan, match="more in one condition"):
         planned(tmp_path, text)
+
+
+def test_what_does_not_hold_is_noted_on_the_route_in_what_kubernetes_takes(tmp_path: Path) -> None:
+    listed = ", ".join(f"{{name: {'n' * 240}{index}, action: allow, tools: [t{index}]}}" for index in range(900))
+    made = planned(tmp_path, configuration(BY_KEY, f"  - {{name: p, servers: [s], requests: [{listed}]}}\n"))
+    (route,) = [document for document in made.documents if document["kind"] == "HTTPRoute"]
+    note = route["metadata"]["annotations"]["openmcp.dev/not-enforced"]
+    assert len(note) < 70_000
+    assert note.endswith("(allow) and more: 900 in all")

@@ -139,3 +139,9 @@ def test_who_is_anonymous_by_configuration_is_let_in(tmp_path: Path) -> None:
 def test_what_cannot_be_said_is_not_planned(tmp_path: Path, method: str, url: str, server: str, why: str) -> None:
     with pytest.raises(CannotPlan, match=why):
         plan_of(tmp_path, method, "requests: [{name: r, action: allow}]", url=url, server=server)
+
+
+def test_a_key_that_only_the_secret_has_calls_nothing(tmp_path: Path) -> None:
+    made = plan_of(tmp_path, KEY, "requests: [{name: r, action: allow}]")
+    assert allowed(made, "t", ONE)
+    assert not allowed(made, "t", {"x-openmcp-agent": "former"})

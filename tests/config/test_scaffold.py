@@ -8,8 +8,8 @@ import yaml
 from click.testing import CliRunner
 
 from openmcp.config import load, model, scaffold
-from openmcp.sidecar.commands.configuration import _NEXT, init
-from openmcp.sidecar.commands.policytest import test as policy_test
+from openmcp.sidecar.cli import main
+from openmcp.sidecar.commands.configuration import _NEXT
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = Path(str(resources.files("openmcp.config"))) / "templates"
@@ -80,7 +80,7 @@ def test_objects_of_a_cluster_validate_too(tmp_path):
 @pytest.mark.parametrize("profile", scaffold.PROFILES)
 def test_the_tests_of_policies_pass(tmp_path, profile):
     scaffold.write(tmp_path, profile)
-    done = CliRunner().invoke(policy_test, [str(tmp_path / "tests" / "policy.yaml")])
+    done = CliRunner().invoke(main, ["test", str(tmp_path / "tests" / "policy.yaml")])
     assert done.exit_code == 0, done.output
     assert done.output.endswith(", none failed\n")
 
@@ -88,7 +88,7 @@ def test_the_tests_of_policies_pass(tmp_path, profile):
 @pytest.mark.parametrize("profile", scaffold.PROFILES)
 def test_the_command_names_the_files_and_the_next_steps(tmp_path, profile):
     folder = tmp_path / "a folder"
-    done = CliRunner().invoke(init, [str(folder), "--profile", profile])
+    done = CliRunner().invoke(main, ["init", str(folder), "--profile", profile])
     assert done.exit_code == 0, done.output
     files = [line.removeprefix("wrote ") for line in done.output.splitlines() if line.startswith("wrote ")]
     assert sorted(files) == sorted(str(file) for file in folder.rglob("*") if file.is_file())
@@ -121,7 +121,7 @@ def test_nothing_is_overwritten(tmp_path, profile, name):
 
 
 def test_a_profile_that_does_not_exist(tmp_path):
-    done = CliRunner().invoke(init, [str(tmp_path), "--profile", "cloud"])
+    done = CliRunner().invoke(main, ["init", str(tmp_path), "--profile", "cloud"])
     assert done.exit_code == 2
     assert "'local', 'vm', 'kubernetes', 'gateway'" in done.output
     assert list(tmp_path.iterdir()) == []

@@ -40,6 +40,7 @@ from tests.support.http2 import (
     REFUSED_STREAM,
     SETTINGS,
     Http2,
+    Incoming,
     frame,
     http2,
     reset,
@@ -47,7 +48,7 @@ from tests.support.http2 import (
     window,
 )
 from tests.support.mtls import Moved, bundles_of, careless_client
-from tests.support.raw import Connection
+from tests.support.raw import Closed, Connection
 
 DONE = {"content": [{"type": "text", "text": "done"}]}
 LIMIT = 65536
@@ -841,3 +842,58 @@ def test_what_is_given_up_is_counted_also_where_it_comes_slowly() -> None:
     guard.reset()
     with pytest.raises(Flood):
         guard.check()
+
+
+PADDED = 0x8
+
+
+async def test_a_flood_of_padding_ends_the_connection(handler: Handler) -> None:
+    async with listening(None, handler) as (_, port), http2(("127.0.0.1", port)) as agent:
+        number = await agent.begin(agent.fields())
+        with suppress(ConnectionError, Closed):
+            for _ in range(40):  # as the windows allow
+                await agent.send(*many(frame(DATA, PADDED, number, b"\xff" + bytes(255)))[:100])
+                await agent.pinged()
+        assert [code for _, code in agent.goaways] == [ENHANCE_YOUR_CALM]
+
+
+async def test_a_window_that_opens_byte_by_byte_ends_the_connection() -> None:
+    """Each byte would be a frame of its own (CVE-2019-9511)."""
+
+    async def large(exchange: Exchange) -> None:
+        exchange.respond(200, b"", bytes(100_000))
+
+    async with (
+        listening(None, large) as (_, port),
+        http2(("127.0.0.1", port), changed={INITIAL_WINDOW_SIZE: 0}) as agent,
+    ):
+        numbers = [await agent.request(b"x") for _ in range(50)]
+        for number in numbers:
+            await agent.begun(number)
+        with suppress(ConnectionError, Closed):
+            for _ in range(100):
+                await agent.send(*(window(number, 1) for number in numbers))
+                await agent.pinged()
+        assert [code for _, code in agent.goaways] == [ENHANCE_YOUR_CALM]
+
+
+async def test_small_events_are_no_dribble(handler: Handler) -> None:
+    """A client may open both windows for each of them."""
+
+    async def events(exchange: Exchange) -> None:
+        exchange.start_stream(b"", b"")
+        for _ in range(3000):
+            exchange.write(b"data: 1\n\n")
+            await exchange.drain()
+            await asyncio.sleep(0)
+        exchange.finish()
+
+    async with listening(None, events) as (_, port), http2(("127.0.0.1", port)) as agent:
+        number = await agent.request(b"x")
+        while not agent.streams.setdefault(number, Incoming()).ended:
+            before = len(agent.streams[number].body)
+            await agent.read()
+            size = len(agent.streams[number].body) - before
+            if size and not agent.streams[number].ended:
+                await agent.send(window(0, size), window(number, size))
+        assert len(agent.streams[number].body) == 3000 * 9

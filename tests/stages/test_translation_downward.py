@@ -119,6 +119,30 @@ async def test_lists_are_filtered_and_say_how_long_they_hold() -> None:
         )
 
 
+async def test_a_call_has_the_headers_that_its_tool_wants() -> None:
+    """The server does not look at them; whoever stands in for a modern one does."""
+    schema: dict[str, Any] = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+
+    def tools(sent: Sent) -> Any:
+        return reply(response({"tools": [{"name": "echo", "inputSchema": schema}]}, sent.json["id"]))
+
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(tools_list=tools, tools_call=done)
+        called = {"name": "echo", "arguments": {"region": "eu"}}
+        assert (await it.agent.modern("tools/call", **called)).result == complete(**text("done"))
+        await it.agent.modern("tools/list")
+        refused = await it.agent.modern("tools/call", **called)
+        assert refused.code == (400, -32020)
+        assert refused.json["error"]["message"] == "Header mismatch: mcp-param-region is missing"
+        body, headers = it.agent.modern_request("tools/call", 1, None, **called)
+        assert (await it.agent.send(body, **headers, mcp_param_region="eu")).result == complete(**text("done"))
+        assert (await it.agent.modern("tools/call", name="echo")).result == complete(**text("done"))
+        schema["properties"] = {}
+        await it.agent.modern("tools/list")
+        assert (await it.agent.modern("tools/call", **called)).result == complete(**text("done"))
+        assert methods(it).count("tools/call") == 4
+
+
 async def test_errors_come_in_the_words_of_the_agents_era() -> None:
     async with translated(ALL) as it:
         it.server = LegacyOnly(

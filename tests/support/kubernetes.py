@@ -24,6 +24,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 _PATIENCE = 60.0  # seconds: a first start makes all roles and takes ten on two busy cores
+_IDLE = 60.0
+"""Seconds after which a connection is not used again: API servers close those that are idle for 90."""
 _LOG_SHOWN = 40  # lines
 _ERROR = re.compile(r"[EF]\d{4} ")
 
@@ -100,9 +103,18 @@ class KubeApi:
         """Let the API server hang: its connections stay and nothing comes through them."""
         self._server.process.send_signal(signal.SIGSTOP)
         try:
+            self._server.wait_for(self._stopped)
             yield
         finally:
             self._server.process.send_signal(signal.SIGCONT)
+
+    def _stopped(self) -> str | None:
+        """Each thread stops when it has a processor next, which on a busy machine is later than the signal."""
+        with suppress(FileNotFoundError):  # a thread that ended meanwhile
+            threads = Path(f"/proc/{self._server.process.pid}/task").iterdir()
+            states = {(thread / "stat").read_text().rpartition(") ")[2][0] for thread in threads}
+            return "stopped" if states == {"T"} else None
+        return None
 
     def revision(self) -> int:
         """Return etcd's revision: the newest resourceVersion."""
@@ -355,7 +367,8 @@ class KubeApi:
     def _connection(self) -> http.client.HTTPSConnection:
         """Return this thread's connection to the API server that runs now."""
         mine: tuple[int, http.client.HTTPSConnection] | None = getattr(self._local, "connection", None)
-        if mine is None or mine[0] != self._generation:
+        idle, self._local.used = time.monotonic() - getattr(self._local, "used", 0.0), time.monotonic()
+        if mine is None or mine[0] != self._generation or idle > _IDLE:
             if mine is not None:
                 mine[1].close()
             made = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=_PATIENCE, context=self._context)

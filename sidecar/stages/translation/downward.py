@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
-from openmcp.sidecar.errors import INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, UpstreamFailed
+from openmcp.sidecar.errors import HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, era, jsonrpc, methods, translation
 from openmcp.sidecar.net.upstream import UpstreamResponse
 from openmcp.sidecar.stages import forward
@@ -20,7 +20,7 @@ from openmcp.sidecar.stages.tokens import STATE_LIFETIME
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
 from openmcp.sidecar.stages.translation.listening import Listening, ourselves
-from openmcp.sidecar.stages.translation.sides import post, request
+from openmcp.sidecar.stages.translation.sides import Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 
@@ -67,6 +67,7 @@ class Downward:
         self._now = now
         self._keeping = Keeping(now)
         self._listening = Listening(self._keeping)
+        self._mirrors: Remembered[dict[str, tuple[str, ...]]] = Remembered()
         self._parked: dict[str, _Talk] = {}
 
     async def send(self, flow: Flow, message: Request | Notification, params: JsonObject) -> UpstreamResponse:
@@ -83,7 +84,37 @@ class Downward:
             return spoken.error(message.id, METHOD_NOT_FOUND, f"Method not found: {method}", 404)
         if "requestState" in params:
             return await self._go_on(flow, message, params)
+        lacking = self._lacking(flow, message) if method == "tools/call" else None
+        if lacking is not None:
+            said = f"Header mismatch: {lacking} is missing"
+            return spoken.error(message.id, HEADER_MISMATCH, said, 400)
         return await self._call(flow, message, params)
+
+    def _lacking(self, flow: Flow, message: Request) -> str | None:
+        """The header that a call has to have, by what the server said of its tool, and has not: each modern server
+        refuses that (2026-07-28 basic/transports/streamable-http, "Custom Headers from Tool Parameters")."""
+        mirrors = self._mirrors.seen(f"{flow.server}\0{flow.name}")
+        if mirrors is None:
+            return None
+        return translation.unmirrored(mirrors, message.params.get("arguments"), flow.parameters)
+
+    def _learn(self, flow: Flow, tools: object) -> None:
+        """Remember which arguments of these tools are wanted in headers."""
+        for tool in tools if type(tools) is list else ():
+            name = f"{flow.server}\0{tool.get('name')}" if type(tool) is dict else ""
+            mirrors = translation.mirrored(tool.get("inputSchema")) if name else {}
+            if mirrors:
+                self._mirrors.keep(flow.agent, name, mirrors)
+            elif name:
+                self._mirrors.lose(name)
+
+    def _modern(self, flow: Flow, message: Request, answer: Response) -> Response:
+        """An answer for the agent that sent this message."""
+        if answer.result is None:
+            return Response(message.id, None, translation.modern_error(message.method, answer.error or {}))
+        if message.method == "tools/list":
+            self._learn(flow, answer.result.get("tools"))
+        return Response(message.id, translation.modern_result(message.method, answer.result), None)
 
     async def _call(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
         meta, pinned = era.meta_of(params), flow.endpoint
@@ -129,7 +160,7 @@ class Downward:
         if answer is None or (answer.id != talk.sent and answer.error is None):
             kind = "protocol" if response.status == 200 else "status"
             raise UpstreamFailed(kind, f"HTTP {response.status} without the response")
-        return _whole(_modern(message, answer))
+        return _whole(self._modern(flow, message, answer))
 
     async def _heed(self, flow: Flow, message: Request, talk: _Talk) -> UpstreamResponse:
         """A stream that says nothing before its answer becomes a whole answer, with the status of the modern era.
@@ -172,7 +203,7 @@ class Downward:
         """What the agent gets for one message of the server; None where it gets nothing."""
         if isinstance(one, Response):
             talk.over = one.id == talk.sent
-            return _modern(message, one) if talk.over else None
+            return self._modern(flow, message, one) if talk.over else None
         if isinstance(one, Notification):
             return _told(message, talk.sent, one)
         if _may_be_put(message, one):
@@ -270,9 +301,3 @@ def _may_be_put(message: Request, question: Request) -> bool:
     needed = capabilities.needed(question.method, question.params)
     declared = capabilities.declared(era.meta_of(message.params).get(era.META_CAPABILITIES))
     return question.method in translation.ASKED and message.method in methods.INPUT_REQUIRED and needed in declared
-
-
-def _modern(message: Request, answer: Response) -> Response:
-    if answer.result is not None:
-        return Response(message.id, translation.modern_result(message.method, answer.result), None)
-    return Response(message.id, None, translation.modern_error(message.method, answer.error or {}))
