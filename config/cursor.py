@@ -17,7 +17,6 @@ from openmcp.config.yamlsource import Entry, Mapping, Node, Refused, Scalar, Seq
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
-NOT_HERE = "is not available in this version of openmcp"
 MAX_ITEMS = 1000
 """Entries of a list or mapping; Kubernetes wants to know how much work checking an object can be."""
 MAX_TEXT = 4096
@@ -157,10 +156,10 @@ class integer:
 
 
 class choice:
-    """One of `words`; those in `later` are known and refused as not available yet."""
+    """One of `words`."""
 
-    def __init__(self, words: Iterable[str], later: Iterable[str] = ()) -> None:
-        self.words, self._later = tuple(words), tuple(later)
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = tuple(words)
 
     def __call__(self, at: At) -> str | None:
         """The word, None where it was refused."""
@@ -168,10 +167,7 @@ class choice:
         if value is None or value in self.words:
             return value
         name = at.path.rpartition(".")[2]
-        if value in self._later:
-            at.error(f"`{name}: {value}` {NOT_HERE}", f"available: {', '.join(self.words)}")
-            return None
-        hint = did_you_mean(value, (*self.words, *self._later)) or f"one of: {', '.join(self.words)}"
+        hint = did_you_mean(value, self.words) or f"one of: {', '.join(self.words)}"
         at.error(f'unknown {name} "{shortened(value)}"', hint)
         return None
 
@@ -216,11 +212,6 @@ class unique(Generic[T]):
         return values
 
 
-def absent(at: At) -> None:
-    """For what this version does not have at all."""
-    at.error(f"`{at.path.rpartition('.')[2]}` {NOT_HERE}")
-
-
 def unknown_key(at: At, name: str, mark: Mark, known: Iterable[str]) -> None:
     """Report a key of the mapping `at` that is not one of `known`."""
     names = tuple(known)
@@ -231,8 +222,6 @@ def unknown_key(at: At, name: str, mark: Mark, known: Iterable[str]) -> None:
 class Shape(Generic[T]):
     """A mapping with fixed keys, read into `make(**values)`, the keys in snake_case.
 
-    `later` holds the keys that belong to features this version does not have: their readings report, or accept
-    the one value that means "not this feature"; what they give is dropped. To add the feature, move the key.
     `ignored` are keys that another reading understands.
     """
 
@@ -242,13 +231,11 @@ class Shape(Generic[T]):
         keys: "Table[str, Reading[object]]",
         *,
         required: Iterable[str] = (),
-        later: "Table[str, Reading[object]] | None" = None,
         ignored: Iterable[str] = (),
     ) -> None:
         self._make = make
         self.keys = keys
         self.required = tuple(required)
-        self.later = later or {}
         self._ignored = tuple(ignored)
 
     def __call__(self, at: At) -> T | None:
@@ -262,10 +249,8 @@ class Shape(Generic[T]):
         for name, value in at.entries():
             if name in self.keys:
                 values[_snake(name)] = self.keys[name](value)
-            elif name in self.later:
-                self.later[name](value)
             elif name not in self._ignored:
-                unknown_key(at, name, value.mark, (*self.keys, *self._ignored, *self.later))
+                unknown_key(at, name, value.mark, (*self.keys, *self._ignored))
         refused = len(at.report.errors) > before or None in values.values()
         return None if refused else self._make(**values)
 
@@ -275,17 +260,17 @@ class Shape(Generic[T]):
                 at.error(f"`{name}` is required")
 
 
-def tagged(shapes: "Table[str, Reading[T]]", later: Iterable[str] = ()) -> Reading[T]:
-    """A mapping whose `type` says which shape it has; `later` are types that this version does not have."""
-    return Tagged(shapes, later)
+def tagged(shapes: "Table[str, Reading[T]]") -> Reading[T]:
+    """A mapping whose `type` says which shape it has."""
+    return Tagged(shapes)
 
 
 class Tagged(Generic[T]):
     """See `tagged`."""
 
-    def __init__(self, shapes: "Table[str, Reading[T]]", later: Iterable[str]) -> None:
+    def __init__(self, shapes: "Table[str, Reading[T]]") -> None:
         self.shapes = shapes
-        self._type = choice(shapes, later)
+        self._type = choice(shapes)
 
     def __call__(self, at: At) -> T | None:
         """The value, or None where any part was refused."""

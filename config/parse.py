@@ -1,8 +1,6 @@
 """From the tree of a source to the values of the model: what each section may hold.
 
-Every table is read by `cursor.Shape`. A key under `later` belongs to a feature this version does not have; it is
-refused with words of its own, or accepted where its value says "not this feature". Adding the feature moves the
-key up into `keys` with the reading that understands it.
+Every table is read by `cursor.Shape`, which refuses keys that it does not know.
 """
 
 from urllib.parse import urlsplit
