@@ -69,8 +69,7 @@ class Connection(asyncio.Protocol):
         self._path = ""
         self._version = ""
         self._head_bytes = 0
-        self._in_head = False
-        self._in_message = False
+        self._in_head = self._in_message = False
         self._begun = self._unread = self._ahead = 0
         self._stalled = 0.0
         self._owes_continue = False
@@ -141,8 +140,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._begun += 1
-        self._in_head = True
-        self._in_message = True
+        self._in_head = self._in_message = True
         self._head_bytes = 0
         self._url = b""
         self._headers = {}

@@ -125,7 +125,7 @@ async def test_a_task_that_is_cancelled_with_its_value_on_the_way_does_not_get_i
 async def test_tasks_in_python_go_on_likewise() -> None:
     loop, said = asyncio.get_running_loop(), []
     handover: Handover[str] = Handover(loop)
-    task = asyncio.tasks._PyTask(waiting(handover, said), loop=loop)  # type: ignore[attr-defined]
+    task = asyncio.tasks._PyTask(waiting(handover, said), loop=loop)
     await asyncio.sleep(0)
     await called(loop, lambda: handover.give("here"))
     assert said == ["here for nobody"]
