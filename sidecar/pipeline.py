@@ -18,7 +18,7 @@ from openmcp.identity.refusal import KeysNeeded
 from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.policy.decision import DENY, REQUIRE_APPROVAL, Decision
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.ports import Exchange

@@ -13,7 +13,7 @@ from openmcp.sidecar.bridge.process import Reader
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import sse
 from openmcp.sidecar.mcp.values import Event, LargeEvent
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 
 MAX_ADDRESS: Final = 2048

@@ -18,7 +18,7 @@ from openmcp.sidecar.bridge.process import Reader
 from openmcp.sidecar.bridge.stream import Stream
 from openmcp.sidecar.errors import METHOD_NOT_FOUND, Malformed, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Patience
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 

@@ -20,7 +20,7 @@ from openmcp.sidecar.bridge.stream import Stream
 from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.pool import HttpEndpoint
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.types import Message, Request
 

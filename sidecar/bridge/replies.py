@@ -3,7 +3,7 @@
 from openmcp.sidecar.bridge.stream import JSON
 from openmcp.sidecar.errors import UNSUPPORTED_VERSION
 from openmcp.sidecar.mcp import answers, jsonrpc
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.types import JsonObject, MessageId
 
 

@@ -21,7 +21,7 @@ from openmcp.sidecar.concealing import conceal
 from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.pool import endpoint_key
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.types import Message, Notification, Request, Response
 

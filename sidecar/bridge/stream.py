@@ -5,7 +5,8 @@ from typing import Final, Protocol
 
 from openmcp.sidecar.errors import HEADER_MISMATCH, METHOD_NOT_FOUND, UNSUPPORTED_VERSION, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc, sse
-from openmcp.sidecar.net.upstream import EVENT_STREAM, LARGE, UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
+from openmcp.sidecar.net.upstream import EVENT_STREAM, LARGE
 from openmcp.sidecar.net.values import Patience
 from openmcp.sidecar.types import MessageId, Request, Response
 

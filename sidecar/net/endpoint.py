@@ -4,7 +4,7 @@ adapters of `openmcp.sidecar.bridge`. The contract is written down in docs/adapt
 from collections.abc import Coroutine
 from typing import Protocol
 
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 
 

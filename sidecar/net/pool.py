@@ -13,7 +13,8 @@ from openmcp.sidecar.net.credentials import Credential
 from openmcp.sidecar.net.dialing import ClientTls, Dialer, authority, web_context
 from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.resending import resending, tool_terms
-from openmcp.sidecar.net.upstream import UpstreamConnection, UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
+from openmcp.sidecar.net.upstream import UpstreamConnection
 from openmcp.sidecar.net.values import Outgoing, Patience
 
 KEEP_IDLE: Final = 4.0

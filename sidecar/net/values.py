@@ -8,7 +8,7 @@ import msgspec
 from openmcp.identity.peer import Peer
 
 if TYPE_CHECKING:
-    from openmcp.sidecar.net.upstream import UpstreamResponse
+    from openmcp.sidecar.net.response import UpstreamResponse
 
 
 class State(Enum):

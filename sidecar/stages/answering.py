@@ -6,7 +6,7 @@ from typing import Final
 
 from openmcp.sidecar.errors import TOO_MANY, RateLimited, Refused, Unidentified, UpstreamFailed
 from openmcp.sidecar.mcp import answers, jsonrpc
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.stages import metadata, reply
 from openmcp.sidecar.stages.context import Flow

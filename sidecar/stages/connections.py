@@ -11,7 +11,7 @@ from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, Refused, UpstreamFai
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.policy.decision import HIDDEN
 from openmcp.sidecar.stages import answering, forward
 from openmcp.sidecar.stages.context import Flow

@@ -13,7 +13,7 @@ from openmcp.sidecar.mcp import headers as rules
 from openmcp.sidecar.mcp import jsonrpc, methods
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.endpoint import Endpoint
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages.context import Flow

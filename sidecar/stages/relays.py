@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import admit, forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder

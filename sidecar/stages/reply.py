@@ -17,7 +17,7 @@ from openmcp.sidecar.errors import (
     UpstreamFailed,
 )
 from openmcp.sidecar.mcp import era, jsonrpc
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.large import Large, Reading
 from openmcp.sidecar.stages.sessions import session_not_found

@@ -7,7 +7,7 @@ from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.mcp import jsonrpc, methods
 from openmcp.sidecar.mcp.era import meta_of
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward, tasks
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.tasks import Tasks

@@ -14,7 +14,7 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.outliers import BUSY, fault
 from openmcp.sidecar.net.resending import Resending
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found

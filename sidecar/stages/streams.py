@@ -11,7 +11,7 @@ from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, capabilities, era, jsonrpc, methods, sse
 from openmcp.sidecar.mcp.surface import subjects_of
 from openmcp.sidecar.mcp.values import Event, LargeEvent
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.forward import LISTEN
 from openmcp.sidecar.stages.large import Reading

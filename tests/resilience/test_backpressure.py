@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from openmcp.sidecar.net import http1
-from openmcp.sidecar.net.upstream import STREAM_BUFFER
+from openmcp.sidecar.net.response import STREAM_BUFFER
 from tests.net.test_upstream import ended
 from tests.support.gate import Gate, call, configuration, gate
 from tests.support.hostile import Hostile, Reply, Request, friendly

@@ -30,7 +30,7 @@ from openmcp.config.model import (
 from openmcp.sidecar import build
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import era, sse
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.pipeline import Pipeline
 from openmcp.sidecar.policy.engine import PolicySet

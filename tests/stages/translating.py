@@ -8,7 +8,7 @@ import msgspec
 
 from openmcp.config.model import Policy, RequestRule
 from openmcp.sidecar.mcp.era import META_VERSION
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages.translation.translator import Translator
 from tests.stages.scene import MODERN, Json, Scene, Sent, failure, reply, response, scene
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from openmcp.sidecar.errors import HEADER_MISMATCH, INVALID_PARAMS, METHOD_NOT_FOUND, MISSING_CAPABILITY, UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, era, jsonrpc, methods, translation
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET

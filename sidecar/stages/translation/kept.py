@@ -12,7 +12,7 @@ from typing import Any, Final
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import era, jsonrpc, translation
 from openmcp.sidecar.net.endpoint import Endpoint
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing
 from openmcp.sidecar.stages import forward, reply
 from openmcp.sidecar.stages.context import Flow

@@ -10,7 +10,7 @@ from typing import Final
 
 from openmcp.sidecar.errors import METHOD_NOT_FOUND, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc, translation
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages.connections import open_stream
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.translation import kept as keeping

@@ -11,7 +11,7 @@ from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import capabilities, methods, translation
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.sides import ROUNDS

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
 from openmcp.sidecar.mcp import jsonrpc
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.types import JsonObject, MessageId

@@ -8,7 +8,8 @@ from typing import Final
 from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import jsonrpc, sse
 from openmcp.sidecar.mcp.values import Event, LargeEvent
-from openmcp.sidecar.net.upstream import EVENT_STREAM, LARGE, UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
+from openmcp.sidecar.net.upstream import EVENT_STREAM, LARGE
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Response
 
 _JSON: Final = b"application/json"

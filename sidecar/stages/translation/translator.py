@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 from openmcp.sidecar.mcp.values import Call
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.policy.engine import Permit
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow

@@ -20,7 +20,7 @@ from openmcp.sidecar.errors import (
     UpstreamFailed,
 )
 from openmcp.sidecar.mcp import era, jsonrpc, methods, translation
-from openmcp.sidecar.net.upstream import UpstreamResponse
+from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
