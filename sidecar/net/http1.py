@@ -15,7 +15,7 @@ import httptools
 from openmcp.identity.peer import UNKNOWN
 from openmcp.sidecar.net.exchange import HttpExchange, status_line
 from openmcp.sidecar.net.framing import well_framed, without_offer
-from openmcp.sidecar.net.handover import Handover
+from openmcp.sidecar.net.handover import Handover, turn
 from openmcp.sidecar.net.lifetimes import lifetime, peer_of
 from openmcp.sidecar.net.values import State
 from openmcp.sidecar.ports import HttpRequest
@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._exchange: HttpExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._given: Handover[None] | None = None
+        self._turn = turn()
         self._drained: asyncio.Future[None] | None = None
         self.peer = UNKNOWN
         self._keep = True
@@ -362,7 +363,7 @@ class Connection(asyncio.Protocol):
         while self._state is not _CLOSING:
             exchange = self._exchange
             if exchange is None:
-                given = self._given = Handover(self._loop)
+                given = self._given = Handover(self._turn)
                 await given
                 self._given = None
                 continue

@@ -1,11 +1,10 @@
 """The answer to one request to an MCP server: whole, or a stream that is read with back-pressure."""
 
-import asyncio
 from collections import deque
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.handover import Handover
+from openmcp.sidecar.net.handover import Handover, turn
 from openmcp.sidecar.net.values import Carrier
 
 STREAM_BUFFER: Final = 128 * 1024
@@ -69,7 +68,7 @@ class UpstreamResponse:
                 raise self._failure
             if self._ended or self.stopped:
                 return b""
-            waiter = self._waiter = Handover(asyncio.get_running_loop())
+            waiter = self._waiter = Handover(turn())
             await waiter
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()

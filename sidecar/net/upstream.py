@@ -15,7 +15,7 @@ import httptools
 from openmcp.identity.peer import PeerCertificate
 from openmcp.identity.spiffe_id import SpiffeId
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.handover import Handover
+from openmcp.sidecar.net.handover import Handover, turn
 from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Patience
 
@@ -41,6 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
         self, on_idle: Callable[["UpstreamConnection"], None], on_closed: Callable[["UpstreamConnection"], None]
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._turn = turn()
         self._on_idle = on_idle
         self._on_closed = on_closed
         self._parser = httptools.HttpResponseParser(self)
@@ -73,7 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self.closed:
             raise UpstreamFailed("closed", "the pooled connection was closed", sent=False)
         response = self._response = UpstreamResponse(self)
-        head = self._head = Handover(self._loop)
+        head = self._head = Handover(self._turn)
         self._body, self._body_bytes, self._body_limit, self._head_bytes = [], 0, body_limit, 0
         self._small.clear()
         self._over, self._named_bytes = False, 0

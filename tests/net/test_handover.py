@@ -1,11 +1,11 @@
-"""A task goes on within the callback that brings what it waits for."""
+"""Tasks go on in groups, inside the callback that fills one, and in the next turn at the latest."""
 
 import asyncio
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 
 import pytest
 
-from openmcp.sidecar.net.handover import Handover
+from openmcp.sidecar.net.handover import GROUP, Handover, turn
 
 WHOSE: ContextVar[str] = ContextVar("WHOSE", default="nobody")
 
@@ -38,40 +38,75 @@ async def called(loop: asyncio.AbstractEventLoop, callback) -> None:
     await done
 
 
-async def test_a_task_goes_on_before_the_callback_returns() -> None:
+async def test_a_full_group_goes_on_before_the_callback_returns() -> None:
     loop, said = asyncio.get_running_loop(), []
-    handover: Handover[str] = Handover(loop)
-    task = begin(handover, said)
+    handovers: list[Handover[str]] = [Handover(turn()) for _ in range(GROUP + 1)]
+    tasks = [begin(handover, said) for handover in handovers]
     await asyncio.sleep(0)
 
     def give() -> None:
-        handover.give("now")
-        assert said == ["now for the waiter"]
-        assert task.done()
-        handover.give("twice")
+        for number, handover in enumerate(handovers):
+            assert len(said) == (GROUP if number == GROUP else 0)
+            handover.give(str(number))
+            handover.give("twice")
+        assert [task.done() for task in tasks] == [True] * GROUP + [False]
 
     await called(loop, give)
-    assert (task.result(), said) == ("now", ["now for the waiter"])
+    assert [await task for task in tasks] == [str(number) for number in range(GROUP + 1)]
+    assert said == [f"{number} for the waiter" for number in range(GROUP + 1)]
 
 
 async def test_no_task_runs_inside_another() -> None:
     said: list[str] = []
-    handover: Handover[str] = Handover(asyncio.get_running_loop())
+    handovers: list[Handover[str]] = [Handover(turn()) for _ in range(GROUP + 1)]
+    tasks = [begin(handover, said) for handover in handovers]
+    await asyncio.sleep(0)
+    for handover in handovers:
+        handover.give("later")
+    assert said == []
+    assert await asyncio.gather(*tasks) == ["later"] * len(tasks)
+    assert said == ["later for the waiter"] * len(tasks)
+
+
+async def test_one_alone_goes_on_in_the_next_turn() -> None:
+    loop, said = asyncio.get_running_loop(), []
+    handover: Handover[str] = Handover(turn())
     task = begin(handover, said)
     await asyncio.sleep(0)
-    handover.give("later")
-    assert said == []
-    assert await task == "later"
-    assert said == ["later for the waiter"]
+    await called(loop, lambda: handover.give("alone"))
+    assert await task == "alone"
+
+
+async def test_what_ends_one_ends_no_other() -> None:
+    """A task lets what ends the process through; who waits behind it goes on all the same."""
+    loop, said = asyncio.get_running_loop(), []
+    first: Handover[str] = Handover(turn())
+    second: Handover[str] = Handover(turn())
+    seen: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: seen.append(context))
+
+    def broken(wake: object) -> None:
+        raise ValueError("a step that fails")
+
+    first.add_done_callback(broken, context=copy_context())
+    task = begin(second, said)
+    await asyncio.sleep(0)
+
+    def give() -> None:
+        first.give("first")
+        second.give("second")
+
+    await called(loop, give)
+    assert await task == "second"
+    assert [str(context["exception"]) for context in seen] == ["a step that fails"]
 
 
 async def test_what_is_there_before_somebody_waits_is_had_at_once() -> None:
-    loop = asyncio.get_running_loop()
-    handover: Handover[str] = Handover(loop)
+    handover: Handover[str] = Handover(turn())
     handover.give("early")
     assert handover.done()
     assert await handover == "early"
-    failed: Handover[str] = Handover(loop)
+    failed: Handover[str] = Handover(turn())
     failed.fail(ValueError("no"))
     with pytest.raises(ValueError, match="no"):
         await failed
@@ -80,7 +115,7 @@ async def test_what_is_there_before_somebody_waits_is_had_at_once() -> None:
 @pytest.mark.parametrize("how", ["give_soon", "fail"])
 async def test_the_next_turn_where_that_is_asked_for(how: str) -> None:
     loop, said = asyncio.get_running_loop(), []
-    handover: Handover[str] = Handover(loop)
+    handover: Handover[str] = Handover(turn())
     task = begin(handover, said)
     await asyncio.sleep(0)
 
@@ -100,7 +135,7 @@ async def test_the_next_turn_where_that_is_asked_for(how: str) -> None:
 
 async def test_a_cancelled_wait_takes_nothing_more() -> None:
     loop, said = asyncio.get_running_loop(), []
-    handover: Handover[str] = Handover(loop)
+    handover: Handover[str] = Handover(turn())
     task = begin(handover, said)
     await asyncio.sleep(0)
     assert task.cancel("enough")
@@ -112,7 +147,7 @@ async def test_a_cancelled_wait_takes_nothing_more() -> None:
 
 async def test_a_task_that_is_cancelled_with_its_value_on_the_way_does_not_get_it() -> None:
     said: list[str] = []
-    handover: Handover[str] = Handover(asyncio.get_running_loop())
+    handover: Handover[str] = Handover(turn())
     task = begin(handover, said)
     await asyncio.sleep(0)
     handover.give("on the way")
@@ -124,7 +159,7 @@ async def test_a_task_that_is_cancelled_with_its_value_on_the_way_does_not_get_i
 
 async def test_tasks_in_python_go_on_likewise() -> None:
     loop, said = asyncio.get_running_loop(), []
-    handover: Handover[str] = Handover(loop)
+    handover: Handover[str] = Handover(turn())
     task = asyncio.tasks._PyTask(waiting(handover, said), loop=loop)
     await asyncio.sleep(0)
     await called(loop, lambda: handover.give("here"))
