@@ -144,10 +144,8 @@ class Connection(asyncio.Protocol):
         self._in_head = self._in_message = True
         self._head_bytes = 0
         self._url = b""
-        self._headers = {}
-        self._repeated = _NOTHING
-        self._body = []
-        self._body_bytes = 0
+        self._headers, self._repeated = {}, _NOTHING
+        self._body, self._body_bytes = [], 0
         self._owes_continue = False
 
     def on_url(self, url: bytes) -> None:
