@@ -205,13 +205,13 @@ async def test_words_on_an_idle_connection_close_it(agent: Connection, server: H
 
 def stale(server: Hostile) -> Handler:
     """A server that closes an idle connection at the very moment at which it is used again."""
-    used: set[int] = set()
+    used: set[asyncio.StreamWriter] = set()  # kept: another one could get the id of one that is gone
 
     async def handler(request: Request, reply: Reply) -> None:
-        if id(reply.writer) in used:
+        if reply.writer in used:
             reply.close()
             return
-        used.add(id(reply.writer))
+        used.add(reply.writer)
         await friendly(request, reply)
 
     return handler
