@@ -123,9 +123,13 @@ class Handover(Generic[T]):
     # what a task asks of a future
 
     def result(self) -> T:
-        """The value, or raise what it failed with."""
-        if self._failure is not None:
-            raise self._failure
+        """The value, or raise what it failed with, once."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                failure = None  # it holds this frame: only the collector would free the two
         return cast(T, self._value)
 
     def get_loop(self) -> asyncio.AbstractEventLoop:

@@ -1,6 +1,8 @@
 """Tasks go on in groups, inside the callback that fills one, and in the next turn at the latest."""
 
 import asyncio
+import gc
+import weakref
 from contextvars import ContextVar, copy_context
 
 import pytest
@@ -165,3 +167,22 @@ async def test_tasks_in_python_go_on_likewise() -> None:
     await called(loop, lambda: handover.give("here"))
     assert said == ["here for nobody"]
     assert await task == "here"
+
+
+async def test_a_failure_leaves_nothing_for_the_collector() -> None:
+    def begun() -> tuple["weakref.ref[Handover[str]]", "asyncio.Task[str]"]:
+        handover: Handover[str] = Handover(turn())
+        task = begin(handover, [])
+        asyncio.get_running_loop().call_soon(handover.fail, ValueError("no"))
+        return weakref.ref(handover), task
+
+    gc.disable()
+    try:
+        left, task = begun()
+        await asyncio.wait((task,))
+        assert isinstance(task.exception(), ValueError)
+        del task
+        await asyncio.sleep(0)
+        assert left() is None
+    finally:
+        gc.enable()
