@@ -169,18 +169,22 @@ async def test_tasks_in_python_go_on_likewise() -> None:
     assert await task == "here"
 
 
+class Failure(Exception):
+    """One that can be referred to weakly."""
+
+
 async def test_a_failure_leaves_nothing_for_the_collector() -> None:
-    def begun() -> tuple["weakref.ref[Handover[str]]", "asyncio.Task[str]"]:
+    def begun() -> tuple["weakref.ref[Failure]", "asyncio.Task[str]"]:
         handover: Handover[str] = Handover(turn())
-        task = begin(handover, [])
-        asyncio.get_running_loop().call_soon(handover.fail, ValueError("no"))
-        return weakref.ref(handover), task
+        task, failure = begin(handover, []), Failure()
+        asyncio.get_running_loop().call_soon(handover.fail, failure)
+        return weakref.ref(failure), task
 
     gc.disable()
     try:
         left, task = begun()
         await asyncio.wait((task,))
-        assert isinstance(task.exception(), ValueError)
+        assert isinstance(task.exception(), Failure)
         del task
         await asyncio.sleep(0)
         assert left() is None
