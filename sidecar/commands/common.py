@@ -15,28 +15,24 @@ F = TypeVar("F", bound=Callable[..., object])
 
 def config_option(command: F) -> F:
     """`-c FILE`: the configuration."""
-    return click.option(
-        "-c",
-        "--config",
-        "path",
-        type=click.Path(path_type=Path),
-        default=Path("gateway.yaml"),
-        show_default=True,
-        help="The configuration: a file, or a folder of *.yaml files.",
-    )(command)
+    return _file_option("gateway.yaml", "The configuration: a file, or a folder of *.yaml files.")(command)
 
 
 def settings_option(command: F) -> F:
     """`-c FILE`: the settings of the injector."""
+    return _file_option("injector.yaml", "The settings of the cluster's injector.")(command)
+
+
+def _file_option(default: str, help_text: str) -> Callable[[F], F]:
     return click.option(
         "-c",
         "--config",
         "path",
         type=click.Path(path_type=Path),
-        default=Path("injector.yaml"),
+        default=Path(default),
         show_default=True,
-        help="The settings of the cluster's injector.",
-    )(command)
+        help=help_text,
+    )
 
 
 def printable(text: str) -> str:
