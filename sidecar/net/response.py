@@ -4,7 +4,7 @@ from collections import deque
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
-from openmcp.sidecar.net.handover import Handover, turn
+from openmcp.sidecar.net.handover import Handover, Turn, turn
 from openmcp.sidecar.net.values import Carrier
 
 STREAM_BUFFER: Final = 128 * 1024
@@ -23,6 +23,7 @@ class UpstreamResponse:
         "_connection",
         "_ended",
         "_failure",
+        "_turn",
         "_unwanted",
         "_waiter",
         "body",
@@ -46,6 +47,7 @@ class UpstreamResponse:
         self.stopped = False
         self._unwanted = False
         self._failure: UpstreamFailed | None = None
+        self._turn: Turn | None = None
         self._waiter: Handover[None] | None = None
 
     @property
@@ -68,7 +70,10 @@ class UpstreamResponse:
                 raise self._failure
             if self._ended or self.stopped:
                 return b""
-            waiter = self._waiter = Handover(turn())
+            found = self._turn
+            if found is None:
+                found = self._turn = turn()
+            waiter = self._waiter = Handover(found)
             await waiter
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
