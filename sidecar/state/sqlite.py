@@ -6,11 +6,13 @@ Every verb is one transaction, in a thread of its own. The file holds the key of
 
 import asyncio
 import os
+import random
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -162,11 +164,12 @@ class SqliteStore(Verbs):
             if self._inode == _inode(self._path):
                 return self._connection
             self._disconnect()
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        with suppress(FileExistsError):  # an existing file is not opened: closing it ends our locks (fcntl(2))
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         self._inode = _inode(self._path)
         database = sqlite3.connect(self._path, timeout=_WAIT, isolation_level=None)
         try:
-            database.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(database)
             database.execute("PRAGMA synchronous = FULL")
             database.executescript(_TABLES)
         except sqlite3.Error:
@@ -190,6 +193,19 @@ def _transaction(database: sqlite3.Connection, write: bool) -> Iterator[None]:
         database.execute("ROLLBACK")
         raise
     database.execute("COMMIT")
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Turn on the write-ahead log. Where two do so at once, SQLite does not wait but fails."""
+    deadline = time.monotonic() + _WAIT
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(random.uniform(0.001, 0.01))  # noqa: S311 - so that the two do not meet again
 
 
 def _inode(path: Path) -> int:

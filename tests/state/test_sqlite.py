@@ -98,6 +98,15 @@ async def test_a_file_that_is_no_database_is_an_outage(path, store):
     assert (await store.open(request(), NOW))[1]
 
 
+async def test_many_that_make_the_file_at_once_all_get_it(tmp_path):
+    for n in range(60):
+        stores = [SqliteStore(tmp_path / f"{n}.db") for _ in range(8)]
+        keys = await asyncio.gather(*(store.hmac_key() for store in stores))
+        assert len(set(keys)) == 1
+        for store in stores:
+            await store.close()
+
+
 async def test_a_folder_that_is_not_there_is_an_outage(tmp_path):
     store = SqliteStore(tmp_path / "gone" / "state.db")
     with pytest.raises(StoreUnavailable, match="No such file"):
