@@ -72,13 +72,12 @@ class Chromium:
 
     def press(self, selector: str) -> None:
         """Press a button, and be on the page that it leads to."""
-        from selenium.webdriver.support import expected_conditions as expected
         from selenium.webdriver.support.wait import WebDriverWait
 
         button = self.find(selector)
         button.click()
         wait = WebDriverWait(self.driver, 20, poll_frequency=0.05)
-        wait.until(expected.staleness_of(button))
+        wait.until(lambda _: _gone(button))
         wait.until(lambda driver: driver.execute_script("return document.readyState") == "complete")
 
     @property
@@ -108,3 +107,18 @@ class Chromium:
         """Write a PNG of the page, down to its end."""
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole})
         path.write_bytes(base64.b64decode(shot["data"]))
+
+
+def _gone(element: Any) -> bool:
+    """Whether the page of this element was left. In the midst of a change of pages the driver has no proper answer."""
+    from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+
+    try:
+        element.is_enabled()
+    except StaleElementReferenceException:
+        return True
+    except WebDriverException as error:
+        if "does not belong to the document" not in str(error):
+            raise
+        return True
+    return False
