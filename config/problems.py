@@ -1,6 +1,5 @@
 """What is wrong with a configuration, said so that it can be put right: file, line, path, message, hint."""
 
-import difflib
 from collections.abc import Iterable
 
 import msgspec
@@ -59,6 +58,8 @@ class Report:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """The hint `did you mean "x"?` where a known word is close to `word`, else None."""
+    import difflib  # only when something is wrong: it is large
+
     by_folded = {name.lower(): name for name in known}
     folded = word.lower().replace("_", "").replace("-", "")
     close = difflib.get_close_matches(folded, by_folded, n=1, cutoff=0.6)

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable
-from email.utils import formatdate
 from typing import Final
 
 from openmcp.identity.peer import PeerCertificate
@@ -21,6 +21,8 @@ HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for a TLS handshake; until it is over there is no connection."""
 GOODBYE_TIMEOUT: Final = 2.0
 """Seconds in which a client should say goodbye to a TLS connection that is closed."""
+_DATE: Final = "%a, %d %b %Y %H:%M:%S GMT"
+"""RFC 9110, 5.6.7: English names, as they are while nobody calls `setlocale` for LC_TIME."""
 
 _log = logging.getLogger("openmcp.net")
 
@@ -133,5 +135,5 @@ class Listener:
     def _renew_date(self, now: float) -> None:
         if int(now) != self._date_second or not self.date:
             self._date_second = int(now)
-            self.date = b"date: %b\r\n" % formatdate(usegmt=True).encode()
+            self.date = b"date: %b\r\n" % time.strftime(_DATE, time.gmtime()).encode()
             self.date_and_close = self.date + b"connection: close\r\n"

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +37,16 @@ async def test_operators_hear_of_it_once_agents_are_heard(server: Hostile, tmp_p
     writer.close()
     await app.stop(patience=0.0)
     assert bound.is_set()
+
+
+HEAVY = (
+    "aiohttp", "aiosmtpd", "authlib", "boto3", "botocore", "difflib", "email", "google", "grpc", "h2", "jinja2",
+    "jsonpath_ng", "jsonschema", "jwt", "kubernetes", "mcp", "opentelemetry", "prometheus_client", "redis", "rich",
+    "spiffe", "sqlite3",
+)  # fmt: skip
+
+
+def test_a_plain_sidecar_loads_nothing_that_it_does_not_need() -> None:
+    program = f"import sys, openmcp.sidecar.serve; print(*sorted({{*{HEAVY}}} & {{*sys.modules}}))"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert ended.stdout.split() == []

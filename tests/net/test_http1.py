@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import time
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 
 import pytest
@@ -35,6 +37,14 @@ async def test_connections_are_kept_on_both_sides(agent: Connection, server: Hos
         assert (answer.status, answer.json) == (200, {"jsonrpc": "2.0", "id": number, "result": DONE})
         assert answer.header("connection") is None
     assert (server.connections, len(server.requests)) == (1, 5)
+
+
+async def test_an_answer_has_the_date_of_its_second(agent: Connection) -> None:
+    before = int(time.time())
+    written = (await agent.ask(call())).header("date")
+    moment = parsedate_to_datetime(written or "")
+    assert before - 5 <= moment.timestamp() <= time.time()
+    assert written == format_datetime(moment, usegmt=True)
 
 
 async def test_one_task_serves_a_connection_and_ends_with_it(agent: Connection, sidecar: Gate) -> None:
