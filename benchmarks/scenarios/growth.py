@@ -39,11 +39,11 @@ def memory(bench: Bench) -> list[Section]:
     target = bench.sidecar()
     try:
         bench.load.count(target.port, tools_call(), WARM_CALLS)
-        _sessions(target, WARM_SESSIONS)
+        sessions(target, WARM_SESSIONS)
         marks = [target.usage().rss]
         _calls(bench, target)
         marks.append(target.usage().rss)
-        _sessions(target, bench.scale.sessions)
+        sessions(target, bench.scale.sessions)
         marks.append(target.usage().rss)
     finally:
         target.stop()
@@ -68,7 +68,7 @@ def _calls(bench: Bench, target: Target) -> None:
         say(f"  {max(left, 0):,} calls to go")
 
 
-def _sessions(target: Target, count: int) -> None:
+def sessions(target: Target, count: int) -> None:
     """Begins sessions one after the other: initialize, initialized, one tools/call."""
     with _Connection(target.port) as connection:
         for number in range(count):

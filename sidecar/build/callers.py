@@ -1,6 +1,7 @@
 """From `identity.agents` to the methods by which callers are identified, and the keys of issuers behind them."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from openmcp.config import secrets
 from openmcp.config.model import (
@@ -21,9 +22,11 @@ from openmcp.identity.forwarded import Forwarded
 from openmcp.identity.jwks import FileKeys, KeysUnusable, UrlKeys
 from openmcp.identity.jwt_issuer import Jwts, Terms
 from openmcp.identity.jwt_svid import JwtSvids
-from openmcp.identity.source import SvidSource
 from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from openmcp.identity.source import SvidSource
 
 
 class Callers:
@@ -34,7 +37,7 @@ class Callers:
         self._keys: dict[tuple[str, Jwks], FileKeys | UrlKeys] = {}
         self._followed: tuple[tuple[str, Jwks], ...] = ()
 
-    def identifier(self, identity: Identity, source: SvidSource | None) -> Identifier:
+    def identifier(self, identity: Identity, source: "SvidSource | None") -> Identifier:
         """The methods of a configuration; `source` is there where one of them needs it. Raises `BuildError`."""
         return build([self._method(entry, index, source) for index, entry in enumerate(identity.agents)])
 
@@ -63,7 +66,7 @@ class Callers:
         """Ask nobody for keys any more."""
         self.follow(Identity())
 
-    def _method(self, entry: AgentIdentification, index: int, source: SvidSource | None) -> Method:
+    def _method(self, entry: AgentIdentification, index: int, source: "SvidSource | None") -> Method:
         if isinstance(entry, ApiKeyAgents):
             return ApiKeys((key.name, key.sha256) for key in entry.keys)
         if isinstance(entry, MtlsAgents):
@@ -97,7 +100,7 @@ class Callers:
         )
 
 
-def _jwt_svids(entry: JwtSvidAgents, source: SvidSource) -> Method:
+def _jwt_svids(entry: JwtSvidAgents, source: "SvidSource") -> Method:
     return JwtSvids(source, entry.audience, entry.trust_domains)
 
 

@@ -23,13 +23,12 @@ from openmcp.config.uses import workload_api_uses
 from openmcp.identity import endpoint
 from openmcp.identity.material import SvidChoice
 from openmcp.identity.peer import PeerCertificate
-from openmcp.identity.source import SvidSource
 from openmcp.sidecar.build.errors import BuildError
 from openmcp.sidecar.net.credentials import Credential, HeaderSecret, JwtSvidToken
-from openmcp.sidecar.net.oauth import OAuthToken
 from openmcp.sidecar.telemetry.metrics import Metrics, Scrape
 
 if TYPE_CHECKING:
+    from openmcp.identity.source import SvidSource
     from openmcp.identity.tls import SpiffeTls as Contexts
     from openmcp.identity.webtls import FileTls
 
@@ -53,6 +52,7 @@ class Identities:
         """Make what a configuration needs; nobody is asked yet. Raises `BuildError` where it cannot be had."""
         uses = workload_api_uses(configuration)
         if uses and not self._running:  # one that is there already is of a configuration that was refused
+            from openmcp.identity.source import SvidSource
             from openmcp.identity.tls import SpiffeTls as Contexts
 
             chosen = configuration.identity.svid
@@ -138,6 +138,8 @@ class Identities:
             if isinstance(auth, HeaderAuth):
                 return HeaderSecret(name, auth)
             if isinstance(auth, OAuthAuth):
+                from openmcp.sidecar.net.oauth import OAuthToken
+
                 return OAuthToken(
                     name, auth, self.source, lambda result: self._metrics.credential_fetched(name, result)
                 )

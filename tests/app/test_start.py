@@ -40,9 +40,9 @@ async def test_operators_hear_of_it_once_agents_are_heard(server: Hostile, tmp_p
 
 
 HEAVY = (
-    "aiohttp", "aiosmtpd", "authlib", "boto3", "botocore", "difflib", "email", "google", "grpc", "h2", "jinja2",
-    "jsonpath_ng", "jsonschema", "jwt", "kubernetes", "mcp", "opentelemetry", "prometheus_client", "redis", "rich",
-    "spiffe", "sqlite3",
+    "aiohttp", "aiosmtpd", "authlib", "boto3", "botocore", "cryptography", "difflib", "email", "google", "grpc", "h2",
+    "jinja2", "jsonpath_ng", "jsonschema", "jwt", "kubernetes", "mcp", "opentelemetry", "prometheus_client", "redis",
+    "rich", "spiffe", "sqlite3",
 )  # fmt: skip
 
 
