@@ -11,7 +11,7 @@ from contextvars import Context
 from typing import Final, Generic, TypeVar, cast
 from weakref import WeakKeyDictionary
 
-GROUP: Final = 16
+GROUP: Final = 8
 """Waiters that go on together."""
 
 T = TypeVar("T")
