@@ -1,25 +1,28 @@
 """What holds for all tests."""
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
-from openmcp.sidecar.mcp import jsonrpc
+from tests.support.inlined import COMPILED, inlined, named
 
 # A time limit per example would make a busy machine look like a fault.
 settings.register_profile("openmcp", deadline=None)
 settings.load_profile("openmcp")
 
 
-COMPILED = not jsonrpc.__file__.endswith(".py")
-"""Whether the wheel that is shipped is tested (`make test-wheel`): its modules are C, see .ci/wheel.py."""
-
-# Its server stands in for methods of the network, which compiled code calls without looking them up.
-collect_ignore = ["stages", "inspection/test_surfaces.py"] if COMPILED else []
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what cannot be asked of compiled modules."""
+@pytest.fixture
+def monkeypatch(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Skips the test where what it replaces would not be looked up in compiled modules."""
     if COMPILED:
-        for item in items:
-            if "monkeypatch" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.skip(reason="patches constants, which the compiler has inlined"))
+        replace = monkeypatch.setattr
+
+        def checked(target: Any, name: Any, *rest: Any, **options: Any) -> None:
+            place, attribute = (target, name) if rest else named(target)
+            if inlined(place, attribute):
+                pytest.skip(f"replaces {attribute}, which the compiler has inlined")
+            replace(target, name, *rest, **options)
+
+        monkeypatch.setattr = checked
+    return monkeypatch

@@ -9,9 +9,9 @@ import uvloop
 
 from openmcp.sidecar.net import health, sweep
 from openmcp.sidecar.net.pool import Upstream
-from tests.conftest import COMPILED
 from tests.support.gate import Gate, configuration, gate
 from tests.support.hostile import Hostile, hostile
+from tests.support.inlined import COMPILED
 from tests.support.raw import Connection
 
 
@@ -19,9 +19,6 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
     """The loop that the product runs on, and for the sources the one it falls back to: their transports are not the
     same, whether what they call is compiled or not."""
     return {"uvloop": uvloop.new_event_loop} | ({} if COMPILED else {"asyncio": asyncio.new_event_loop})
-
-
-# Both patch modules that are not compiled, so not by the fixture for which the compiled wheel's tests are skipped.
 
 
 @pytest.fixture(autouse=True)

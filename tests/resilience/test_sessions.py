@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -208,10 +209,8 @@ async def test_an_expired_session_is_not_found(
     sidecar: Gate, agent: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await initialize(agent)
-    opened = sidecar.app._sessions.open
-    monkeypatch.setattr(
-        sidecar.app._sessions, "open", lambda text, who, server, now: opened(text, who, server, now + 86401)
-    )
+    late = time.time() + sidecar.app._sessions.lifetime + 1
+    monkeypatch.setattr(time, "time", lambda: late)
     for method in ("POST", "GET", "DELETE"):
         not_found(await agent.ask(call() if method == "POST" else b"", method))
 

@@ -9,10 +9,14 @@ import asyncio
 import hashlib
 import itertools
 import json
+import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 
@@ -30,6 +34,7 @@ from openmcp.config.model import (
 from openmcp.sidecar import build
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import era, sse
+from openmcp.sidecar.net.pool import Upstream, endpoint_key
 from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.pipeline import Pipeline
@@ -45,6 +50,8 @@ from openmcp.sidecar.stages.results import Results
 from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.stages.tasks import Tasks
 from openmcp.sidecar.stages.tokens import Tokens
+from openmcp.sidecar.telemetry import audit
+from openmcp.sidecar.telemetry.audit import AuditLog
 from openmcp.sidecar.telemetry.metrics import Metrics
 from tests.policy.rules import policy
 
@@ -318,20 +325,45 @@ class Agent:
 
 
 class _Audit:
-    """Keeps what is recorded."""
+    """The record, as it is on disk."""
 
-    def __init__(self) -> None:
-        self.lines: list[Json] = []
-        self.accepting = True
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "audit.jsonl"
+        self._lines: list[Json] = []
+        self._read = 0
+        self._refused = threading.Event()
+        self.log = AuditLog(self._path, deny_on_failure=True, on_change=lambda _: self._refused.set())
 
-    def write(self, line: bytes) -> None:
-        self.lines.append(json.loads(line))
+    @property
+    def lines(self) -> list[Json]:
+        """All of them but the checkpoints, in so far as they could be written."""
+        if self._refused.is_set():
+            return self._lines
+        assert self.log.flush(5)
+        with self._path.open("rb") as written:
+            written.seek(self._read)
+            new = written.read()
+        self._read += len(new)
+        self._lines += [line for line in map(json.loads, new.splitlines()) if line["event"] != "checkpoint"]
+        return self._lines
+
+    def refuse(self) -> None:
+        """From now on nothing can be written: where its file was there is a folder."""
+        assert self.log.flush(5)
+        self._path.unlink()
+        self._path.mkdir()
+        self.log.reopen()
+        assert self._refused.wait(5)
+
+    def close(self) -> None:
+        """End its thread."""
+        self.log.close(0 if self._refused.is_set() else 5)
 
 
 class Scene:
     """A pipeline, the agents and the server around it."""
 
-    def __init__(self, policies: Iterable[Policy], endpoints: int, in_flight: int) -> None:
+    def __init__(self, policies: Iterable[Policy], endpoints: int, in_flight: int, folder: Path) -> None:
         keys = tuple(ApiKey(name=name, sha256=hashlib.sha256(name.encode()).hexdigest()) for name in ("bot", "eve"))
         server = Server(
             name="tools",
@@ -345,15 +377,14 @@ class Scene:
             servers=(server,),
             policies=tuple(policies),
         )
-        self.snapshot = build.Builder(Metrics("0")).snapshot(configuration, {})
         self.server: Answering = legacy
         self.sent: list[Sent] = []
         self.now = NOW
-        self.upstream = self.snapshot.routes["/tools"].upstream
-        for one in self.upstream.endpoints:
-            one.send = self._sender(one.url)  # type: ignore[method-assign]  # the stand-in for sockets
-        self.audit = _Audit()
-        recorder = Recorder(self.audit, Metrics("test"))  # type: ignore[arg-type]  # what it writes to is a list here
+        places = tuple(_Place(self, url) for url in server.endpoints)
+        self.upstream = Upstream(server, lambda *_: None, adapters=places)
+        self.snapshot = build.Builder(Metrics("0")).snapshot(configuration, {server: self.upstream})
+        self.audit = _Audit(folder)
+        recorder = Recorder(self.audit.log, Metrics("test"))
         sealer, tasks = Sealer(b"k" * 32), Tasks()
         tokens = Tokens(sealer)
         results = Results(tokens, tasks, Pins(recorder.tool_changed), lambda: self.now)
@@ -394,16 +425,40 @@ class Scene:
         """Wait for what the pipeline does on the side."""
         await asyncio.gather(*self.pipeline.relays.background)
 
-    def _sender(self, url: str) -> Any:
-        async def send(outgoing: Outgoing, patience: Patience) -> UpstreamResponse:
-            pairs = [line.split(": ", 1) for line in outgoing.headers.decode("ascii").split("\r\n") if line]
-            assert len(dict(pairs)) == len(pairs), "each header once"
-            sent = Sent(url, outgoing.method.decode(), dict(pairs), outgoing.body)
-            self.sent.append(sent)
-            answer = self.server(sent)
-            return answer if isinstance(answer, UpstreamResponse) else await answer
 
-        return send
+class _Place:
+    """An endpoint of the scene's server, without the sockets that its URL names."""
+
+    def __init__(self, scene: Scene, url: str) -> None:
+        self.url = url
+        self.key = endpoint_key(url)
+        self.healthy = True
+        self.failures = 0
+        self.unwell = self.problem = ""
+        self.idle = self.active = 0
+        self._scene = scene
+
+    async def send(self, request: Outgoing, patience: Patience) -> UpstreamResponse:
+        pairs = [line.split(": ", 1) for line in request.headers.decode("ascii").split("\r\n") if line]
+        assert len(dict(pairs)) == len(pairs), "each header once"
+        sent = Sent(self.url, request.method.decode(), dict(pairs), request.body)
+        self._scene.sent.append(sent)
+        answer = self._scene.server(sent)
+        return answer if isinstance(answer, UpstreamResponse) else await answer
+
+    async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
+        raise AssertionError("nobody checks the health of this one")
+
+    def review(self) -> None:
+        """There are no connections."""
+
+    retire = close = review
+
+    async def closed(self) -> None:
+        """As above."""
+
+    def sweep(self, now: float) -> None:
+        """As above."""
 
 
 @asynccontextmanager
@@ -411,8 +466,12 @@ async def scene(*rules: RequestRule | Policy, endpoints: int = 1, in_flight: int
     """A scene under these rules (of one policy for all agents) or policies."""
     policies = [one for one in rules if isinstance(one, Policy)]
     plain = [one for one in rules if isinstance(one, RequestRule)]
-    it = Scene([*policies, policy(*plain, servers=["tools"])], endpoints, in_flight)
-    yield it
-    assert (it.upstream.in_flight, it.upstream.streams) == (0, 0), "every call is counted out"
-    ends = [line for line in it.audit.lines if "latency" in line]
-    assert all(line["status"] or line["outcome"] == "client_gone" for line in ends), "every exchange was answered"
+    with tempfile.TemporaryDirectory() as folder, patch.object(audit, "BATCH_INTERVAL", 0.0):
+        it = Scene([*policies, policy(*plain, servers=["tools"])], endpoints, in_flight, Path(folder))
+        try:
+            yield it
+            assert (it.upstream.in_flight, it.upstream.streams) == (0, 0), "every call is counted out"
+            ends = [line for line in it.audit.lines if "latency" in line]
+            assert all(one["status"] or one["outcome"] == "client_gone" for one in ends), "every exchange was answered"
+        finally:
+            it.audit.close()

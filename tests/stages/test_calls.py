@@ -7,6 +7,7 @@ import pytest
 
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp.answers import DECISION_KEY
+from openmcp.sidecar.stages import completions
 from tests.policy.rules import allow, deny, policy
 from tests.stages.scene import (
     MODERN,
@@ -186,7 +187,7 @@ async def test_unknown_notifications_are_dropped_and_recorded() -> None:
 
 async def test_nothing_is_let_through_that_cannot_be_recorded() -> None:
     async with scene(allow()) as it:
-        it.audit.accepting = False
+        it.audit.refuse()
         assert (await it.agent.call("good")).code == (503, -32603)
         assert it.sent == []
 
@@ -445,12 +446,13 @@ async def test_an_error_of_our_own_is_500_and_within_a_stream_cuts_it(monkeypatc
         def broken(*_: object) -> Any:
             raise RuntimeError("secret")
 
-        monkeypatch.setattr(it.pipeline._results, "edit", broken)
-        got = await it.agent.call("good")
+        monkeypatch.setattr(completions, "permitted", broken)
+        asked = {"ref": {"type": "ref/prompt", "name": "p"}, "argument": {"name": "x", "value": ""}}
+        got = await it.agent.ask("completion/complete", **asked)
         assert got.code == (500, -32603)
         assert b"secret" not in got.body
         it.server = always(lambda: stream(response()))
-        got = await it.agent.call("good")
+        got = await it.agent.ask("completion/complete", **asked)
         assert (got.status, got.aborted, got.finished) == (200, True, False)
 
 

@@ -180,10 +180,10 @@ def test_what_has_no_end_is_no_file_of_pins(tmp_path: Path, kind: str) -> None:
         PinFile(path, "tickets").changed()
 
 
-def test_a_server_that_invents_tools_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "MAX_TOOLS", 3)
+def test_a_server_that_invents_tools_fills_no_memory() -> None:
     it = Watched(server())
-    assert it.list(*(TOOL | {"name": f"t{number}"} for number in range(5))) == [True, True, True, False, False]
+    shown = it.list(*(TOOL | {"name": f"t{number}"} for number in range(subject.MAX_TOOLS + 2)))
+    assert shown == [True] * subject.MAX_TOOLS + [False, False]
 
 
 async def test_a_pulled_rug_is_neither_listed_nor_stood_on() -> None:

@@ -7,9 +7,8 @@ import pytest
 from openmcp.identity.principal import Principal
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.sealing import Sealer
-from openmcp.sidecar.stages import sessions, tasks
-from openmcp.sidecar.stages.sessions import Sessions, checked_upstream_id, declared_capabilities
-from openmcp.sidecar.stages.tasks import Owner, Tasks
+from openmcp.sidecar.stages.sessions import MAX_REMEMBERED, Sessions, checked_upstream_id, declared_capabilities
+from openmcp.sidecar.stages.tasks import MAX_TASKS, Owner, Tasks
 from openmcp.sidecar.stages.tokens import STATE_LIFETIME, Tokens, digest
 from openmcp.sidecar.types import Session
 
@@ -78,15 +77,17 @@ def test_a_session_of_another_key_is_none_also_when_it_was_known(held: Sessions)
     assert refused(mine.open, token, BOT, "tools", 0.0) == (404, 40400)
 
 
-def test_opened_and_answered_are_bounded(held: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "MAX_REMEMBERED", 10)
-    tokens = [held.issue(Session("key:bot", "apiKey", "tools", "e1", f"up-{n}", "", (), 2000)) for n in range(50)]
-    for token in tokens * 2:
-        held.open(token, BOT, "tools", 0.0)
-        assert len(held._opened) <= 10
-    for number in range(50):
-        held.answered_id(SESSION, held.request_id(SESSION, number))
-        assert len(held._answered) <= 10
+def test_opened_and_answered_are_bounded(held: Sessions) -> None:
+    first = held.issue(SESSION)
+    held.open(first, BOT, "tools", 0.0)
+    for number in range(MAX_REMEMBERED + 50):
+        token = held.issue(Session("key:bot", "apiKey", "tools", "e1", f"up-{number}", "", (), 2000))
+        assert held.open(token, BOT, "tools", 0.0)[0].upstream_id == f"up-{number}"
+        assert held.answered_id(SESSION, held.request_id(SESSION, number)) == number
+        assert len(held._opened) <= MAX_REMEMBERED
+        assert len(held._answered) <= MAX_REMEMBERED
+    assert first not in held._opened
+    assert held.open(first, BOT, "tools", 0.0)[0] == SESSION, "what was forgotten is opened anew"
 
 
 def test_an_expiry_is_now_and_the_lifetime(held: Sessions) -> None:
@@ -264,9 +265,9 @@ def test_a_task_keeps_its_first_owner() -> None:
     assert known.owner("tools", "key:bot", {"taskId": "t1"}) == MINE
 
 
-def test_the_oldest_task_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "MAX_TASKS", 3)
+def test_the_oldest_task_is_forgotten_first() -> None:
     known = Tasks()
-    for number in range(5):
+    for number in range(MAX_TASKS + 2):
         known.remember("tools", {"task": {"taskId": f"t{number}"}}, *MINE)
-    assert [number for number in range(5) if known.owned("tools", "key:bot", f"t{number}")] == [2, 3, 4]
+    remembered = [number for number in range(MAX_TASKS + 2) if known.owned("tools", "key:bot", f"t{number}")]
+    assert remembered == list(range(2, MAX_TASKS + 2))
