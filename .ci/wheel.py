@@ -17,7 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("config", "identity", "injector", "sidecar")
 COMPILED = (
-    *(f"mcp/{name}" for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "methods", "sse", "surface")),
+    *(
+        f"mcp/{name}"
+        for name in ("answers", "capabilities", "era", "headers", "jsonrpc", "methods", "sse", "surface", "uris")
+    ),
     *(
         f"policy/{name}"
         for name in ("agents", "asked", "bounded", "combining", "conditions", "engine", "globs", "index", "rules")

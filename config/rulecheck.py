@@ -6,6 +6,7 @@ import re2
 
 from openmcp.config.contradictions import contradiction
 from openmcp.config.cursor import At, shortened
+from openmcp.config.globs import is_literal
 from openmcp.config.jsonpath import compile_path
 from openmcp.config.model import Condition, Operator, RequestRule, ResponseRule
 from openmcp.config.patterns import options
@@ -49,6 +50,7 @@ _ANCHORED_START = re.compile(r"\^")
 _ANCHORED_END = re.compile(r".*[^\\]\$", re.DOTALL)
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.\.?(?:/|$)")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
+_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -110,7 +112,7 @@ def uri_fault(glob: str) -> str | None:
     if " " in glob:
         return "a URI has no blanks, and is refused with them"
     scheme, colon, rest = re.split("[?#]", glob)[0].partition(":")  # what may be a query stays as it is
-    if not colon or not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
+    if not colon or not re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", scheme):
         return None
     if scheme != scheme.lower():
         return f"the scheme is written {scheme.lower()}"
@@ -118,11 +120,24 @@ def uri_fault(glob: str) -> str | None:
     if rest.startswith("//"):
         authority = rest[2:].partition("/")[0]
         path = rest[2 + len(authority) :]
-        if authority != authority.lower():
-            return f"the host is written {authority.lower()}"
-        if scheme == "file" and authority == "localhost":
-            return "files of this machine are written file:///..."
+        fault = _authority_fault(scheme, authority, path)
+        if fault is not None:
+            return fault
     return _path_fault(scheme, path)
+
+
+def _authority_fault(scheme: str, authority: str, path: str) -> str | None:
+    escapes = _escape_fault(authority)
+    plain = _ESCAPE.sub("", authority)
+    if escapes is not None or plain != plain.lower():
+        return escapes or f"the host is written {authority.lower()}"
+    if scheme == "file" and authority == "localhost":
+        return "files of this machine are written file:///..."
+    if scheme not in _PORTS:
+        return None
+    if "@" in authority or authority.endswith((".", ":", f":{_PORTS[scheme]}")):
+        return "user and password, a dot behind the host and the usual port are left out"
+    return "the path of the root is written /" if not path and is_literal(authority) else None
 
 
 def _path_fault(scheme: str, path: str) -> str | None:
@@ -130,6 +145,10 @@ def _path_fault(scheme: str, path: str) -> str | None:
         return "its path has . or .. segments, which are resolved"
     if scheme == "file" and "//" in path:
         return "its path has two slashes in a row, which are one"
+    return _escape_fault(path)
+
+
+def _escape_fault(path: str) -> str | None:
     for escape in _ESCAPE.finditer(path):
         character = chr(int(escape[1], 16))
         if character in _UNRESERVED:

@@ -29,10 +29,10 @@ MARKERS: Final = (ESCAPES, BASE64, HEXADECIMAL)
 # Begins with a class of characters: `re` goes fast over all that is none of them.
 _ESCAPE: Final = re.compile(
     r"[\\%&](?:"
-    r"(?<=\\)\\{0,7}(?:u[0-9A-Fa-f]{4}(?:\\{1,8}u[0-9A-Fa-f]{4})*|u\{[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}"
+    r"(?<=\\)\\{0,7}(?:u[0-9A-Fa-f]{4}(?:\\{1,8}u[0-9A-Fa-f]{4})*|u\{0{0,64}[0-9A-Fa-f]{1,6}\}|U[0-9A-Fa-f]{8}"
     r"|x[0-9A-Fa-f]{2}(?:\\{1,8}x[0-9A-Fa-f]{2})*|[/nrt\"])"
     r"|(?<=%)(?:(?:25)*[0-9A-Fa-f]{2}(?:%(?:25)*[0-9A-Fa-f]{2})*|u[0-9A-Fa-f]{4})"
-    rf"|(?<=&)(?:amp;)*(?:#(?:[0-9]{{1,7}}|[xX][0-9A-Fa-f]{{1,6}});?|{_NAMED}))"
+    rf"|(?<=&)(?:amp;)*(?:#(?:0{{0,64}}[0-9]{{1,7}}|[xX]0{{0,64}}[0-9A-Fa-f]{{1,6}});?|{_NAMED}))"
 )
 _CACHED: Final = 12
 """Characters up to which an escape is remembered."""

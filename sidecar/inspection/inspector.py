@@ -11,7 +11,15 @@ from openmcp.sidecar.detection.finder import FinderSet
 from openmcp.sidecar.inspection.blobs import Blob
 from openmcp.sidecar.inspection.effects import Effects
 from openmcp.sidecar.inspection.findings import Examined
-from openmcp.sidecar.inspection.members import KNOWN_KEYS, KNOWN_VALUES, SHORTEST_NUMBER, is_blob, number_text, pieces
+from openmcp.sidecar.inspection.members import (
+    FREE_KEYS,
+    KNOWN_KEYS,
+    KNOWN_VALUES,
+    SHORTEST_NUMBER,
+    is_blob,
+    number_text,
+    pieces,
+)
 from openmcp.sidecar.inspection.redaction import Examination
 from openmcp.sidecar.inspection.responses import CompiledResponseRule
 from openmcp.sidecar.types import JsonObject, Subject
@@ -65,21 +73,24 @@ class Inspector:
         return not any(finders.scan(text) for text in texts)
 
 
-def gather(document: object, texts: list[str]) -> bool:
-    """Add all texts of a JSON value, keys and long numbers as well; True where there is binary content."""
+def gather(document: object, texts: list[str], free: bool = False) -> bool:
+    """Add all texts of a JSON value, keys and long numbers as well; True where there is binary content.
+
+    `free`: it is a server's own data, which agents read as text, also where it is named like binary content.
+    """
     stack: list[object] = [document]
     binary = False
     while stack:
         value = stack.pop()
         if type(value) is dict:
-            if _gather_members(value, texts, stack):
+            if _gather_members(value, texts, stack, free):
                 binary = True
         elif type(value) is list:
             _gather_items(value, texts, stack)
     return binary
 
 
-def _gather_members(value: dict[str, Any], texts: list[str], stack: list[object]) -> bool:
+def _gather_members(value: dict[str, Any], texts: list[str], stack: list[object], free: bool) -> bool:
     binary = False
     for key, member in value.items():
         if key not in KNOWN_KEYS:
@@ -87,32 +98,41 @@ def _gather_members(value: dict[str, Any], texts: list[str], stack: list[object]
         kind = type(member)
         if kind is str:
             if key == "blob" or key == "data":
-                binary |= _gather_blob(value, key, texts)
+                binary |= _gather_blob(value, key, texts, free)
             elif key not in KNOWN_VALUES or member not in KNOWN_VALUES[key]:
                 texts.append(member)
         elif kind is dict or kind is list:
-            stack.append(member)
+            binary |= _gather_below(key, member, texts, stack, free)
         elif kind is int or kind is float:
             _gather_number(member, texts)
     return binary
 
 
+def _gather_below(key: str, member: object, texts: list[str], stack: list[object], free: bool) -> bool:
+    if not free and key in FREE_KEYS:
+        return gather(member, texts, free=True)
+    stack.append(member)
+    return False
+
+
 def _gather_items(value: list[Any], texts: list[str], stack: list[object]) -> None:
+    objects = False
     for item in value:
         kind = type(item)
         if kind is dict or kind is list:
+            objects = True
             stack.append(item)
         elif kind is str:
             texts.append(item)
         elif kind is int or kind is float:
             _gather_number(item, texts)
-    if len(value) > 1 and type(value[0]) is dict:
+    if objects and len(value) > 1:
         parts = pieces(value)
         if parts:
             texts.append("".join([text for _, text in parts]))
 
 
-def _gather_blob(holder: dict[str, Any], key: str, texts: list[str]) -> bool:
+def _gather_blob(holder: dict[str, Any], key: str, texts: list[str], free: bool) -> bool:
     written: str = holder[key]
     if not is_blob(holder, key):
         texts.append(written)
@@ -120,7 +140,7 @@ def _gather_blob(holder: dict[str, Any], key: str, texts: list[str]) -> bool:
     blob = Blob(written, holder.get("mimeType"))
     if blob.text is not None:
         texts.append(blob.text)
-    if blob.plain:
+    if free or blob.plain:
         texts.append(written)
     return True
 

@@ -18,6 +18,8 @@ SCHEMA: Final = 3
 _FREE_MEMBERS: Final = frozenset(
     ("structuredContent", "toolResult", "metadata", "input", "experimental", "extensions", "data")
 )
+FREE_KEYS: Final = _FREE_MEMBERS | {"_meta"}
+"""Under which a server's own data begins."""
 _SCHEMA_MEMBERS: Final = frozenset(("inputSchema", "outputSchema", "requestedSchema"))
 _SCHEMA_TEXTS: Final = frozenset(("description", "title", "$comment"))
 _SCHEMA_DATA: Final = frozenset(("default", "examples", "example"))

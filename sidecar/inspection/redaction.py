@@ -160,7 +160,9 @@ class Examination:
         if blob.text is not None:
             text = self._searched(blob.text, place)
             new = written if text is blob.text else blob.close(text)
-        if blob.plain:
+        if node.zone != PROTOCOL:  # the server's own data is text as well, whatever it is called
+            new = self._searched(new, place)
+        elif blob.plain:
             new = self._searched(new, place.as_fixed())
         if new is not written:
             self._effects.edits.set(location, new)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from openmcp.config.rulecheck import METHODS, NAMING, uri_fault
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp.methods import CLIENT_NOTIFICATIONS, CLIENT_REQUESTS
-from openmcp.sidecar.mcp.surface import canonical_uri
+from openmcp.sidecar.mcp.uris import canonical_uri
 from tests.config.sources import warnings
 
 HEAD = """identity: {agents: [{type: none}]}
@@ -96,6 +96,19 @@ def when(*conditions: str) -> str:
                 "(a URI is judged in that form too)"
             ],
         ),
+        *(
+            (
+                f"action: deny, resources: ['{uri}']",
+                [f'7: RULE.resources[0]: "{uri}" is not in canonical form: {why} (a URI is judged in that form too)'],
+            )
+            for uri, why in (
+                ("my_notes://%70rivate/a", "%70 is written p"),
+                ("https://internal", "the path of the root is written /"),
+                ("https://me@internal/", "user and password, a dot behind the host and the usual port are left out"),
+                ("https://internal:443/", "user and password, a dot behind the host and the usual port are left out"),
+            )
+        ),
+        ("action: deny, resources: ['https://internal*', 'https://internal:8443/', 'a://b@c:443']", []),
         (
             "action: requireApproval, tools: [a], approval: {workflow: w, bind: []}",
             [

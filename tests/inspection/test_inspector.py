@@ -228,6 +228,18 @@ def test_base64_is_read_as_leniently_as_anybody_might(written: str) -> None:
     assert left == REPLACED or MAIL.encode() not in base64.urlsafe_b64decode(left["resource"]["blob"] + "==")
 
 
+def test_what_is_named_like_binary_content_in_the_servers_own_data_is_text_as_well() -> None:
+    """Agents read it as it stands, and it is good base64 all the same."""
+    rules = inspector(redact(detect=["credit_card"]))
+    written = "AAAA" * 300 + "/4111111111111111/AA"
+    left = "AAAA" * 300 + "/[redacted:credit_card]/AA"
+    for member in ("structuredContent", "_meta"):
+        for holder in ("blob", "data"):
+            document = {member: {"a": [{"type": "image", holder: written}]}}
+            expected = {member: {"a": [{"type": "image", holder: left}]}}
+            assert rules.examine(CALLED, document).document == expected
+
+
 def test_base64_stays_as_it_was_written() -> None:
     rules = inspector(redact(detect=["email"]))
     for written, left in (
@@ -255,6 +267,9 @@ def test_what_is_split_over_items_is_found() -> None:
     assert (first["content"]["text"], second["content"]["text"]) == (card, "")
     contents = [{"uri": "a:b", "text": part} for part in ("4111 1111 ", "1111 1111")]
     assert [one["text"] for one in rules.examine(CALLED, {"contents": contents}).document["contents"]] == [card, ""]
+    for strange in ("x", None, 1, []):  # what is no item, before them
+        left = rules.examine(CALLED, {"content": [strange, *text("4111 1111 ", "1111 1111")["content"]]}).document
+        assert left == {"content": [strange, *text(card, "")["content"]]}
     blocked = inspector(block(detect=["credit_card"])).examine(CALLED, text("4111 1111 ", "1111 1111")).blocked
     assert blocked is not None
 

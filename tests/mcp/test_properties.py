@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from openmcp.sidecar.errors import Malformed, Refused
 from openmcp.sidecar.mcp import headers, jsonrpc, sse
-from openmcp.sidecar.mcp.surface import canonical_uri
+from openmcp.sidecar.mcp.uris import canonical_uri
 from openmcp.sidecar.types import Message, Notification, Request, Response
 from tests.fuzz.targets import Reference, parsed
 from tests.fuzz.targets import messages as check_message

@@ -4,7 +4,8 @@ import pytest
 
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.mcp import methods
-from openmcp.sidecar.mcp.surface import call_of, canonical_uri, subjects_of
+from openmcp.sidecar.mcp.surface import call_of, subjects_of
+from openmcp.sidecar.mcp.uris import canonical_uri
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.types import Era, JsonObject, Kind, Notification, Request, Subject
 
@@ -25,7 +26,12 @@ def touched(method: str, params: JsonObject) -> tuple[str, list[tuple[Kind, str]
         ("tools/call", {"name": "file:///a/../b"}, "file:///a/../b", [(TOOL, "file:///a/../b")]),
         ("prompts/get", {"name": "p"}, "p", [(PROMPT, "p")]),
         ("resources/read", {"uri": "x://a"}, "x://a", [(RESOURCE, "x://a")]),
-        ("resources/read", {"uri": "x://A/../b"}, "x://A/../b", [(RESOURCE, "x://A/../b"), (RESOURCE, "x://a/b")]),
+        (
+            "resources/read",
+            {"uri": "x://A/c/../b"},
+            "x://A/c/../b",
+            [(RESOURCE, "x://A/c/../b"), (RESOURCE, "x://a/b")],
+        ),
         ("resources/subscribe", {"uri": "x://a"}, "x://a", [(RESOURCE, "x://a")]),
         ("resources/unsubscribe", {"uri": "x://a"}, "x://a", [(RESOURCE, "x://a")]),
         ("completion/complete", {"ref": {"type": "ref/prompt", "name": "p"}}, "p", [(PROMPT, "p")]),
@@ -118,9 +124,27 @@ def test_what_does_not_name_its_subject_properly_is_invalid(method: str, params:
         ("file:////etc//passwd", "file:///etc/passwd"),
         ("file://localhost/etc/passwd", "file:///etc/passwd"),
         ("file://LocalHost//etc", "file:///etc"),
-        ("https://Example.COM/A/../B?q=../x#../y", "https://example.com/B?q=../x#../y"),
+        ("https://Example.COM/A/../B?q=../x#../y", "https://example.com/B?q=../x"),
         ("https://example.com//a", "https://example.com//a"),
-        ("https://example.com", "https://example.com"),
+        ("https://example.com", "https://example.com/"),
+        ("https://example.com?q", "https://example.com/?q"),
+        ("https://example.com:443/a", "https://example.com/a"),
+        ("https://example.com:/a", "https://example.com/a"),
+        ("https://example.com:08443/a", "https://example.com:8443/a"),
+        ("https://example.com./a", "https://example.com/a"),
+        ("https://user:word@example.com/a", "https://example.com/a"),
+        ("https://good.example@example.com/a", "https://example.com/a"),
+        ("https:example.com/a", "https://example.com/a"),
+        ("https:///example.com/a", "https://example.com/a"),
+        ("http://%65xample.com:80/a", "http://example.com/a"),
+        ("ws://[0:0:0:0:0:0:0:1]:80/a", "ws://[::1]/a"),
+        ("file:///etc/passwd?x", "file:///etc/passwd"),
+        ("file:///etc/passwd#x", "file:///etc/passwd"),
+        ("my_notes://team/a/../private", "my_notes://team/private"),
+        ("My_Notes://team", "my_notes://team"),
+        ("note://%70rivate/a", "note://private/a"),
+        ("note://caf%c3%a9/a", "note://caf%C3%A9/a"),
+        ("note://User@Team:443/a?b#c", "note://user@team:443/a?b#c"),
         ("file:etc/passwd", "file:///etc/passwd"),
         ("note:///team/monday", "note:///team/monday"),
         ("note:///team/../private/diary", "note:///private/diary"),
@@ -134,7 +158,9 @@ def test_what_does_not_name_its_subject_properly_is_invalid(method: str, params:
         ("file:///a/..b/c..", "file:///a/..b/c.."),
         ("file:///a/.hidden", "file:///a/.hidden"),
         ("file:///100%", "file:///100%"),
-        ("plain/../name", "plain/../name"),
+        ("plain/../name", "name"),
+        ("/allowed/../etc/passwd", "/etc/passwd"),
+        ("a/../FILE:x", "file:///x"),
         ("", ""),
     ],
 )
@@ -163,6 +189,15 @@ def test_a_uri_is_judged_as_written_and_in_canonical_form(written: str, canonica
         "file:///a/..%5c..%5cb",
         "file:///a%2F..",
         "file:///a/%2e%5Cb",
+        "file:///allowed/x?/../../etc/passwd",
+        "file:///allowed/x#/../../etc/passwd",
+        "file:///allowed/x?a/%2e%2e%2fb",
+        "note://public/a?/../../private",
+        "note://public/../private",
+        "note://public/a/../../private",
+        "note://../private",
+        "note://%2e%2e/private",
+        "note://public%2F..%2Fprivate/a",
     ],
 )
 def test_a_uri_that_two_readers_could_take_for_two_is_refused(uri: str) -> None:

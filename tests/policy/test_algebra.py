@@ -80,7 +80,7 @@ CALLS = [
     call("tools/call", name="a", arguments=["x"]),
     call("prompts/get", name="a", arguments={"x": "1"}),
     call("resources/read", uri="x://a"),
-    call("resources/read", uri="x://b/../a"),
+    call("resources/read", uri="x://b/c/../a"),
     call("initialize"),
     call("tools/list"),
     call("completion/complete", ref={"type": "ref/prompt", "name": "b"}, argument={"name": "x", "value": "a"}),

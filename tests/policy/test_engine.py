@@ -126,7 +126,7 @@ CALLS: dict[str, tuple[str, JsonObject, bool]] = {
         False,
     ),
     "reading": ("resources/read", {"uri": "good://a"}, True),
-    "reading around a corner": ("resources/read", {"uri": "good://a/../secret"}, False),
+    "reading around a corner": ("resources/read", {"uri": "good://a/b/../secret"}, False),
     "reading in disguise": ("resources/read", {"uri": "good://a/%73ecret"}, False),
     "subscribing": ("resources/subscribe", {"uri": "good://a"}, True),
     "subscribing to a denied one": ("resources/subscribe", {"uri": "bad://a"}, False),
