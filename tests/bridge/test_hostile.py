@@ -6,7 +6,9 @@ from typing import cast
 
 import pytest
 
+from openmcp.config.model import Stdio
 from openmcp.sidecar.bridge import conversation, process, stdio
+from openmcp.sidecar.bridge.spawning import launch
 from tests.bridge.conftest import PATIENCE, Behind
 from tests.bridge.test_sessions import said
 from tests.support.gate import ask_modern, call, initialize
@@ -211,3 +213,30 @@ INITIALIZE = {
         "clientInfo": {"name": "t", "version": "1"},
     },
 }
+
+
+class Heard:
+    """A reader of a process, that waits for its end."""
+
+    def __init__(self) -> None:
+        self.why = asyncio.get_running_loop().create_future()
+
+    def line(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+    def ended(self, why: str) -> None:
+        self.why.set_result(why)
+
+
+async def test_one_that_has_left_before_we_were_told_says_why() -> None:
+    heard = Heard()
+    one = process.Process("one", 1024, heard, lambda logged, dropped: None)
+    await one.start(launch(Stdio(command="sh", args=("-c", "read line; exit 7"))))
+    pipe = one._pipe(0)
+    assert pipe is not None
+    pipe.close()  # as the loop does when it sees the other end closed, some steps before it tells us
+    one.write(b"{}")
+    assert await asyncio.wait_for(heard.why, PATIENCE) == "ended with exit status 7"
+    gone = asyncio.Event()
+    one.when_gone(gone.set)
+    await asyncio.wait_for(gone.wait(), PATIENCE)
