@@ -30,6 +30,24 @@ _CONSTANTS: dict[str, bool | None] = {
 _LOADER = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
 
 
+_COLUMNS = "the keys of one mapping, and the dashes of one list, begin in one column; behind a quote nothing follows"
+_COMMAS = "commas stand between what is in [ ] and { }, and each is closed"
+_HINTS = {
+    "alias": 'a glob that begins with * needs quotes: "*"',
+    "cannot start any token": "indent with spaces, not tabs; a value that begins with @, % or ` needs quotes",
+    "tab character": "indent with spaces, not tabs",
+    "mapping values are not allowed": "a value that holds a colon and a blank needs quotes; the keys of one mapping "
+    "begin in one column",
+    "unknown escape character": "a text with a backslash stands in single quotes: '[0-9]+\\.txt'",
+    "unexpected end of stream": "a quote is not closed",
+    "block collection": _COLUMNS,
+    "block mapping": _COLUMNS,
+    "flow sequence": _COMMAS,
+    "flow mapping": _COMMAS,
+}
+"""What to do, by words of libyaml's message."""
+
+
 class Scalar(msgspec.Struct, frozen=True):
     """A single value; `text` is what the source says, before it was taken for a number or a constant."""
 
@@ -86,22 +104,29 @@ def read(data: bytes, file: str, report: Report) -> tuple[Node, ...]:
         report.error(Mark(file, line), "", f"not valid YAML: {_sentence(error)}", _hint(error))
     except yaml.YAMLError as error:  # a character that YAML does not allow, which has no mark
         report.error(Mark(file), "", f"not valid YAML: {str(error).splitlines()[0]}")
+    except _TooDeep as error:
+        report.error(error.mark, "", f"nested deeper than {MAX_DEPTH} levels")
     return ()
 
 
+class _TooDeep(Exception):
+    """Nothing more is read: the parser's time grows with the square of the depth."""
+
+    def __init__(self, mark: Mark) -> None:
+        super().__init__()
+        self.mark = mark
+
+
 def _sentence(error: yaml.MarkedYAMLError) -> str:
-    return " ".join(part for part in (error.context, error.problem) if part)
+    begun = error.context
+    if begun and error.context_mark and error.problem_mark and error.context_mark.line != error.problem_mark.line:
+        begun += f" (from line {error.context_mark.line + 1} on)"
+    return " ".join(part for part in (begun, error.problem) if part)
 
 
 def _hint(error: yaml.MarkedYAMLError) -> str | None:
     said = _sentence(error)
-    if "alias" in said:
-        return 'a glob that begins with * needs quotes: "*"'
-    if "cannot start any token" in said:
-        return "indent with spaces, not tabs; a value that begins with @, % or ` needs quotes"
-    if "mapping values are not allowed" in said:
-        return "a value that holds a colon and a blank needs quotes; the keys of one mapping begin in one column"
-    return None
+    return next((hint for words, hint in _HINTS.items() if words in said), None)
 
 
 class _Open:
@@ -124,7 +149,6 @@ class _Builder:
         self._report = report
         self._stack: list[_Open] = []
         self._root: Node | None = None
-        self._too_deep = 0
 
     def documents(self, events: Iterator[yaml.Event]) -> Iterator[Node]:
         """One node for each document that holds anything."""
@@ -144,8 +168,6 @@ class _Builder:
             self._start(event)
         elif isinstance(event, yaml.CollectionEndEvent):
             self._end()
-        elif self._too_deep:
-            return
         elif isinstance(event, yaml.ScalarEvent):
             self._put(_scalar(event, self._mark(event)))
         elif isinstance(event, yaml.AliasEvent):
@@ -170,18 +192,10 @@ class _Builder:
 
     def _start(self, event: yaml.CollectionStartEvent) -> None:
         if len(self._stack) + 1 > MAX_DEPTH:
-            if not self._too_deep:
-                self._report.error(self._mark(event), "", f"nested deeper than {MAX_DEPTH} levels")
-            self._too_deep += 1
-            return
+            raise _TooDeep(self._mark(event))
         self._stack.append(_Open(self._mark(event), isinstance(event, yaml.MappingStartEvent)))
 
     def _end(self) -> None:
-        if self._too_deep:
-            self._too_deep -= 1
-            if not self._too_deep:
-                self._put(Refused(self._stack[-1].mark))
-            return
         done = self._stack.pop()
         self._put(Mapping(done.entries, done.mark) if done.is_mapping else Sequence(tuple(done.items), done.mark))
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 import msgspec
 
 from openmcp.config.model import Configuration
-from openmcp.config.secrets import read_key
+from openmcp.config.secrets import SecretError, read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
 from openmcp.sidecar.build import telemetry
@@ -42,9 +42,12 @@ from openmcp.sidecar.worker.process import Worker
 
 if TYPE_CHECKING:
     from openmcp.sidecar.stages.approvals import Approvals
+    from openmcp.sidecar.stages.payloads import Payloads
 
 DRAIN: Final = 20.0
 """Seconds for calls under way to finish after SIGTERM; Kubernetes allows 30 in all by default."""
+UNSERVED: Final = 2.0
+"""Seconds for the end of a record when the start fails; another process may have the file."""
 MIN_BODY: Final = 64 * 1024
 """Body limit of paths that no server has: their requests are read only to be refused."""
 _log = logging.getLogger("openmcp.app")
@@ -77,7 +80,20 @@ class App:
         self.mcp_address = ("", 0)
         self.admin_address = ("", 0)
         self.metrics = Metrics(VERSION)
-        self.audit, payloads = telemetry.record(configuration.telemetry.audit, _log_audit)
+        self._watchers: dict[Upstream, asyncio.Task[None]] = {}
+        self._retired: set[Upstream] = set()
+        self._origin = origin
+        self._loaded_at = time.time()
+        self._last_error, self._draining, self._digested = "", False, (configuration, _digest(configuration))
+        settings = configuration.telemetry.audit
+        self.audit, payloads = telemetry.record(settings, functools.partial(_log_audit, settings.file or "stdout"))
+        try:
+            self._compose(configuration, closed, payloads)
+        except BaseException:
+            self.audit.close(UNSERVED)  # what never served has an end in the record nevertheless
+            raise
+
+    def _compose(self, configuration: Configuration, closed: str, payloads: "Payloads | None") -> None:
         self._exporter = telemetry.exporter(configuration.telemetry.otlp, VERSION, self.metrics)
         self._recorder = Recorder(self.audit, self.metrics, self._exporter, payloads)
         self._sealer = Sealer(_session_key(configuration))
@@ -104,11 +120,6 @@ class App:
         self._listener = Listener(self._pipeline, self._body_limit, self._recorder.unreadable, self._sweeper)
         admin = Admin(self._readiness, self.metrics.exposition)
         self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper, http2=False)
-        self._watchers: dict[Upstream, asyncio.Task[None]] = {}
-        self._retired: set[Upstream] = set()
-        self._origin = origin
-        self._loaded_at = time.time()
-        self._last_error, self._draining, self._digested = "", False, (configuration, _digest(configuration))
         self.metrics.on_scrape(self._scrape)
 
     def _guarding(self, tokens: Tokens, results: Results) -> "Approvals":
@@ -132,8 +143,12 @@ class App:
     async def start(self) -> None:
         """Bind both listeners, that for agents first, and serve. Raises OSError where an address cannot be had."""
         listen = self.snapshot.configuration.listen
-        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
-        self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
+        try:
+            self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
+            self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
+        except OSError:
+            self.audit.close(UNSERVED)
+            raise
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.add(self._pipeline.older.sweep)
@@ -346,7 +361,10 @@ class App:
 
 def _session_key(configuration: Configuration) -> bytes:
     key = configuration.sessions.key
-    return read_key(key, KEY_BYTES) if key is not None else os.urandom(KEY_BYTES)
+    try:
+        return read_key(key, KEY_BYTES) if key is not None else os.urandom(KEY_BYTES)
+    except SecretError as error:
+        raise SecretError(f"sessions.key: {error}") from error
 
 
 def _digest(configuration: Configuration) -> str:
@@ -375,8 +393,8 @@ def _bound(configuration: Configuration) -> tuple[object, ...]:
     return configuration.listen.mcp, configuration.listen.admin, configuration.listen.tls
 
 
-def _log_audit(error: OSError | None) -> None:
+def _log_audit(output: str, error: OSError | None) -> None:
     if error is None:
         _log.warning("the record is being written again")
     else:
-        _log.error("the record cannot be written: %s", error.strerror)
+        _log.error("the record cannot be written: telemetry.audit.output, %s: %s", output, error.strerror)

@@ -103,6 +103,9 @@ class Process(asyncio.SubprocessProtocol):
             raise UpstreamFailed("closed", f"the process {self.why or 'is ending'}", sent=False)
         assert b"\n" not in data  # our own serialisation: else one message could pose as two
         pipe = cast(asyncio.WriteTransport, pipe)
+        if pipe.is_closing():  # it reads no more, which we were not told yet: its end, in a moment, says why
+            self._close()
+            return
         if pipe.get_write_buffer_size() > self._limit:
             raise UpstreamFailed("overloaded", "the process does not read what it was sent", sent=False)
         pipe.write(data + b"\n")

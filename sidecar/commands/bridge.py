@@ -21,6 +21,8 @@ from openmcp.config.model import (
     Server,
     Stdio,
 )
+from openmcp.sidecar.commands.common import OUTSIDE
+from openmcp.sidecar.errors import UpstreamFailed
 
 _NAME = "bridge"
 
@@ -60,6 +62,7 @@ def bridge(
     gateway.yaml with `servers: [{name: ..., stdio: {command: ...}}]`.
     """
     from openmcp.sidecar import serve  # the other commands do not pay for the network
+    from openmcp.sidecar.bridge.spawning import launch
 
     if not path.startswith("/"):
         raise click.BadParameter("begins with /", param_hint="--path")
@@ -72,6 +75,11 @@ def bridge(
         per_agent=Stdio(command="").processes,  # callers are not told apart here
         share="session" if share == "session" else "server" if share == "server" else None,
     )
+    try:
+        launch(stdio)
+    except UpstreamFailed as error:
+        click.echo(error.detail, err=True)
+        sys.exit(OUTSIDE)
     sys.exit(serve.serve(_Fixed(), Loaded(_configuration(stdio, port, path), ()), "openmcp bridge"))
 
 

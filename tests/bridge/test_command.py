@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import urllib.request
 from pathlib import Path
@@ -78,3 +79,16 @@ def test_a_program_is_served_with_the_environment_that_was_named(tmp_path: Path,
         os.kill(child, signal.SIGSTOP)  # it cannot end by itself now
         assert process.stop() == 0
     assert behind.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--", "no-such-program"], "no program no-such-program that can be run\n"),
+        (["--env", "NOT_SET", "--", "cat"], "stdio.env: environment variable NOT_SET is not set\n"),
+    ],
+)
+def test_what_cannot_be_started_is_said_at_once(arguments: list[str], said: str) -> None:
+    command = [OPENMCP, "bridge", "--port", "0", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", said)

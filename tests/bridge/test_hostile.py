@@ -6,7 +6,9 @@ from typing import cast
 
 import pytest
 
+from openmcp.config.model import Stdio
 from openmcp.sidecar.bridge import conversation, process, stdio
+from openmcp.sidecar.bridge.spawning import launch
 from tests.bridge.conftest import PATIENCE, Behind
 from tests.bridge.test_sessions import said
 from tests.support.gate import ask_modern, call, initialize
@@ -211,3 +213,36 @@ INITIALIZE = {
         "clientInfo": {"name": "t", "version": "1"},
     },
 }
+
+
+class Heard:
+    """A reader of a process, that waits for its end."""
+
+    def __init__(self) -> None:
+        self.why = asyncio.get_running_loop().create_future()
+
+    def line(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+    def ended(self, why: str) -> None:
+        self.why.set_result(why)
+
+
+async def test_one_that_reads_no_more_is_written_to_before_we_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop closes the pipe some steps before it says so; uvloop then has none to write to."""
+    heard, lost = Heard(), asyncio.Event()
+    one = process.Process("one", 1024, heard, lambda logged, dropped: None)
+    await one.start(launch(Stdio(command="sleep", args=("600",))))
+    pipe = one._pipe(0)
+    assert pipe is not None
+    with monkeypatch.context() as late:
+        late.setattr(one, "pipe_connection_lost", lambda fd, error: lost.set())
+        pipe.close()
+        await asyncio.wait_for(lost.wait(), PATIENCE)
+        one.write(b"{}")
+    assert not heard.why.done()
+    one.kill("was of no use")
+    assert await asyncio.wait_for(heard.why, PATIENCE) == "was of no use"
+    gone = asyncio.Event()
+    one.when_gone(gone.set)
+    await asyncio.wait_for(gone.wait(), PATIENCE)

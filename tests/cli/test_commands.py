@@ -4,11 +4,12 @@ import json
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from click import Context
+from click import Command, Context, Group
 from click.testing import CliRunner
 
 from openmcp.config.model import Address
@@ -210,3 +211,20 @@ def test_the_readme_names_every_command() -> None:
     names = main.list_commands(Context(main))
     assert "run" in names
     assert [name for name in names if f"| `openmcp {name}" not in readme] == []
+
+
+def test_every_option_is_told_of_somewhere() -> None:
+    root = Path(__file__).parents[2]
+    told = "".join(page.read_text() for page in (root / "README.md", *(root / "docs").rglob("*.md")))
+    options = {name for command in _commands(main) for option in command.params for name in option.opts}
+    assert {"--admin", "--grants", "--duration"} <= options
+    assert {name for name in options if name.startswith("--") and name not in told} == {"--version"}
+
+
+def _commands(command: Command) -> Iterator[Command]:
+    yield command
+    if isinstance(command, Group):
+        for name in command.list_commands(Context(command)):
+            inner = command.get_command(Context(command), name)
+            assert inner is not None
+            yield from _commands(inner)

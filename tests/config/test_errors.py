@@ -99,12 +99,41 @@ def test_keys_and_shapes(text, expected):
         "nesting": (
             "listen: {mcp: " + "[" * 40 + "]" * 40 + "}",
             "2: nested deeper than 32 levels",
-            "2: listen.mcp: expected text, found a list",
+        ),
+        "tab within": (
+            "listen:\n    admin: y\n\tmcp: x",
+            "4: not valid YAML: while scanning a plain scalar (from line 3 on) found a tab character that violates "
+            "indentation (indent with spaces, not tabs)",
+        ),
+        "columns": (
+            "listen:\n  mcp: x\n admin: y",
+            "4: not valid YAML: while parsing a block mapping (from line 1 on) did not find expected key (the keys of "
+            "one mapping, and the dashes of one list, begin in one column; behind a quote nothing follows)",
+        ),
+        "not closed": (
+            "listen: {mcp: x\nservers: []",
+            "3: not valid YAML: while parsing a flow mapping (from line 2 on) did not find expected ',' or '}' (commas "
+            "stand between what is in [ ] and { }, and each is closed)",
+        ),
+        "quote not closed": (
+            "listen: {mcp: 'x}\nservers: []",
+            "3: not valid YAML: while scanning a quoted scalar (from line 2 on) found unexpected end of stream "
+            "(a quote is not closed)",
+        ),
+        "backslash": (
+            'listen: {mcp: "\\d"}',
+            "2: not valid YAML: while parsing a quoted scalar found unknown escape character (a text with a backslash "
+            "stands in single quotes: '[0-9]+\\.txt')",
         ),
     }
 )
 def test_yaml(text, expected):
     assert errors(text) == expected
+
+
+def test_nesting_without_end_is_refused_at_once():
+    """libyaml's time grows with the square of the depth: all of this would take more than an hour."""
+    assert errors("listen: " + "[" * 1_000_000) == ["2: nested deeper than 32 levels"]
 
 
 @check(
