@@ -69,14 +69,10 @@ class Connection(asyncio.Protocol):
         self._repeated = _NOTHING
         self._path = ""
         self._version = ""
-        self._head_bytes = 0
-        self._in_head = self._in_message = False
-        self._begun = self._unread = self._ahead = 0
+        self._in_head = self._in_message = self._owes_continue = False
+        self._begun = self._unread = self._ahead = self._limit = self._head_bytes = self._body_bytes = 0
         self._stalled = 0.0
-        self._owes_continue = False
-        self._limit = 0
         self._body: list[bytes] = []
-        self._body_bytes = 0
 
     # asyncio.Protocol
 
@@ -261,6 +257,11 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     # for the listener
+
+    @property
+    def waiting(self) -> bool:
+        """Whether no request is being served."""
+        return self._state is not _BUSY and self._state is not _CLOSING
 
     def close_when_idle(self) -> None:
         """Drain: close now if no request is under way or waiting, else when it is answered."""

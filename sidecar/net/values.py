@@ -28,6 +28,10 @@ class Client(Protocol):
     def peer(self) -> Peer:
         """Who is at the other end."""
 
+    @property
+    def waiting(self) -> bool:
+        """Whether no request is being served, and it is not closing."""
+
     def close_when_idle(self) -> None:
         """Drain: take no more requests, and close when those under way are answered."""
 
