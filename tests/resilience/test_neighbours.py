@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openmcp.sidecar.bridge import httpsse
-from openmcp.sidecar.net import pool
+from openmcp.sidecar.net.shares import Shares
 from openmcp.sidecar.stages import older
 from tests.support.gate import call, configuration, gate, initialize, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
@@ -65,11 +65,7 @@ async def test_calls_that_take_long_leave_room(server: Hostile, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["get", "listen"])
-async def test_streams_without_an_end_leave_room(
-    server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    monkeypatch.setattr(pool, "MAX_STREAMS", PLACES)
-
+async def test_streams_without_an_end_leave_room(server: Hostile, tmp_path: Path, kind: str) -> None:
     async def opened(agent: Connection) -> int:
         if kind == "get":
             await agent.send(agent.request(b"", "GET", accept="text/event-stream"))
@@ -81,6 +77,7 @@ async def test_streams_without_an_end_leave_room(
 
     async with AsyncExitStack() as stack:
         sidecar = await stack.enter_async_context(gate(tmp_path, configuration(server.url)))
+        sidecar.app.snapshot.routes["/server"].upstream.long_lived = Shares(PLACES, "streams are open")
 
         async def opens(name: str) -> int:
             agent = await stack.enter_async_context(sidecar.connect(name))
