@@ -152,8 +152,8 @@ class Http2Connection(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
-    def sweep(self, now: float) -> None:
-        """Enforce the deadlines of reading and of the connection, and keep streams alive."""
+    def sweep(self, now: float) -> int:
+        """See `values.Client`: enforce the deadlines of reading and of the connection, and keep streams alive."""
         self._guard.rest(now - self._swept)
         self._swept = now
         if self._closing:
@@ -168,6 +168,7 @@ class Http2Connection(asyncio.Protocol):
             for stream in tuple(self._streams.values()):
                 self._sweep_stream(stream, now)
             self._outbox.flush()
+        return sum(stream.size for stream in self._streams.values() if not stream.complete)
 
     def _sweep_lifetime(self, now: float) -> None:
         idle = not self._streams and now >= self._deadline

@@ -19,6 +19,10 @@ from openmcp.sidecar.ports import Exchange
 MAX_CONNECTIONS: Final = 10_000
 AT_ONCE: Final = 64
 """Connections that make room for a new one together: looking for them takes time."""
+MOST_KEPT: Final = 128 * 1024 * 1024
+"""Bytes of bodies that are not complete yet, on all connections; above it those that keep most are cut."""
+LOOK: Final = 16 * 1024 * 1024
+"""Bytes that come before it is looked at how many are kept, if that is not done for the time that has passed."""
 SILENCE: Final = 60.0
 """Seconds between two lines in the log about that."""
 BACKLOG: Final = 1024
@@ -61,6 +65,8 @@ class Listener:
         self._empty = asyncio.Event()
         self._empty.set()
         self._silent_until = 0.0
+        self.most_kept = MOST_KEPT
+        self._came = 0
         self._date_second = 0
         self.date = b""
         self.date_and_close = b""
@@ -118,6 +124,13 @@ class Listener:
         if len(self._connections) > MAX_CONNECTIONS:
             self._make_room(connection)
 
+    def came(self, size: int) -> None:
+        """So many bytes came of requests that are not complete yet."""
+        self._came += size
+        if self._came >= LOOK:
+            self._came = 0
+            self._bound_bodies(self.clock)
+
     def left(self, connection: Client) -> None:
         """A connection is gone (called by the connection)."""
         self._connections.discard(connection)
@@ -149,8 +162,21 @@ class Listener:
     def _sweep(self, now: float) -> None:
         self.clock = now
         self._renew_date(now)
+        self._bound_bodies(now)
+
+    def _bound_bodies(self, now: float) -> None:
+        """Sweep all connections, and cut those that keep most where all of them keep too much."""
+        kept: dict[Client, int] = {}
         for connection in tuple(self._connections):
-            connection.sweep(now)
+            size = connection.sweep(now)
+            if size:
+                kept[connection] = size
+        total = sum(kept.values())
+        while total > self.most_kept:
+            largest = max(kept, key=lambda one: kept[one])
+            total -= kept.pop(largest)
+            self.refused(429)
+            largest.abort()
 
     def _renew_date(self, now: float) -> None:
         if int(now) != self._date_second or not self.date:

@@ -41,8 +41,8 @@ class Client(Protocol):
     def abort(self) -> None:
         """Cut it."""
 
-    def sweep(self, now: float) -> None:
-        """Enforce its deadlines; `now` is the loop's time."""
+    def sweep(self, now: float) -> int:
+        """Enforce its deadlines; `now` is the loop's time. How many bytes it keeps of bodies that nobody has taken."""
 
 
 class Carrier(Protocol):
