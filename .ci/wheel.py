@@ -37,7 +37,7 @@ COMPILED = (
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
     *("stages/payloads", "stages/spans", "stages/streams", "stages/pins", "stages/tasks"),
-    *("stages/resend", "stages/limits", "stages/buckets", "net/outliers", "net/resending"),
+    *("stages/resend", "stages/limits", "stages/buckets", "net/outliers", "net/resending", "net/shares"),
     *(f"telemetry/{name}" for name in ("audit", "chain", "metrics", "operations", "records", "trace")),
     *("worker/cutting", "stages/large"),
 )

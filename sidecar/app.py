@@ -19,7 +19,7 @@ from openmcp.sidecar.admin import Admin, Readiness
 from openmcp.sidecar.build import telemetry
 from openmcp.sidecar.build.limits import report_endpoints
 from openmcp.sidecar.net import health
-from openmcp.sidecar.net.listener import Listener
+from openmcp.sidecar.net.listener import MOST_KEPT, Listener
 from openmcp.sidecar.net.pool import Upstream
 from openmcp.sidecar.net.sweep import Sweeper
 from openmcp.sidecar.pipeline import Pipeline
@@ -142,7 +142,9 @@ class App:
 
     async def start(self) -> None:
         """Bind both listeners, that for agents first, and serve. Raises OSError where an address cannot be had."""
-        listen = self.snapshot.configuration.listen
+        configuration = self.snapshot.configuration
+        listen = configuration.listen
+        self._listener.most_kept = _most_kept(configuration)
         try:
             self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
             self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
@@ -191,6 +193,7 @@ class App:
         if renewed:
             self._review_peers()
         self._sessions.lifetime = configuration.sessions.lifetime
+        self._listener.most_kept = _most_kept(configuration)
         self._swap_upstreams(set(known.values()), set(build.upstreams(after).values()))
         self._loaded_at, self._last_error = time.time(), ""
         _warn_of_restart(before.configuration, configuration)
@@ -365,6 +368,11 @@ def _session_key(configuration: Configuration) -> bytes:
         return read_key(key, KEY_BYTES) if key is not None else os.urandom(KEY_BYTES)
     except SecretError as error:
         raise SecretError(f"sessions.key: {error}") from error
+
+
+def _most_kept(configuration: Configuration) -> int:
+    """Bytes that callers may keep waiting in bodies that are not complete: a few of the largest that are allowed."""
+    return max([MOST_KEPT, *(4 * server.limits.request_bytes for server in configuration.servers)])
 
 
 def _digest(configuration: Configuration) -> str:

@@ -76,9 +76,9 @@ class UpstreamFailed(Exception):
     """The MCP server could not be reached or did not answer properly.
 
     `kind` is one of the words of `openmcp_errors_total{kind}`: connect, timeout, closed, protocol, too_large,
-    status, credential, overloaded, ejected (no endpoint may be asked), untrusted (the server is not who it should be),
-    identity (we have no SVID to show it). `sent` is False where it is certain that no byte of the request reached the
-    server.
+    status, credential, overloaded, share (the agent has its share, the rest is for others), ejected (no endpoint may be
+    asked), untrusted (the server is not who it should be), identity (we have no SVID to show it). `sent` is False where
+    it is certain that no byte of the request reached the server.
     """
 
     def __init__(self, kind: str, detail: str, *, sent: bool = True) -> None:

@@ -197,8 +197,8 @@ class Pipeline:
             flow.tracestate = trace.tracestate(state) if type(state) is str else None
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:
-        stream = flow.method == forward.LISTEN
-        flow.upstream.begin(stream=stream)
+        shares = flow.upstream.long_lived if flow.method == forward.LISTEN else flow.upstream.calls
+        counted = shares.take(flow.agent)
         asked = time.perf_counter()
         try:
             try:
@@ -216,7 +216,7 @@ class Pipeline:
             else:
                 self._answer(flow, permit.call, response)
         finally:
-            flow.upstream.end(stream=stream)
+            shares.give_back(flow.agent, counted=counted)
 
     def _answer(self, flow: Flow, call: Call, response: UpstreamResponse) -> None:
         """A complete answer: to a notification the status alone, to a request the response that belongs to it."""

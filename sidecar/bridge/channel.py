@@ -21,6 +21,8 @@ MAX_ADDRESS: Final = 2048
 ODD: Final = 10_000
 """Events of no use before a server is left; each sweep forgives some."""
 FORGIVEN: Final = 8
+REPLIES: Final = 16
+"""Answers of our own to a session's questions that may be under way at once."""
 _LISTEN: Final = b"accept: text/event-stream\r\ncache-control: no-store\r\n"
 _POST: Final = b"content-type: application/json\r\naccept: application/json, text/event-stream\r\n"
 _ANSWER: Final = 64 * 1024
@@ -65,7 +67,7 @@ class Channel:
         self._named: asyncio.Future[None] = self._loop.create_future()
         self._room = asyncio.Event()
         self._room.set()
-        self._odd = 0
+        self._odd = self._replies = 0
         self._patience = Patience(0.0, 0.0, 0.0)
         self._response: UpstreamResponse | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -130,6 +132,18 @@ class Channel:
         self.posting = task
         self._under_way.add(task)
         task.add_done_callback(self._posted)
+
+    def reply(self, data: bytes) -> None:
+        """Post an answer of ours. A server that asks without end and takes no answer would have us open connections."""
+        if self._replies >= REPLIES:
+            raise UpstreamFailed("overloaded", f"{REPLIES} answers are under way", sent=False)
+        self.write(data)
+        assert self.posting is not None
+        self._replies += 1
+        self.posting.add_done_callback(self._replied)
+
+    def _replied(self, task: asyncio.Future[None]) -> None:
+        self._replies -= 1
 
     async def _post(self, data: bytes, beside: bytes) -> None:
         request = Outgoing(b"POST", _POST + beside, data, _ANSWER, repeatable=False, target=self._target)

@@ -52,6 +52,9 @@ class Peer(Protocol):
     def write(self, data: bytes) -> None:
         """Send it one message. Raises `UpstreamFailed` where it takes no more."""
 
+    def reply(self, data: bytes) -> None:
+        """The same for our own answer to what it asked."""
+
     def pause(self) -> None:
         """Read no more of what it says."""
 
@@ -266,7 +269,7 @@ class Conversation(Generic[P]):
 
     def _reply(self, document: JsonObject) -> None:
         try:
-            self.process.write(jsonrpc.encode(document))
+            self.process.reply(jsonrpc.encode(document))
         except UpstreamFailed as failure:
             self.process.kill(f"does not read: {failure.detail}")
 

@@ -21,6 +21,7 @@ from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, UpstreamF
 from openmcp.sidecar.mcp import era, jsonrpc
 from openmcp.sidecar.net.pool import HttpEndpoint
 from openmcp.sidecar.net.response import UpstreamResponse
+from openmcp.sidecar.net.shares import Shares
 from openmcp.sidecar.net.values import Outgoing, Patience
 from openmcp.sidecar.types import Message, Request
 
@@ -45,7 +46,8 @@ class SseEndpoint:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._sessions: dict[str, Dialogue] = {}
-        self._all: set[Dialogue] = set()
+        self._all: dict[Dialogue, tuple[str, bool]] = {}  # with whose it is, and whether it counts as that
+        self._shares = Shares(MAX_SESSIONS, "sessions are open")
         self._retired = False
 
     @property
@@ -80,7 +82,7 @@ class SseEndpoint:
             return unsupported(identifier, era.LEGACY_VERSIONS)
         if not isinstance(message, Request) or message.method != "initialize":
             return refusal(400, identifier, INVALID_REQUEST, "a session is needed: initialize first")
-        return await self._begin(message, lines, patience)
+        return await self._begin(message, request.agent, lines, patience)
 
     async def exchange(self, request: Outgoing, lines: bytes, patience: Patience) -> UpstreamResponse:
         """A health check, by a method that has no effect: some servers answer each GET by a new session."""
@@ -132,14 +134,13 @@ class SseEndpoint:
         conversation.process.kill("was ended by its client")
         return status(200)
 
-    async def _begin(self, message: Request, lines: bytes, patience: Patience) -> UpstreamResponse:
+    async def _begin(self, message: Request, agent: str, lines: bytes, patience: Patience) -> UpstreamResponse:
         """A new session, which ends at once where the server does not want it."""
         if self._retired:
             raise UpstreamFailed("connect", "the gateway has another server now", sent=False)
-        if len(self._all) >= MAX_SESSIONS:
-            raise UpstreamFailed("overloaded", f"{MAX_SESSIONS} sessions are open", sent=False)
+        counted = self._shares.take(agent)
         conversation = Conversation(self._channel, self._server.limits, self._ended, shared=False)
-        self._all.add(conversation)
+        self._all[conversation] = agent, counted
         begun = False
         try:
             await conversation.process.start(lines, patience)
@@ -202,7 +203,8 @@ class SseEndpoint:
         return stream
 
     def _ended(self, conversation: Dialogue) -> None:
-        self._all.discard(conversation)
+        agent, counted = self._all.pop(conversation)
+        self._shares.give_back(agent, counted=counted)
         for token in [token for token, one in self._sessions.items() if one is conversation]:
             del self._sessions[token]
         _log.info("server %s: a session %s", self._server.name, conversation.why)

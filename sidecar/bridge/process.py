@@ -110,6 +110,10 @@ class Process(asyncio.SubprocessProtocol):
             raise UpstreamFailed("overloaded", "the process does not read what it was sent", sent=False)
         pipe.write(data + b"\n")
 
+    def reply(self, data: bytes) -> None:
+        """The same for our own answer to what it asked."""
+        self.write(data)
+
     def pause(self) -> None:
         """Read no more of its output."""
         pipe = cast(asyncio.ReadTransport | None, self._pipe(1))

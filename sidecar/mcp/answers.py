@@ -18,6 +18,7 @@ _FAILURES: Final = {
     "credential": "the gateway cannot prove itself to the MCP server",
     "ejected": "the MCP server has failed again and again and is left alone for a while",
     "overloaded": "too many calls to this MCP server are under way",
+    "share": "this agent has too much under way at this MCP server: the rest is for others",
     "untrusted": "the MCP server is not trusted",
     "identity": "the gateway has no identity to show the MCP server",
 }

@@ -67,16 +67,11 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._repeated = _NOTHING
-        self._path = ""
-        self._version = ""
-        self._head_bytes = 0
-        self._in_head = self._in_message = False
-        self._begun = self._unread = self._ahead = 0
+        self._path = self._version = ""
+        self._in_head = self._in_message = self._owes_continue = False
+        self._begun = self._unread = self._ahead = self._limit = self._head_bytes = self._body_bytes = 0
         self._stalled = 0.0
-        self._owes_continue = False
-        self._limit = 0
         self._body: list[bytes] = []
-        self._body_bytes = 0
 
     # asyncio.Protocol
 
@@ -129,6 +124,7 @@ class Connection(asyncio.Protocol):
 
     def _count(self, before: tuple[int, bool, int], size: int) -> None:
         """Bound a head or trailer section that comes in pieces: llhttp keeps a header until it is complete."""
+        self._listener.came(size)
         now = (self._begun, self._in_head, self._body_bytes)
         if before == now:
             self._head_bytes += size
@@ -145,7 +141,6 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._url = b""
         self._headers, self._repeated = {}, _NOTHING
-        self._body, self._body_bytes = [], 0
         self._owes_continue = False
 
     def on_url(self, url: bytes) -> None:
@@ -205,14 +200,10 @@ class Connection(asyncio.Protocol):
         self._in_message = False
         if self._state is _CLOSING:
             return
-        request = HttpRequest(
-            self._parser.get_method().decode("ascii"),
-            self._path,
-            self._headers,
-            self._repeated,
-            self._body[0] if len(self._body) == 1 else b"".join(self._body),
-            self.peer,
-        )
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body, self._body_bytes = [], 0  # an idle connection keeps nothing of it
+        method = self._parser.get_method().decode("ascii")
+        request = HttpRequest(method, self._path, self._headers, self._repeated, body, self.peer)
         item = (request, self._parser.should_keep_alive(), self._version == "1.1")
         if self._state is _BUSY:
             self._pending.append(item)
@@ -262,6 +253,11 @@ class Connection(asyncio.Protocol):
 
     # for the listener
 
+    @property
+    def waiting(self) -> bool:
+        """Whether no request is being served."""
+        return self._state is not _BUSY and self._state is not _CLOSING
+
     def close_when_idle(self) -> None:
         """Drain: close now if no request is under way or waiting, else when it is answered."""
         if self._state in (_IDLE, _HEAD):
@@ -276,8 +272,8 @@ class Connection(asyncio.Protocol):
         else:
             self.close_when_idle()
 
-    def sweep(self, now: float) -> None:
-        """Enforce the deadlines of reading and of the connection, and keep streams alive."""
+    def sweep(self, now: float) -> int:
+        """See `values.Client`: enforce the deadlines of reading and of the connection, and keep streams alive."""
         if now >= self._until:
             self._leaving = True
             if now >= self._ends:
@@ -292,6 +288,7 @@ class Connection(asyncio.Protocol):
                 self.refuse(408)
             else:
                 self.abort()
+        return self._body_bytes + self._ahead
 
     def refuse(self, status: int) -> None:
         """Answer a request that cannot be read and close; the reason is the status alone."""

@@ -47,10 +47,8 @@ class Http2Connection(asyncio.Protocol):
         self._outbox = Outbox(self._machine, listener.loop)
         self._streams: dict[int, Stream] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._until = self._ends = inf
+        self._until = self._ends = self._block_since = self._announced = inf
         self._deadline = self.now() + HEAD_TIMEOUT
-        self._block_since = inf
-        self._announced = inf
         self._dead: frozenset[int] = frozenset()
         self._final = self._closing = self._lost = False
         self._swept = self.now()
@@ -96,10 +94,7 @@ class Http2Connection(asyncio.Protocol):
             self._break(429, wire.ENHANCE_YOUR_CALM)
         except ProtocolError:
             self._break(400, None)
-        if not self._guard.in_block:
-            self._block_since = inf
-        elif self._block_since == inf:
-            self._block_since = self._listener.clock
+        self._block_since = min(self._block_since, self._listener.clock) if self._guard.in_block else inf
         self._outbox.flush()
 
     # for streams
@@ -127,6 +122,11 @@ class Http2Connection(asyncio.Protocol):
 
     # for the listener
 
+    @property
+    def waiting(self) -> bool:
+        """Whether no request is being served."""
+        return not self._tasks and not self._closing
+
     def close_when_idle(self) -> None:
         """Drain: take no more requests as soon as the client knows; then close when the last one is answered."""
         if self._closing or self._final or self._announced != inf:
@@ -152,8 +152,8 @@ class Http2Connection(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
-    def sweep(self, now: float) -> None:
-        """Enforce the deadlines of reading and of the connection, and keep streams alive."""
+    def sweep(self, now: float) -> int:
+        """See `values.Client`: enforce the deadlines of reading and of the connection, and keep streams alive."""
         self._guard.rest(now - self._swept)
         self._swept = now
         if self._closing:
@@ -168,6 +168,7 @@ class Http2Connection(asyncio.Protocol):
             for stream in tuple(self._streams.values()):
                 self._sweep_stream(stream, now)
             self._outbox.flush()
+        return sum(stream.size for stream in self._streams.values() if not stream.complete)
 
     def _sweep_lifetime(self, now: float) -> None:
         idle = not self._streams and now >= self._deadline

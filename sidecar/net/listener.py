@@ -4,6 +4,7 @@ import asyncio
 import logging
 import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -16,6 +17,14 @@ from openmcp.sidecar.net.values import Client
 from openmcp.sidecar.ports import Exchange
 
 MAX_CONNECTIONS: Final = 10_000
+AT_ONCE: Final = 64
+"""Connections that make room for a new one together: looking for them takes time."""
+MOST_KEPT: Final = 128 * 1024 * 1024
+"""Bytes of bodies that are not complete yet, on all connections; above it those that keep most are cut."""
+LOOK: Final = 16 * 1024 * 1024
+"""Bytes that come before it is looked at how many are kept, if that is not done for the time that has passed."""
+SILENCE: Final = 60.0
+"""Seconds between two lines in the log about that."""
 BACKLOG: Final = 1024
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for a TLS handshake; until it is over there is no connection."""
@@ -55,6 +64,9 @@ class Listener:
         self._sweeper = sweeper
         self._empty = asyncio.Event()
         self._empty.set()
+        self._silent_until = 0.0
+        self.most_kept = MOST_KEPT
+        self._came = 0
         self._date_second = 0
         self.date = b""
         self.date_and_close = b""
@@ -110,14 +122,35 @@ class Listener:
         self._connections.add(connection)
         self._empty.clear()
         if len(self._connections) > MAX_CONNECTIONS:
-            _log.warning("more than %d connections: a new one was cut", MAX_CONNECTIONS)
-            connection.abort()
+            self._make_room(connection)
+
+    def came(self, size: int) -> None:
+        """So many bytes came of requests that are not complete yet."""
+        self._came += size
+        if self._came >= LOOK:
+            self._came = 0
+            self._bound_bodies(self.clock)
 
     def left(self, connection: Client) -> None:
         """A connection is gone (called by the connection)."""
         self._connections.discard(connection)
         if not self._connections:
             self._empty.set()
+
+    def _make_room(self, newest: Client) -> None:
+        """Cut connections on which nothing is being served, of the address that has most of them; the new one, if there
+        are none: who opens many and says little on them shuts nobody out."""
+        waiting = [one for one in self._connections if one.waiting and one is not newest]
+        counts = Counter(one.peer.address for one in waiting)
+        most = max(counts, key=lambda address: counts[address], default="")
+        gone = [one for one in waiting if one.peer.address == most][:AT_ONCE] or [newest]
+        if self.clock >= self._silent_until:
+            self._silent_until = self.clock + SILENCE
+            which = f"some of {most or 'a socket'} that wait" if waiting else "new ones"
+            _log.warning("more than %d connections: %s are cut", MAX_CONNECTIONS, which)
+        for one in gone:
+            self._connections.discard(one)  # now: others may join before they have gone
+            one.abort()
 
     async def _wait_empty(self, patience: float) -> None:
         try:
@@ -129,8 +162,21 @@ class Listener:
     def _sweep(self, now: float) -> None:
         self.clock = now
         self._renew_date(now)
+        self._bound_bodies(now)
+
+    def _bound_bodies(self, now: float) -> None:
+        """Sweep all connections, and cut those that keep most where all of them keep too much."""
+        kept: dict[Client, int] = {}
         for connection in tuple(self._connections):
-            connection.sweep(now)
+            size = connection.sweep(now)
+            if size:
+                kept[connection] = size
+        total = sum(kept.values())
+        while total > self.most_kept:
+            largest = max(kept, key=lambda one: kept[one])
+            total -= kept.pop(largest)
+            self.refused(429)
+            largest.abort()
 
     def _renew_date(self, now: float) -> None:
         if int(now) != self._date_second or not self.date:

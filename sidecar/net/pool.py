@@ -14,6 +14,7 @@ from openmcp.sidecar.net.dialing import ClientTls, Dialer, authority, web_contex
 from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.resending import resending, tool_terms
 from openmcp.sidecar.net.response import UpstreamResponse
+from openmcp.sidecar.net.shares import Shares
 from openmcp.sidecar.net.upstream import UpstreamConnection
 from openmcp.sidecar.net.values import Outgoing, Patience
 
@@ -195,8 +196,8 @@ class Upstream:
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._turn = -1
         self._by_key = {endpoint.key: endpoint for endpoint in self.endpoints}
-        self.in_flight = 0
-        self.streams = 0
+        self.calls = Shares(server.limits.in_flight, "calls are under way")
+        self.long_lived = Shares(MAX_STREAMS, "streams are open")
         self.call_patience = Patience(server.timeouts.request, server.timeouts.idle, server.timeouts.stream)
         keys = [endpoint.key for endpoint in self.endpoints]
         clock = asyncio.get_running_loop().time
@@ -227,28 +228,20 @@ class Upstream:
         """The endpoint that a session is pinned to, or None where the configuration no longer has it."""
         return self._by_key.get(key)
 
-    def begin(self, *, stream: bool) -> None:
-        """Count a call (or a long-lived stream) in; raises `UpstreamFailed` (overloaded) at the cap."""
-        if stream:
-            if self.streams >= MAX_STREAMS:
-                raise UpstreamFailed("overloaded", f"{MAX_STREAMS} streams are open", sent=False)
-            self.streams += 1
-            return
-        if self.in_flight >= self.server.limits.in_flight:
-            raise UpstreamFailed("overloaded", f"{self.in_flight} calls are under way", sent=False)
-        self.in_flight += 1
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return self.calls.taken
 
-    def end(self, *, stream: bool) -> None:
-        """Count it out."""
-        if stream:
-            self.streams -= 1
-        else:
-            self.in_flight -= 1
+    @property
+    def streams(self) -> int:
+        """Long-lived streams that are open."""
+        return self.long_lived.taken
 
     @property
     def in_use(self) -> bool:
         """Whether anything is under way."""
-        return self.in_flight + self.streams + sum(endpoint.active for endpoint in self.endpoints) > 0
+        return self.calls.taken + self.long_lived.taken + sum(endpoint.active for endpoint in self.endpoints) > 0
 
     def sweep(self, now: float) -> None:
         """See `Endpoint.sweep`."""

@@ -28,6 +28,10 @@ class Client(Protocol):
     def peer(self) -> Peer:
         """Who is at the other end."""
 
+    @property
+    def waiting(self) -> bool:
+        """Whether no request is being served, and it is not closing."""
+
     def close_when_idle(self) -> None:
         """Drain: take no more requests, and close when those under way are answered."""
 
@@ -37,8 +41,8 @@ class Client(Protocol):
     def abort(self) -> None:
         """Cut it."""
 
-    def sweep(self, now: float) -> None:
-        """Enforce its deadlines; `now` is the loop's time."""
+    def sweep(self, now: float) -> int:
+        """Enforce its deadlines; `now` is the loop's time. How many bytes it keeps of bodies that nobody has taken."""
 
 
 class Carrier(Protocol):

@@ -16,8 +16,9 @@ from openmcp.sidecar.types import LEGACY, JsonObject, Request
 JSON: Final = b"content-type: application/json\r\n"
 _ANSWERED: Final = frozenset(("unknown_method", "foreign_task", "foreign_token"))
 """What a legacy server answers with 200: its clients take any other status for a broken transport (measured)."""
-_REASONED: Final = answers.EXPLAINED | {"credential", "ejected"}
+_REASONED: Final = answers.EXPLAINED | {"credential", "ejected", "overloaded", "share"}
 """Failures whose details go into the record: they are ours, and hold nothing that a server said."""
+_CROWDED: Final = frozenset(("overloaded", "share"))
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -97,12 +98,12 @@ def fail(flow: Flow, failure: UpstreamFailed) -> None:
     flow.outcome = failure.kind
     _log.debug("call %s to %s failed: %s", flow.id, flow.server, failure)
     document = answers.failed(flow.message_id, failure)
-    if failure.kind == "overloaded":
+    if failure.kind in _REASONED:
+        flow.why = failure.detail
+    if failure.kind in _CROWDED:
         document["error"]["code"] = TOO_MANY
         send(flow, 429, document, JSON + b"retry-after: 1\r\n")
         return
-    if failure.kind in _REASONED:
-        flow.why = failure.detail
     status = 503 if failure.kind == "identity" else 502
     # A request gets its error in a 200, since clients take other statuses for a broken transport.
     send(flow, 200 if flow.message_id is not None else status, document)

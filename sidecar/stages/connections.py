@@ -115,7 +115,8 @@ class Connections:
         last = given.get(b"last-event-id")
         if last is not None:
             lines += self._resume(flow, last.decode("latin-1"))
-        flow.upstream.begin(stream=True)
+        shares = flow.upstream.long_lived
+        counted = shares.take(flow.agent)
         try:
             response = await _listen(flow, lines)
             if response.streaming:
@@ -123,7 +124,7 @@ class Connections:
             else:
                 self._no_stream(flow, response)
         finally:
-            flow.upstream.end(stream=True)
+            shares.give_back(flow.agent, counted=counted)
 
     def _resume(self, flow: Flow, token: str) -> bytes:
         """Take up a stream where it broke off: the request it belongs to is judged and correlated as at first."""
@@ -185,7 +186,12 @@ async def open_stream(flow: Flow, lines: bytes) -> UpstreamResponse:
 async def _delete(flow: Flow) -> None:
     lines = forward.trace_lines(flow) + forward.session_lines(flow)
     patience = flow.upstream.call_patience
-    response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
+    shares = flow.upstream.long_lived  # of which there are more: what frees places should not wait for one
+    counted = shares.take(flow.agent)
+    try:
+        response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
+    finally:
+        shares.give_back(flow.agent, counted=counted)
     response.close()
     if response.status in (404, 405):
         raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")

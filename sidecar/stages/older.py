@@ -17,6 +17,7 @@ from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, Malformed
 from openmcp.sidecar.mcp import era, jsonrpc, sse
 from openmcp.sidecar.mcp import headers as rules
 from openmcp.sidecar.mcp.values import Event
+from openmcp.sidecar.net.shares import Shares
 from openmcp.sidecar.ports import Exchange, HttpRequest
 from openmcp.sidecar.stages.connections import may_connect
 from openmcp.sidecar.stages.context import Flow
@@ -54,6 +55,7 @@ class Older:
     def __init__(self, handle: Handle, relays: Relays) -> None:
         self.streams: dict[str, OldStream] = {}
         self._open: set[OldStream] = set()
+        self._shares = Shares(MAX_STREAMS, "streams are open")
         self._handle = handle
         self._relays = relays
         self._ending: set[asyncio.Task[None]] = set()
@@ -64,8 +66,7 @@ class Older:
             raise Refused(406, INVALID_REQUEST, "Accept must cover text/event-stream", reason="accept")
         if not may_connect(flow):
             raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
-        if len(self._open) >= MAX_STREAMS:
-            raise UpstreamFailed("overloaded", f"{MAX_STREAMS} streams are open", sent=False)
+        counted = self._shares.take(flow.agent)
         flow.streamed("get")
         stream = OldStream(flow, self._handle, self._closed)
         self.streams[stream.path] = stream
@@ -76,6 +77,7 @@ class Older:
         try:
             await stream.run()
         finally:
+            self._shares.give_back(flow.agent, counted=counted)
             self._closed(stream)
             self._open.discard(stream)
             self._relays.open.discard(stream)

@@ -22,6 +22,9 @@ from openmcp.sidecar.types import JsonObject, Request
 
 REVIEW: Final = 10.0
 """Seconds after which it is asked again who has a stream: keys and bundles may have been withdrawn."""
+REJECTIONS: Final = 64
+"""Questions of one server that are being rejected at once; it has to wait in vain for an answer to further ones. Each
+rejection is a request, so that a server which asks without end and takes none would have us open connections so."""
 _log = logging.getLogger("openmcp.pipeline")
 
 
@@ -57,6 +60,7 @@ class Relays:
         self._still_trusted: Callable[[PeerCertificate], bool] | None = None
         self.draining = False
         self.background: set[asyncio.Task[None]] = set()
+        self._rejecting: dict[str, int] = {}
         self._sessions = sessions
         self._results = results
         self._recorder = recorder
@@ -111,6 +115,10 @@ class Relays:
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
         """Answer a server's request in the agent's place, so that the server does not wait for it."""
+        under_way = self._rejecting.get(flow.server, 0)
+        if under_way >= REJECTIONS:
+            return
+        self._rejecting[flow.server] = under_way + 1
         task = asyncio.create_task(self._send_rejection(flow, answers.error(request.id, code, message)))
         self.background.add(task)
         task.add_done_callback(self.background.discard)
@@ -120,6 +128,13 @@ class Relays:
             (await backward(flow, document)).close()
         except (UpstreamFailed, Refused) as error:
             _log.info("call %s: a server request could not be rejected: %s", flow.id, error)
+        finally:
+            self._rejected(flow.server)
+
+    def _rejected(self, server: str) -> None:
+        under_way = self._rejecting.pop(server) - 1
+        if under_way:
+            self._rejecting[server] = under_way
 
 
 def _stream_kind(flow: Flow) -> str:

@@ -8,7 +8,7 @@ from openmcp.sidecar.telemetry.records import clip
 from openmcp.sidecar.telemetry.spans import Ended, Shape
 from openmcp.sidecar.types import MODERN
 
-_UNSENT: Final = frozenset(("overloaded", "ejected"))
+_UNSENT: Final = frozenset(("overloaded", "share", "ejected"))
 """Outcomes in which the server was to be asked and was not: too many calls were under way, or too many had failed."""
 
 

@@ -10,7 +10,9 @@ from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 from openmcp.sidecar.types import JsonObject
 
 MAX_TASKS: Final = 10_000
-"""Tasks remembered; beyond that the oldest is forgotten, and then unknown."""
+"""Tasks remembered; beyond that the oldest of whoever has most is forgotten, and then unknown."""
+MANY: Final = 1000
+"""Whoever has so many, and comes with another one, is not compared with the others first."""
 MAX_TASK_ID: Final = 1024
 """Characters of a task id; a longer one is not remembered, and so unknown."""
 METHODS: Final = frozenset(("tasks/get", "tasks/result", "tasks/cancel", "tasks/update"))
@@ -29,6 +31,7 @@ class Tasks:
 
     def __init__(self) -> None:
         self._owners: dict[tuple[str, str], Owner] = {}
+        self._of: dict[str, dict[tuple[str, str], None]] = {}
 
     def remember(self, server: str, result: JsonObject, principal: str, tool: str, endpoint: str) -> None:
         """Note the task that a result announces, if it announces one, with its owner."""
@@ -36,8 +39,18 @@ class Tasks:
         if identifier is None or (server, identifier) in self._owners:
             return
         if len(self._owners) >= MAX_TASKS:
-            del self._owners[next(iter(self._owners))]
+            own = self._of.get(principal, {})
+            most = own if len(own) >= MANY else max(self._of.values(), key=len)
+            self._forget(next(iter(most)))
         self._owners[server, identifier] = Owner(principal, tool, endpoint)
+        self._of.setdefault(principal, {})[server, identifier] = None
+
+    def _forget(self, task: tuple[str, str]) -> None:
+        whose = self._owners.pop(task).principal
+        own = self._of[whose]
+        del own[task]
+        if not own:
+            del self._of[whose]
 
     def owner(self, server: str, principal: str, params: JsonObject) -> Owner:
         """The owner of `params.taskId`, who must be `principal`; raises `Refused` (-32602) otherwise."""

@@ -75,7 +75,7 @@ def test_any_other_denial_is_an_error_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["connect", "timeout", "closed", "protocol", "too_large", "status", "overloaded", "unheard of"]
+    "kind", ["connect", "timeout", "closed", "protocol", "too_large", "status", "overloaded", "share", "unheard of"]
 )
 def test_a_failure_tells_its_class_and_no_details(kind: str) -> None:
     answer = answers.failed(1, UpstreamFailed(kind, "10.0.0.7:8443 refused with secret"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from openmcp.sidecar.net.shares import Shares
 from openmcp.sidecar.stages import older
 from tests.support.gate import KEYS, Gate, call, configuration, gate, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly
@@ -310,7 +311,7 @@ async def test_an_agent_that_does_not_read(alice: OldAgent, sidecar: Gate, serve
 
 
 async def test_many_idle_streams(sidecar: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(older, "MAX_STREAMS", 3)
+    monkeypatch.setattr(sidecar.app._pipeline.older, "_shares", Shares(3, "streams are open"))
     async with old_agent(sidecar), old_agent(sidecar), old_agent(sidecar, "bob"), sidecar.connect() as agent:
         answer = await agent.ask(b"", **STREAM)
         assert (answer.status, answer.header("retry-after")) == (429, "1")

@@ -228,3 +228,26 @@ async def test_modern_agents_are_told_the_versions(old: OldServer, server: Hosti
         answer = await ask_modern(agent, call())
         assert (answer.status, answer.code) == (400, -32022)
         assert sent(server) == []
+
+
+async def test_questions_without_an_end_whose_answers_are_not_taken(
+    old: OldServer, server: Hostile, tmp_path: Path
+) -> None:
+    """Each answer of ours is a request: there are no more of them than a few at a time."""
+
+    async def asks(old: OldServer, request: Request, reply: Reply) -> None:
+        if "method" not in request.json:
+            await reply.left()
+            return
+        await old.serve(request, reply)
+        for number in range(200 if request.json["method"] == "notifications/initialized" else 0):
+            await old.say(request, message("ping", number))
+
+    async with before(tmp_path, server) as sidecar, sidecar.connect() as agent:
+        await initialize(agent)
+        old.on_message = asks
+        assert (await agent.ask(message("notifications/initialized", None))).status == 202
+        async with asyncio.timeout(10):
+            while (await agent.ask(call())).status != 404:
+                pass  # the session goes on until the server has been asked for too much
+        assert len([one for one in server.requests if one.method == "POST" and "result" in one.json]) <= 16

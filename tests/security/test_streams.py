@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from openmcp.sidecar.stages import relays
 from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.raw import Connection
@@ -467,3 +468,28 @@ async def test_a_notification_gets_no_body(agent: Connection, server: Hostile) -
         assert (answer.status, answer.body) == (202, b"")
     server.handler = friendly
     assert (await agent.ask(call())).status == 200
+
+
+async def test_questions_without_an_end_that_are_rejected(sidecar: Gate, agent: Connection, server: Hostile) -> None:
+    """A rejection is a request: a server that takes none has no more of them open than a few, whatever it asks."""
+
+    async def asks(request: Request, reply: Reply) -> None:
+        if "error" in request.json:
+            await reply.left()
+        elif request.json["method"] != "tools/call":
+            await friendly(request, reply)
+        else:
+            await reply.stream()
+            for number in range(500):
+                await reply.event(message("sampling/createMessage", number))
+            await reply.event(response())
+
+    server.handler = asks
+    await initialize(agent)
+    assert (await agent.ask(call())).events == [response()]
+    assert len(sidecar.app._pipeline.relays.background) == relays.REJECTIONS
+    await server.received(2 + relays.REJECTIONS)
+    for task in sidecar.app._pipeline.relays.background:
+        task.cancel()
+    assert (await agent.ask(call())).events == [response()]
+    await server.received(3 + relays.REJECTIONS + 1)

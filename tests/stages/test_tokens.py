@@ -271,3 +271,16 @@ def test_the_oldest_task_is_forgotten_first() -> None:
         known.remember("tools", {"task": {"taskId": f"t{number}"}}, *MINE)
     remembered = [number for number in range(MAX_TASKS + 2) if known.owned("tools", "key:bot", f"t{number}")]
     assert remembered == list(range(2, MAX_TASKS + 2))
+
+
+def test_many_tasks_of_one_agent_make_no_others_unknown() -> None:
+    known, more = Tasks(), 5
+    known.remember("tools", {"task": {"taskId": "old"}}, "key:other", "slow", "e1")
+    for number in range(MAX_TASKS + more):
+        known.remember("tools", {"task": {"taskId": f"t{number}"}}, *MINE)
+    known.remember("tools", {"task": {"taskId": "new"}}, "key:third", "slow", "e1")
+    assert known.owned("tools", "key:other", "old")
+    assert known.owned("tools", "key:third", "new")
+    assert len(known._owners) == MAX_TASKS
+    gone = [number for number in range(MAX_TASKS) if not known.owned("tools", "key:bot", f"t{number}")]
+    assert gone == list(range(more + 2)), "the oldest go first"

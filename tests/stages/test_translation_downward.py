@@ -9,7 +9,7 @@ import pytest
 from openmcp.sidecar.mcp.era import META_SUBSCRIPTION
 from openmcp.sidecar.mcp.translation import META_LEVEL, META_SERVER
 from openmcp.sidecar.stages.translation import downward, listening
-from openmcp.sidecar.stages.translation.kept import UNUSED
+from openmcp.sidecar.stages.translation.kept import ASIDE, UNUSED
 from tests.policy.rules import allow, deny
 from tests.stages.scene import MODERN, Answer, Scene, Sent, failure, notification, reply, request, response, stream
 from tests.stages.translating import CAPABILITIES, INFO, LegacyOnly, complete, text, translated
@@ -293,6 +293,41 @@ async def test_what_the_agent_did_not_offer_is_refused_in_its_place() -> None:
         it.server, told = asking(("sampling/createMessage", {}), ("ping", {}))
         assert await call(it, 1) == complete(**text("done"))
         assert [one.get("result", one.get("error", {}).get("code")) for one in told] == [-32601, {}]
+
+
+async def test_an_agent_that_goes_away_again_and_again_has_few_cancellations_under_way() -> None:
+    """A server that takes no cancellation would have us open a connection for each."""
+    begun: asyncio.Queue[None] = asyncio.Queue()
+    told, taking = 0, asyncio.Event()
+
+    async def called(sent: Sent) -> Any:
+        begun.put_nowait(None)
+        await asyncio.Event().wait()
+
+    async def cancel(sent: Sent) -> Any:
+        nonlocal told
+        told += 1
+        await taking.wait()
+        return reply(status=202)
+
+    async def comes_and_goes(it: Scene) -> None:
+        body, headers = it.agent.modern_request("tools/call", 3, name="echo")
+        serving = asyncio.create_task(it.pipeline(it.agent.begin(body, **headers)))
+        await begun.get()
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(tools_call=called, notifications_cancelled=cancel)  # type: ignore[arg-type]  # they wait
+        for _ in range(2 * ASIDE):
+            await comes_and_goes(it)
+        await later()
+        assert told == ASIDE
+        taking.set()
+        await later()
+        await comes_and_goes(it)
+        await later()
+        assert told == ASIDE + 1
 
 
 async def test_an_agent_that_goes_away_cancels_its_call() -> None:

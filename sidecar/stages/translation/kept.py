@@ -27,6 +27,8 @@ MOST_OF_ONE: Final = 64
 """Those of one agent at one server: who says something else of its client each time makes its own go."""
 UNUSED: Final = 600.0
 """Seconds after which one that nobody uses is ended, as others begin."""
+ASIDE: Final = 16
+"""Messages on the side of one session that a server may take its time with; it is not told of more than these."""
 
 
 class Kept:
@@ -36,7 +38,7 @@ class Kept:
 
     def __init__(self, flow: Flow, endpoint: Endpoint, upstream_id: str | None, initialized: JsonObject) -> None:
         self.endpoint = endpoint
-        self.busy = 0
+        self.busy = self._aside = 0
         self._patience = flow.upstream.call_patience
         self._limit = flow.upstream.server.limits.response_bytes
         self.initialized = initialized
@@ -97,9 +99,16 @@ class Kept:
             await self._say(b"DELETE", b"", b"")
 
     async def _say(self, method: bytes, lines: bytes, body: bytes) -> None:
-        """Outside of any exchange: what began the session is long over, and is not kept for this."""
+        """Outside of any exchange: what began the session is long over, and is not kept for this. Raises
+        `UpstreamFailed`."""
+        if self._aside >= ASIDE:
+            raise UpstreamFailed("overloaded", f"{ASIDE} messages are under way", sent=False)
         outgoing = Outgoing(method, lines + self._lines, body, self._limit, method == b"DELETE")
-        (await self.endpoint.send(outgoing, self._patience)).close()
+        self._aside += 1
+        try:
+            (await self.endpoint.send(outgoing, self._patience)).close()
+        finally:
+            self._aside -= 1
 
 
 async def begin(flow: Flow, meta: JsonObject) -> Kept:
