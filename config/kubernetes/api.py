@@ -117,7 +117,10 @@ class Api:
         """In a pod its service account, else the kubeconfig. Blocks. Raises `NoCluster`."""
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             return cls.in_cluster(agent)
-        return cls.from_kubeconfig(agent=agent)
+        try:
+            return cls.from_kubeconfig(agent=agent)
+        except NoCluster as error:  # a container of the image that is started by hand has neither
+            raise NoCluster(f"not in a pod (KUBERNETES_SERVICE_HOST is not set), and {error}") from None
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> JsonObject:
         """One object."""

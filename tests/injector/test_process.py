@@ -122,7 +122,8 @@ def test_it_needs_a_cluster(installed):
     done = subprocess.run(installed.command, capture_output=True, text=True, check=False, env=installed.environment)
     assert (done.returncode, done.stderr) == (
         3,
-        f"the kubeconfig cannot be used: Invalid kube-config. {installed.folder}/kubeconfig file is empty\n",
+        "not in a pod (KUBERNETES_SERVICE_HOST is not set), and the kubeconfig cannot be used: "
+        f"Invalid kube-config. {installed.folder}/kubeconfig file is empty\n",
     )
 
 

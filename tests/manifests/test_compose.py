@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from openmcp.config import load
+from openmcp.sidecar.app import DRAIN
 from tests.real_parts.install import program
 from tests.support.composed import COMPOSE, copied, secrets
 from tests.support.parts import missing, require
@@ -82,6 +83,14 @@ def test_a_service_may_do_little(name: str) -> None:
     else:
         assert re.fullmatch(r"[1-9]\d*:\d+", service["user"])
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+[a-z-]*@sha256:[0-9a-f]{64}", service["image"])
+
+
+@pytest.mark.parametrize("name", ["gateway", "console"])
+def test_a_stop_waits_for_calls_under_way_and_for_the_record(name: str) -> None:
+    """Docker kills after 10 s where nothing is said: the answer and the record's end would be lost."""
+    seconds = re.fullmatch(r"(\d+)s", SERVICES[name]["stop_grace_period"])
+    assert seconds
+    assert int(seconds[1]) > DRAIN + 10
 
 
 def test_nothing_is_published_but_on_this_machine() -> None:

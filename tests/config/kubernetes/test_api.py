@@ -225,6 +225,13 @@ def test_no_kubeconfig_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         Api.in_cluster()
 
 
+def test_neither_in_a_pod_nor_with_a_kubeconfig_says_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(NoCluster, match=r"^not in a pod \(KUBERNETES_SERVICE_HOST is not set\), and the kubeconfig"):
+        Api.find()
+
+
 def test_the_official_client_is_not_loaded_in_a_pod():
     code = "import sys, openmcp.config.kubernetes.source; print('kubernetes' in sys.modules, 'aiohttp' in sys.modules)"
     assert os.popen(f'{sys.executable} -c "{code}"').read().split() == ["False", "False"]
