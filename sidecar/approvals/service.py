@@ -16,7 +16,7 @@ from openmcp.sidecar.approvals.asking import new_request
 from openmcp.sidecar.approvals.caps import Caps
 from openmcp.sidecar.approvals.fingerprint import Ambiguous
 from openmcp.sidecar.approvals.grants import Grants
-from openmcp.sidecar.approvals.lists import unlisted
+from openmcp.sidecar.approvals.lists import gone, unlisted
 from openmcp.sidecar.approvals.values import Event, Kind, Limits, Question, Spec
 from openmcp.sidecar.approvals.wakeup import Wakeup
 from openmcp.sidecar.state.lifecycle import Conflict
@@ -160,6 +160,9 @@ class ApprovalService:
         now = self._clock()
         self._check_recording()
         self._check_listed(record, vote.approver, vote.groups)
+        left = gone(record, self.workflows) if vote.choice is Choice.APPROVE else ""
+        if left:
+            raise Conflict("not_listed", left, record)
         if self.needs_reason(record) and not vote.reason.strip():
             raise Conflict("reason", "a reason is wanted", record)
         found = await self.store.vote(record.key, record.rid, msgspec.structs.replace(vote, at=now), now)

@@ -606,6 +606,19 @@ async def test_who_has_left_one_of_two_lists_does_not_count_for_either():
     assert (await scene.approve(pending.record, by="token:cfo")).status is Status.APPROVED
 
 
+async def test_an_approval_does_not_outlive_its_place_on_the_list():
+    """One of two approvers leaves: the other alone is not two."""
+    scene = Scene()
+    pending = (await scene.ask(spec(workflow=of(LEADS, required=2)))).record
+    half = await scene.approve(pending)
+    scene.service.workflows = {"leads": ("token:bob",)}
+    with pytest.raises(Conflict, match="token:ann has approved this and is not on the list of approvers any more"):
+        await scene.approve(half, by="token:bob")
+    assert (await scene.ask(spec(workflow=of(LEADS, required=2)))).record.votes == half.votes
+    assert actions(half, Person("token:bob"), scene.service.workflows, scene.now) == ["deny"]
+    assert (await scene.deny(half, by="token:bob")).status is Status.DENIED
+
+
 async def test_nothing_is_decided_while_it_could_not_be_recorded():
     scene = Scene()
     asked = await scene.ask()
