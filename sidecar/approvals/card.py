@@ -5,6 +5,7 @@ that the grant is bound to, had to be cut, `page_only` is set: then nobody appro
 shows the whole. Times are Unix milliseconds, durations milliseconds.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -43,6 +44,11 @@ class Value(msgspec.Struct, frozen=True):
     exact: str = ""
     whole: bool = False
 
+    @property
+    def told(self) -> str:
+        """The text, with its exact characters where they look different."""
+        return f"{self.text} (exactly {self.exact})" if self.exact else self.text
+
 
 class Duration(msgspec.Struct, frozen=True):
     """How long a grant may hold; `default` is what holds where the approver chooses nothing."""
@@ -66,7 +72,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """All of it as one line, values included."""
-        values = "; ".join(f"{value.label} = {value.text}" for value in self.values or ())
+        values = "; ".join(f"{value.label} = {value.told}" for value in self.values or ())
         given = f"{self.arguments}: {values}" if values else self.arguments
         return f"{self.agent} may use {self.subject} of {self.server} with {given}, {self.duration}, {self.uses}"
 
@@ -142,7 +148,11 @@ class _Cutter:
         self.cut = False
 
     def binding(self, text: str) -> str:
+        """A name; beside one that is not all ASCII stand its exact characters, since letters look alike."""
         shown, cut = safe(text, self.most)
+        if not shown.isascii() and not cut:
+            exact, cut = safe(json.dumps(text)[1:-1], self.most)
+            shown = f"{shown} (exactly {exact})"
         self.cut |= cut
         return shown
 
