@@ -1,7 +1,8 @@
 """Asking, deciding, using: what an agent gets, what people may do, and what is told of it."""
 
 import asyncio
-from contextlib import nullcontext
+import sqlite3
+from contextlib import closing, nullcontext
 
 import pytest
 
@@ -16,7 +17,8 @@ from openmcp.sidecar.approvals.values import Kind
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.memory import MemoryStore
-from openmcp.sidecar.state.records import Choice, Status, Vote
+from openmcp.sidecar.state.records import Choice, Status, UnknownSchema, Vote
+from openmcp.sidecar.state.sqlite import SqliteStore
 from openmcp.sidecar.state.store import StoreUnavailable
 from openmcp.sidecar.types import MODERN, Request
 from tests.approvals.scene import AGENT, LEADS, Scene, of, spec
@@ -284,6 +286,21 @@ async def test_a_grant_without_a_number_is_trusted_for_a_moment():
     assert found.used == 4
 
 
+async def test_the_record_of_another_question_grants_nothing(tmp_path):
+    """A file that was written to by somebody else: the grant for one ticket in the place of another's request."""
+    scene = Scene(SqliteStore(tmp_path / "approvals.db"))
+    granted = await scene.granted()
+    pending = (await scene.ask(arguments={"ticket_id": "T-8"})).record
+    with closing(sqlite3.connect(tmp_path / "approvals.db")) as database, database:
+        database.execute(
+            "UPDATE records SET document = (SELECT document FROM records WHERE key = ?) WHERE key = ?",
+            (granted.record.key, pending.key),
+        )
+    with pytest.raises(UnknownSchema, match="another question"):
+        await scene.ask(arguments={"ticket_id": "T-8"})
+    await scene.store.close()
+
+
 async def test_what_is_trusted_ends_on_time_all_the_same():
     scene = Scene(trust=2 * HOUR)
     granted = await scene.granted(spec(duration=60.0))
@@ -311,6 +328,17 @@ class Apart(MemoryStore):
 
     def subscribe(self, callback):
         pass
+
+
+async def test_a_clock_that_is_put_back_prolongs_no_trust():
+    store = Apart()
+    scene, other = Scene(store), Scene(store)
+    granted = await scene.granted()
+    await granted.claim()
+    await other.service.revoke(granted.record, "token:ann", (), "")
+    scene.now -= HOUR
+    with pytest.raises(Conflict, match="revoked"):
+        await granted.claim()
 
 
 async def test_what_another_process_revoked_ends_within_the_trust():
