@@ -27,6 +27,8 @@ PAGE: Final = 1_000_000
 
 _WHOLES: Final = {WHOLE: "arguments", ANSWERS: "the agent's answers (inputResponses, not verified)"}
 
+_ABSENT: Final = "(absent)"
+
 _MINUTE: Final = 60_000
 _HOUR: Final = 60 * _MINUTE
 _LADDER: Final = tuple(n * _MINUTE for n in (5, 15, 30)) + tuple(n * _HOUR for n in (1, 2, 4, 8, 24, 72, 168))
@@ -164,6 +166,8 @@ class _Cutter:
 
     def shown(self, label: str, document: str) -> Value:
         """What is shown: one value, or all of them."""
+        if not document:
+            return Value(self.binding(label), _ABSENT)
         name = _WHOLES.get(label)
         if name is None:
             return self.value(label, document)
@@ -181,7 +185,7 @@ class _Cutter:
         except (msgspec.DecodeError, RecursionError):
             return self.value(label, document)
         if not found:
-            return Value(self.binding(label), "(absent)")
+            return Value(self.binding(label), _ABSENT)
         if len(found) == 1:
             return self.value(label, bytes(found[0]).decode())
         return self.value(f"{label} ({len(found)} values)", document)

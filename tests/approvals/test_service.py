@@ -9,12 +9,15 @@ import pytest
 from openmcp.identity.principal import Principal
 from openmcp.sidecar import errors
 from openmcp.sidecar.approvals.asking import question_of
+from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.console.decisions import actions
 from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.fingerprint import canonical
 from openmcp.sidecar.approvals.service import Denied, Granted, Pending, Refused
 from openmcp.sidecar.approvals.values import Kind
+from openmcp.sidecar.commands.approvaltexts import as_json
 from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.stages.asking import pending
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.memory import MemoryStore
 from openmcp.sidecar.state.records import Choice, Status, UnknownSchema, Vote
@@ -498,6 +501,19 @@ async def test_what_is_too_large_to_be_read_is_not_asked(rule, large):
     answer = await scene.ask(spec(**rule), **large)
     assert isinstance(answer, Refused)
     assert answer.reason == "too_large"
+
+
+async def test_an_argument_that_is_not_given_is_not_shown_as_an_empty_list():
+    """To a server that may be the difference between nobody and everybody."""
+    scene, rule = Scene(), spec(show=("$.to", "$.ticket_id"))
+    nobody = (await scene.ask(rule, arguments={"ticket_id": "T-8", "to": []})).record
+    everybody = (await scene.ask(rule, arguments={"ticket_id": "T-9"})).record
+    assert [card_of(one, scene.now).shown[0].text for one in (nobody, everybody)] == ["[]", "(absent)"]
+    assert [as_json(one)["shown"] for one in (nobody, everybody)] == [
+        {"$.to": [], "$.ticket_id": "T-8"},
+        {"$.ticket_id": "T-9"},
+    ]
+    assert "refund(ticket_id=" in pending(everybody, scene.now).text
 
 
 async def test_what_can_be_read_in_two_ways_is_not_asked():
