@@ -126,7 +126,9 @@ def _shown(specs: Sequence[Spec], binds: Iterable[str], arguments: object) -> Bo
         found = [(path, compile_path(path, exact=True)(arguments)) for path in dict.fromkeys(paths)]
     except Lookalike as error:
         raise Ambiguous(str(error)) from None
-    return tuple((path, canonical(values[0] if len(values) == 1 else values)) for path, values in found)
+    return tuple(
+        (path, canonical(values[0] if len(values) == 1 else values) if values else "") for path, values in found
+    )
 
 
 def _need(spec: Spec) -> Need:

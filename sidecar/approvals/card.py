@@ -5,6 +5,7 @@ that the grant is bound to, had to be cut, `page_only` is set: then nobody appro
 shows the whole. Times are Unix milliseconds, durations milliseconds.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -26,6 +27,8 @@ PAGE: Final = 1_000_000
 
 _WHOLES: Final = {WHOLE: "arguments", ANSWERS: "the agent's answers (inputResponses, not verified)"}
 
+_ABSENT: Final = "(absent)"
+
 _MINUTE: Final = 60_000
 _HOUR: Final = 60 * _MINUTE
 _LADDER: Final = tuple(n * _MINUTE for n in (5, 15, 30)) + tuple(n * _HOUR for n in (1, 2, 4, 8, 24, 72, 168))
@@ -42,6 +45,11 @@ class Value(msgspec.Struct, frozen=True):
     cut: bool = False
     exact: str = ""
     whole: bool = False
+
+    @property
+    def told(self) -> str:
+        """The text, with its exact characters where they look different."""
+        return f"{self.text} (exactly {self.exact})" if self.exact else self.text
 
 
 class Duration(msgspec.Struct, frozen=True):
@@ -66,7 +74,7 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def sentence(self) -> str:
         """All of it as one line, values included."""
-        values = "; ".join(f"{value.label} = {value.text}" for value in self.values or ())
+        values = "; ".join(f"{value.label} = {value.told}" for value in self.values or ())
         given = f"{self.arguments}: {values}" if values else self.arguments
         return f"{self.agent} may use {self.subject} of {self.server} with {given}, {self.duration}, {self.uses}"
 
@@ -142,7 +150,11 @@ class _Cutter:
         self.cut = False
 
     def binding(self, text: str) -> str:
+        """A name; beside one that is not all ASCII stand its exact characters, since letters look alike."""
         shown, cut = safe(text, self.most)
+        if not shown.isascii() and not cut:
+            exact, cut = safe(json.dumps(text)[1:-1], self.most)
+            shown = f"{shown} (exactly {exact})"
         self.cut |= cut
         return shown
 
@@ -154,6 +166,8 @@ class _Cutter:
 
     def shown(self, label: str, document: str) -> Value:
         """What is shown: one value, or all of them."""
+        if not document:
+            return Value(self.binding(label), _ABSENT)
         name = _WHOLES.get(label)
         if name is None:
             return self.value(label, document)
@@ -171,7 +185,7 @@ class _Cutter:
         except (msgspec.DecodeError, RecursionError):
             return self.value(label, document)
         if not found:
-            return Value(self.binding(label), "(absent)")
+            return Value(self.binding(label), _ABSENT)
         if len(found) == 1:
             return self.value(label, bytes(found[0]).decode())
         return self.value(f"{label} ({len(found)} values)", document)

@@ -16,12 +16,17 @@ _MOST: Final = 1000
 
 
 class _Trusted:
-    __slots__ = ("owed", "record", "until")
+    __slots__ = ("owed", "record", "since", "until")
 
-    def __init__(self, record: ApprovalRecord, until: int) -> None:
+    def __init__(self, record: ApprovalRecord, since: int, until: int) -> None:
         self.record = record
+        self.since = since
         self.until = until
         self.owed = 0
+
+    def holds(self, now: int) -> bool:
+        """Whether it was seen a moment ago; not where the clock was put back since."""
+        return self.since <= now < self.until
 
 
 class Grants:
@@ -36,7 +41,7 @@ class Grants:
     def trusted(self, key: str, now: int) -> ApprovalRecord | None:
         """A grant that needs no asking for: seen a moment ago, and still running."""
         known = self._known.get(key)
-        if known is None or now >= known.until:
+        if known is None or not known.holds(now):
             return None
         record = current(known.record, now)
         return record if record.status is Status.APPROVED else None
@@ -54,8 +59,10 @@ class Grants:
         except StoreUnavailable:
             self._owe(grant, owed)
             raise
+        if (record.key, record.rid) != (grant.key, grant.rid):
+            raise UnknownSchema("the state store answers with another record than it was asked for")
         if record.uses_left is None and self._trust and len(self._known) < _MOST:
-            self._known[grant.key] = _Trusted(record, now + self._trust)
+            self._known[grant.key] = _Trusted(record, now, now + self._trust)
         return record
 
     async def flush(self, now: int, *, everything: bool = False) -> None:
@@ -64,7 +71,7 @@ class Grants:
         What cannot be written is in the record of calls all the same.
         """
         for key, known in list(self._known.items()):
-            if now < known.until and not everything:
+            if known.holds(now) and not everything:
                 continue
             self._known.pop(key, None)
             if known.owed:
@@ -78,7 +85,7 @@ class Grants:
 
     def _owe(self, grant: ApprovalRecord, owed: int) -> None:
         if owed and grant.key not in self._known:
-            self._known[grant.key] = _Trusted(grant, 0)
+            self._known[grant.key] = _Trusted(grant, 0, 0)
             self._known[grant.key].owed = owed
 
     def _seen(self, record: ApprovalRecord) -> None:

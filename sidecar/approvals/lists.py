@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from openmcp.sidecar.state.records import ApprovalRecord
+from openmcp.sidecar.state.records import ApprovalRecord, Status
 
 
 def unlisted(record: ApprovalRecord, names: Collection[str], workflows: Mapping[str, Collection[str]]) -> str:
@@ -17,4 +17,19 @@ def unlisted(record: ApprovalRecord, names: Collection[str], workflows: Mapping[
     named = [need for need in known if any(name in need.approvers for name in names)]
     if known and not (named and all(any(one in workflows[need.workflow] for one in names) for need in named)):
         return "not on the list of approvers any more"
+    return ""
+
+
+def gone(record: ApprovalRecord, workflows: Mapping[str, Collection[str]]) -> str:
+    """Why nobody approves a request any more; empty where that is not so.
+
+    The vote of somebody who has left the list since then would count with the next one. It can still be denied, and
+    its time runs out; then it is asked anew.
+    """
+    if record.status is Status.PENDING:
+        for vote in record.votes:
+            if unlisted(record, (vote.approver, *vote.groups), workflows):
+                return (
+                    f"{vote.approver} has approved this and is not on the list of approvers any more: deny it instead"
+                )
     return ""

@@ -16,11 +16,11 @@ from openmcp.sidecar.approvals.asking import new_request
 from openmcp.sidecar.approvals.caps import Caps
 from openmcp.sidecar.approvals.fingerprint import Ambiguous
 from openmcp.sidecar.approvals.grants import Grants
-from openmcp.sidecar.approvals.lists import unlisted
+from openmcp.sidecar.approvals.lists import gone, unlisted
 from openmcp.sidecar.approvals.values import Event, Kind, Limits, Question, Spec
 from openmcp.sidecar.approvals.wakeup import Wakeup
 from openmcp.sidecar.state.lifecycle import Conflict
-from openmcp.sidecar.state.records import ApprovalRecord, Choice, Notice, Status, Vote
+from openmcp.sidecar.state.records import ApprovalRecord, Choice, Notice, Status, UnknownSchema, Vote
 from openmcp.sidecar.state.store import Page, StateStore, StoreUnavailable
 
 _RID: Final = re.compile("apr_[a-z0-9]{1,60}")
@@ -105,8 +105,10 @@ class ApprovalService:
         if request is None:
             return Refused("too_large", "this call cannot be approved: what a human would have to read is too large")
         known = self._grants.trusted(request.key, now) or await self.store.get(request.key, now)
-        if known is not None and known.status is Status.APPROVED:
-            return Granted(known, self)
+        if known is not None:
+            _check_key(known, request)
+            if known.status is Status.APPROVED:
+                return Granted(known, self)
         return await self._open(request, known, now)
 
     async def _key(self, now: int) -> bytes:
@@ -125,6 +127,7 @@ class ApprovalService:
         except BaseException:
             self._caps.release(request.agent, request.key)
             raise
+        _check_key(record, request)
         if record.status is Status.APPROVED:
             return Granted(record, self)
         if record.status is Status.DENIED:
@@ -160,6 +163,9 @@ class ApprovalService:
         now = self._clock()
         self._check_recording()
         self._check_listed(record, vote.approver, vote.groups)
+        left = gone(record, self.workflows) if vote.choice is Choice.APPROVE else ""
+        if left:
+            raise Conflict("not_listed", left, record)
         if self.needs_reason(record) and not vote.reason.strip():
             raise Conflict("reason", "a reason is wanted", record)
         found = await self.store.vote(record.key, record.rid, msgspec.structs.replace(vote, at=now), now)
@@ -243,6 +249,12 @@ class ApprovalService:
 
     def _tell(self, kind: Kind, record: ApprovalRecord, by: str = "", *, notify: bool = True) -> None:
         self._on_event(Event(kind=kind, record=record, at=self._clock(), by=by, notify=notify))
+
+
+def _check_key(record: ApprovalRecord, request: ApprovalRecord) -> None:
+    """Nothing is granted by the record of another question, however it came to be in the place of this one's."""
+    if record.key != request.key:
+        raise UnknownSchema("the state store answers with the record of another question")
 
 
 def _cooling(record: ApprovalRecord, now: int) -> bool:

@@ -20,7 +20,7 @@ def as_json(record: ApprovalRecord) -> dict[str, Any]:
         "server": record.server,
         "method": record.method,
         "name": record.name,
-        "shown": {path: json.loads(document) for path, document in record.shown},
+        "shown": {path: json.loads(document) for path, document in record.shown if document},
         "bound": None if record.bound is None else {path: json.loads(document) for path, document in record.bound},
         "argumentsSha256": record.arguments_digest,
         "why": list(record.why),

@@ -12,7 +12,7 @@ Nothing is ever carried out for a client that has gone; the request stays, and a
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from openmcp.identity.refusal import KeysNeeded
@@ -141,10 +141,11 @@ class Approvals:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         for _ in range(_TRIES):
-            answer = await self.desk.reach(service.ask(*_asked(flow, call, decision)))
+            question, specs = _asked(flow, call, decision)
+            answer = await self.desk.reach(service.ask(question, specs))
             found: Found
             if isinstance(answer, Granted):
-                found = await self._use(flow, call, decision, answer)
+                found = await self._use(flow, call, decision, answer, specs)
             elif isinstance(answer, Pending):
                 one.pending, flow.approval = answer, answer.record.rid
                 found = await self._decided(one, call, answer, deadline - loop.time())
@@ -158,8 +159,12 @@ class Approvals:
             decision = found
         return Decision(DENY, reason=_RESTLESS)
 
-    async def _use(self, flow: Flow, call: Call, decision: Decision, granted: Granted) -> Permit | Decision:
-        """Take one use, and have policy judge once more: it may deny by now, or want more than was approved."""
+    async def _use(
+        self, flow: Flow, call: Call, decision: Decision, granted: Granted, specs: Sequence[Spec]
+    ) -> Permit | Decision:
+        """Take one use, and have policy judge once more: it may deny by now, or want more than was approved. A rule may
+        have kept its name and ask of others; then what they say is waited for."""
+        assert self.snapshot is not None
         if not self.recorder.accepting:
             raise Refused(503, INTERNAL_ERROR, "the record cannot be written: nothing is let through", reason="record")
         try:
@@ -167,6 +172,10 @@ class Approvals:
         except Conflict:
             return self._judged(flow, call)
         flow.approval = record.rid
+        if self.snapshot() is not flow.snapshot:
+            anew = self._judged(flow, call)
+            if isinstance(anew, Permit) or anew.verdict is not REQUIRE_APPROVAL or _asked(flow, call, anew)[1] != specs:
+                return anew
         return self._judged(flow, call, Approved(call, frozenset(decision.approvals), record.rid))
 
     async def _decided(self, one: Held, call: Call, answer: Pending, left: float) -> Found:

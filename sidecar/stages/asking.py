@@ -90,7 +90,8 @@ def _data(record: ApprovalRecord, status: str, after: int, expires: int | None) 
 def _call(record: ApprovalRecord) -> str:
     """`get_ticket(ticket_id=123)`: as far as the rules show the arguments."""
     name = record.name or record.method
-    shown = ", ".join(text if label == WHOLE else f"{label.removeprefix(_ROOT)}={text}" for label, text in record.shown)
+    given = ((label, text) for label, text in record.shown if text)
+    shown = ", ".join(text if label == WHOLE else f"{label.removeprefix(_ROOT)}={text}" for label, text in given)
     called = f"{name}({shown})" if shown and record.method != "resources/read" else name
     return called if len(called) <= _SHOWN else f"{called[:_SHOWN]}…"
 

@@ -1,13 +1,22 @@
-"""Making the DynamoDB table, or bringing one that is there up to what it should be."""
+"""Making the DynamoDB table, or bringing one that is there up to what it should be; several may do so at once."""
 
+import time
 from typing import Any, Final
 
 from openmcp.sidecar.state import dynamoitems as items
 from openmcp.sidecar.state.store import StoreUnavailable
 
 _NOT_THERE: Final = "ResourceNotFoundException"
+_IN_USE: Final = "ResourceInUseException"
+"""Somebody else is making the table at this moment."""
+_NOT_YET: Final = "ContinuousBackupsUnavailableException"
+"""Of a table that was made some seconds ago."""
+_ALREADY: Final = "TimeToLive is already enabled"
 _NOT_KNOWN: Final = "UnknownOperationException"
 """DynamoDB Local has no backups."""
+_PAUSE: Final = 2.0
+"""Seconds between two attempts to switch on recovery."""
+_ATTEMPTS: Final = 60
 
 
 class TableMaker:
@@ -19,17 +28,26 @@ class TableMaker:
 
     def make(self) -> str:
         """Make the table unless it is there; TTL and point-in-time recovery are switched on in either case."""
-        found = self._found()
-        if found is None:
-            self._client.create_table(**items.table(self._table))
-            self._client.get_waiter("table_exists").wait(
-                TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": 300}
-            )
-        else:
-            self._compare(found)
-        done = [f"created table {self._table}" if found is None else f"table {self._table} is there"]
+        made = self._found() is None and self._created()
+        self._client.get_waiter("table_exists").wait(
+            TableName=self._table, WaiterConfig={"Delay": 1, "MaxAttempts": 300}
+        )
+        self._compare(self._found())
+        done = [f"created table {self._table}" if made else f"table {self._table} is there"]
         done += [self._expiry(), self._backups()]
         return "; ".join(filter(None, done))
+
+    def _created(self) -> bool:
+        """Ask for the table; False where somebody was faster."""
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.create_table(**items.table(self._table))
+        except ClientError as error:
+            if error.response["Error"]["Code"] != _IN_USE:
+                raise
+            return False
+        return True
 
     def _found(self) -> Any:
         from botocore.exceptions import ClientError
@@ -60,22 +78,36 @@ class TableMaker:
         told = self._client.describe_time_to_live(TableName=self._table)["TimeToLiveDescription"]
         if told.get("TimeToLiveStatus") in ("ENABLED", "ENABLING"):
             return ""
+        from botocore.exceptions import ClientError
+
         wanted = {"Enabled": True, "AttributeName": items.TTL_ATTRIBUTE}
-        self._client.update_time_to_live(TableName=self._table, TimeToLiveSpecification=wanted)
+        try:
+            self._client.update_time_to_live(TableName=self._table, TimeToLiveSpecification=wanted)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != _IN_USE and _ALREADY not in error.response["Error"]["Message"]:
+                raise
+            return ""  # by somebody else
         return "time to live switched on"
 
     def _backups(self) -> str:
         from botocore.exceptions import ClientError
 
-        try:
-            told = self._client.describe_continuous_backups(TableName=self._table)["ContinuousBackupsDescription"]
-            state = told.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus")
-            if state == "ENABLED":
-                return ""
-            wanted = {"PointInTimeRecoveryEnabled": True}
-            self._client.update_continuous_backups(TableName=self._table, PointInTimeRecoverySpecification=wanted)
-        except ClientError as error:
-            if error.response["Error"]["Code"] != _NOT_KNOWN:
-                raise
-            return "it has no point-in-time recovery here"
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._recovery()
+            except ClientError as error:
+                code = error.response["Error"]["Code"]
+                if code == _NOT_KNOWN:
+                    return "it has no point-in-time recovery here"
+                if code != _NOT_YET or attempt == _ATTEMPTS - 1:
+                    raise
+            time.sleep(_PAUSE)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _recovery(self) -> str:
+        told = self._client.describe_continuous_backups(TableName=self._table)["ContinuousBackupsDescription"]
+        if told.get("PointInTimeRecoveryDescription", {}).get("PointInTimeRecoveryStatus") == "ENABLED":
+            return ""
+        wanted = {"PointInTimeRecoveryEnabled": True}
+        self._client.update_continuous_backups(TableName=self._table, PointInTimeRecoverySpecification=wanted)
         return "point-in-time recovery switched on"

@@ -68,9 +68,10 @@ class ApprovalRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A request and the grant that it may become. There is one record for each `key`; `rid` names its generation.
 
     `key` is the fingerprint of what is asked: the same question has the same key in every process. `shown` are the
-    values that the rules let approvers see, as (label, JSON text), a label being a path or one of those above; `bound`
-    those that the grant holds for, None where it holds for the whole arguments, whose canonical form has the digest
-    `arguments_digest` (SHA-256, hex), and for the answers among `shown`. `uses_left` None is any number of uses.
+    values that the rules let approvers see, as (label, JSON text), a label being a path or one of those above, the text
+    empty where there is nothing; `bound` those that the grant holds for, None where it holds for the whole arguments,
+    whose canonical form has the digest `arguments_digest` (SHA-256, hex), and for the answers among `shown`.
+    `uses_left` None is any number of uses.
     `version` counts the writes.
     """
 

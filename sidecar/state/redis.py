@@ -6,12 +6,13 @@ A primary that fails over to a replica may forget its last writes, a use among t
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from openmcp.sidecar.state import columns, lifecycle
 from openmcp.sidecar.state.lifecycle import Conflict
@@ -289,6 +290,9 @@ class RedisStore(Verbs):
         try:
             return await ask()
         except (RedisError, OSError) as error:
+            if isinstance(error, ReadOnlyError):  # a replica by now; the name may lead to the new primary
+                with suppress(RedisError, OSError):
+                    await self._redis.connection_pool.disconnect(inuse_connections=False)
             raise StoreUnavailable(f"{self._name}: {error}") from error
 
     def _busy(self) -> StoreUnavailable:

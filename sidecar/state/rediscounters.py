@@ -9,12 +9,13 @@ clocks of gateways do not matter, and nothing is left of a bucket that nobody us
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from openmcp.sidecar.state.counters import Bucket, CountersAway
 
@@ -115,8 +116,7 @@ class RedisCounters:
         try:
             found = await self._script(keys=keys, args=arguments)
         except Exception as error:  # whatever it is: calls wait for an answer
-            if not isinstance(error, RedisError | OSError):
-                _log.exception("shared rate limits cannot be asked for")
+            await self._note(error)
             together, self._waiting = together + self._waiting, []
             found = [CountersAway(f"Redis: {error}") for _ in together]
         for (_, answer), said in zip(together, found, strict=True):
@@ -126,3 +126,10 @@ class RedisCounters:
                 answer.set_exception(said)
             else:
                 answer.set_result((said[0] - 1, said[1] / 1e6))
+
+    async def _note(self, error: Exception) -> None:
+        if not isinstance(error, RedisError | OSError):
+            _log.exception("shared rate limits cannot be asked for")
+        if isinstance(error, ReadOnlyError):  # a replica by now; the name may lead to the new primary
+            with suppress(RedisError, OSError):
+                await self._redis.connection_pool.disconnect(inuse_connections=False)

@@ -321,6 +321,28 @@ async def test_policy_that_denies_meanwhile_wins(agent: Connection, sidecar: Gat
     assert (await approver(sidecar).service.find(record.rid)).used == 0
 
 
+@pytest.mark.parametrize(("required", "made"), [(1, 1), (2, 0)])
+async def test_a_use_is_one_of_what_the_rule_wants_by_now(
+    required: int, made: int, agent: Connection, sidecar: Gate, server: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rule keeps its name; while a use is taken its workflow comes to want so many people."""
+    waiting = asyncio.create_task(agent.ask(call("guarded", ticket=7)))
+    human = approver(sidecar)
+    record = await human.asked()
+    consume = human.service.store.consume
+
+    async def reloaded(*asked: Any) -> Any:
+        sidecar.reload(guarded(server.url, workflow={"required": required}))
+        return await consume(*asked)
+
+    monkeypatch.setattr(human.service.store, "consume", reloaded)
+    await human.approve(record)
+    answer = (await waiting).json
+    assert len(calls(server)) == made
+    assert ("isError" in answer["result"]) is not bool(made)
+    assert (await human.service.find(record.rid)).used == 1
+
+
 async def test_an_agent_that_is_not_known_any_more_gets_nothing(
     agent: Connection, sidecar: Gate, server: Hostile
 ) -> None:

@@ -96,6 +96,15 @@ def test_hostile_texts_are_shown_as_what_they_are() -> None:
     assert card.granted.values[2].label == "$.c (2 values)"
 
 
+def test_letters_that_look_alike_are_told_apart_in_names_and_in_what_is_granted() -> None:
+    """Cyrillic letters in the name of the tool, and in a value that is bound and not among those shown."""
+    card = card_of(record(name="r\u0435fund", shown=(), bound=(("$.to", canonical(["\u0430nn"])),)), T0)
+    assert card.name == "r\u0435fund (exactly r\\u0435fund)"
+    assert card.subject in card.granted.sentence
+    assert '$.to = "\u0430nn" (exactly "\\u0430nn")' in card.granted.sentence
+    assert card_of(record(name="\u0435" * 60), T0).page_only
+
+
 @given(text=st.text(), most=st.integers(2, 60))
 def test_safe_text_is_printable_and_bounded(text: str, most: int) -> None:
     shown, cut = safe(text, most)

@@ -1,22 +1,27 @@
 """Asking, deciding, using: what an agent gets, what people may do, and what is told of it."""
 
 import asyncio
-from contextlib import nullcontext
+import sqlite3
+from contextlib import closing, nullcontext
 
 import pytest
 
 from openmcp.identity.principal import Principal
 from openmcp.sidecar import errors
 from openmcp.sidecar.approvals.asking import question_of
+from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.console.decisions import actions
 from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.fingerprint import canonical
 from openmcp.sidecar.approvals.service import Denied, Granted, Pending, Refused
 from openmcp.sidecar.approvals.values import Kind
+from openmcp.sidecar.commands.approvaltexts import as_json
 from openmcp.sidecar.mcp.values import Call
+from openmcp.sidecar.stages.asking import pending
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.memory import MemoryStore
-from openmcp.sidecar.state.records import Choice, Status, Vote
+from openmcp.sidecar.state.records import Choice, Status, UnknownSchema, Vote
+from openmcp.sidecar.state.sqlite import SqliteStore
 from openmcp.sidecar.state.store import StoreUnavailable
 from openmcp.sidecar.types import MODERN, Request
 from tests.approvals.scene import AGENT, LEADS, Scene, of, spec
@@ -284,6 +289,21 @@ async def test_a_grant_without_a_number_is_trusted_for_a_moment():
     assert found.used == 4
 
 
+async def test_the_record_of_another_question_grants_nothing(tmp_path):
+    """A file that was written to by somebody else: the grant for one ticket in the place of another's request."""
+    scene = Scene(SqliteStore(tmp_path / "approvals.db"))
+    granted = await scene.granted()
+    pending = (await scene.ask(arguments={"ticket_id": "T-8"})).record
+    with closing(sqlite3.connect(tmp_path / "approvals.db")) as database, database:
+        database.execute(
+            "UPDATE records SET document = (SELECT document FROM records WHERE key = ?) WHERE key = ?",
+            (granted.record.key, pending.key),
+        )
+    with pytest.raises(UnknownSchema, match="another question"):
+        await scene.ask(arguments={"ticket_id": "T-8"})
+    await scene.store.close()
+
+
 async def test_what_is_trusted_ends_on_time_all_the_same():
     scene = Scene(trust=2 * HOUR)
     granted = await scene.granted(spec(duration=60.0))
@@ -311,6 +331,17 @@ class Apart(MemoryStore):
 
     def subscribe(self, callback):
         pass
+
+
+async def test_a_clock_that_is_put_back_prolongs_no_trust():
+    store = Apart()
+    scene, other = Scene(store), Scene(store)
+    granted = await scene.granted()
+    await granted.claim()
+    await other.service.revoke(granted.record, "token:ann", (), "")
+    scene.now -= HOUR
+    with pytest.raises(Conflict, match="revoked"):
+        await granted.claim()
 
 
 async def test_what_another_process_revoked_ends_within_the_trust():
@@ -472,6 +503,19 @@ async def test_what_is_too_large_to_be_read_is_not_asked(rule, large):
     assert answer.reason == "too_large"
 
 
+async def test_an_argument_that_is_not_given_is_not_shown_as_an_empty_list():
+    """To a server that may be the difference between nobody and everybody."""
+    scene, rule = Scene(), spec(show=("$.to", "$.ticket_id"))
+    nobody = (await scene.ask(rule, arguments={"ticket_id": "T-8", "to": []})).record
+    everybody = (await scene.ask(rule, arguments={"ticket_id": "T-9"})).record
+    assert [card_of(one, scene.now).shown[0].text for one in (nobody, everybody)] == ["[]", "(absent)"]
+    assert [as_json(one)["shown"] for one in (nobody, everybody)] == [
+        {"$.to": [], "$.ticket_id": "T-8"},
+        {"$.ticket_id": "T-9"},
+    ]
+    assert "refund(ticket_id=" in pending(everybody, scene.now).text
+
+
 async def test_what_can_be_read_in_two_ways_is_not_asked():
     answer = await Scene().ask(arguments={"ticket_id": 1, "Ticket_id": 2})
     assert isinstance(answer, Refused)
@@ -604,6 +648,19 @@ async def test_who_has_left_one_of_two_lists_does_not_count_for_either():
         await scene.approve(pending.record)
     assert (await scene.approve(pending.record, by="token:bob")).status is Status.PENDING
     assert (await scene.approve(pending.record, by="token:cfo")).status is Status.APPROVED
+
+
+async def test_an_approval_does_not_outlive_its_place_on_the_list():
+    """One of two approvers leaves: the other alone is not two."""
+    scene = Scene()
+    pending = (await scene.ask(spec(workflow=of(LEADS, required=2)))).record
+    half = await scene.approve(pending)
+    scene.service.workflows = {"leads": ("token:bob",)}
+    with pytest.raises(Conflict, match="token:ann has approved this and is not on the list of approvers any more"):
+        await scene.approve(half, by="token:bob")
+    assert (await scene.ask(spec(workflow=of(LEADS, required=2)))).record.votes == half.votes
+    assert actions(half, Person("token:bob"), scene.service.workflows, scene.now) == ["deny"]
+    assert (await scene.deny(half, by="token:bob")).status is Status.DENIED
 
 
 async def test_nothing_is_decided_while_it_could_not_be_recorded():

@@ -1,15 +1,18 @@
 """The store in DynamoDB: the contract on moto and on DynamoDB Local, regions, and its own ways to fail."""
 
+import asyncio
 import secrets
 import threading
 
 import botocore.session
 import msgspec
 import pytest
+from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from openmcp.sidecar.state import dynamoitems as items
+from openmcp.sidecar.state import dynamotable
 from openmcp.sidecar.state.dynamodb import DynamoStore
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.memory import MemoryStore
@@ -114,6 +117,36 @@ async def test_the_table_is_made_once_with_all_that_it_needs(moto_url):
     assert backups["PointInTimeRecoveryDescription"]["PointInTimeRecoveryStatus"] == "ENABLED"
     assert await store.create() == f"table {name} is there"
     await store.close()
+
+
+async def test_several_may_make_the_table_at_once(local):
+    """As replicas do that each begin with `openmcp state create`."""
+    name = f"t{secrets.token_hex(6)}"
+    stores = [store_of(local, name) for _ in range(5)]
+    said = await asyncio.gather(*(store.create() for store in stores))
+    there = [one for one in said if one.startswith(f"table {name} is there")]
+    assert (len(there), len(said)) == (4, 5)
+    assert len({await store.hmac_key() for store in stores}) == 1
+    for store in stores:
+        await store.close()
+
+
+async def test_recovery_is_switched_on_once_a_new_table_has_backups(moto_url, monkeypatch):
+    """At AWS they take some seconds."""
+    monkeypatch.setattr(dynamotable, "_PAUSE", 0)
+    name, refused, client = f"t{secrets.token_hex(6)}", [], raw(moto_url)
+
+    def not_yet(**asked):
+        if len(refused) == 3:
+            return None
+        refused.append(asked)
+        error = {"Code": "ContinuousBackupsUnavailableException", "Message": "Backups are being enabled for the table"}
+        return AWSResponse("", 400, {}, None), {"Error": error, "ResponseMetadata": {}}
+
+    client.meta.events.register("before-call.dynamodb.UpdateContinuousBackups", not_yet)
+    said = await asyncio.to_thread(dynamotable.TableMaker(client, name).make)
+    assert said == f"created table {name}; time to live switched on; point-in-time recovery switched on"
+    assert len(refused) == 3
 
 
 async def test_a_table_of_somebody_else_is_left_alone(moto_url):

@@ -12,7 +12,7 @@ from openmcp.sidecar.state.store import RETENTION, StoreUnavailable
 from tests.contracts.requests import HOUR, NOW, request, yes
 from tests.contracts.store import StoreContract
 from tests.support.process import free_ports
-from tests.support.stores import PASSWORD, redis_server
+from tests.support.stores import PASSWORD, failed_over, redis_server
 
 pytestmark = pytest.mark.real
 
@@ -100,6 +100,19 @@ async def test_a_use_is_not_taken_again_after_its_answer_was_lost(server, monkey
     assert known.used == 2
     await direct.close()
     relay.close()
+
+
+async def test_a_server_that_has_become_a_replica_is_left(tmp_path):
+    """Else all calls that need an approval are denied until the sidecar is started again."""
+    async with failed_over(tmp_path) as (url, fail_over):
+        store = RedisStore(url)
+        await store.open(request(), NOW)
+        await fail_over()
+        with pytest.raises(StoreUnavailable, match="read only replica"):
+            await store.open(request(), NOW)
+        _, created = await store.open(request(), NOW)
+        assert created
+        await store.close()
 
 
 async def test_a_wrong_password_is_an_outage_and_is_not_told(server):

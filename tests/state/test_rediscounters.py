@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from openmcp.sidecar.state.counters import Bucket, CountersAway
 from openmcp.sidecar.state.rediscounters import SECONDS, RedisCounters
 from tests.support.process import free_ports
-from tests.support.stores import PASSWORD, Store, redis_server
+from tests.support.stores import PASSWORD, Store, failed_over, redis_server
 
 pytestmark = pytest.mark.real
 TAKEN = (-1, 0.0)
@@ -153,3 +154,14 @@ async def test_a_clock_that_went_back_empties_a_bucket_and_no_more(counters: Red
     await counters._redis.set("{openmcp}:limit:a", ahead)
     place, seconds = await counters.take([bucket("a")])
     assert (place, round(seconds)) == (0, 60)
+
+
+async def test_a_server_that_has_become_a_replica_is_left(tmp_path: Path) -> None:
+    async with failed_over(tmp_path) as (url, fail_over):
+        counters = RedisCounters(url)
+        assert await counters.take([bucket("a")]) == TAKEN
+        await fail_over()
+        with pytest.raises(CountersAway, match="read only replica"):
+            await counters.take([bucket("a")])
+        assert await counters.take([bucket("b")]) == TAKEN
+        await counters.close()

@@ -11,12 +11,15 @@ missing, and fails with OPENMCP_REAL=1.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+
+from redis.asyncio import Redis
 
 from tests.real_parts import install
 from tests.support import parts
@@ -71,6 +74,37 @@ def redis_server(folder: Path, *options: str) -> Iterator[Store]:
     command += ["--appendonly", "yes", "--appendfsync", "always", *options]
     with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}")) as store:
         yield store
+
+
+@asynccontextmanager
+async def failed_over(folder: Path) -> AsyncIterator[tuple[str, Callable[[], Awaitable[None]]]]:
+    """The URL of a primary, and what makes a replica of it: connections stay, new ones lead to another primary."""
+    with redis_server(folder) as first, redis_server(folder, "--appenddirname", "second") as second:
+        primary, streams = first.port, list[asyncio.StreamWriter]()
+
+        async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            streams.append(writer)
+            with suppress(ConnectionError):
+                while data := await reader.read(65536):
+                    writer.write(data)
+            writer.close()
+
+        async def relayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answers, out = await asyncio.open_connection("127.0.0.1", primary)
+            await asyncio.gather(pass_on(reader, out), pass_on(answers, writer))
+
+        async def fail_over() -> None:
+            nonlocal primary
+            async with Redis.from_url(first.url) as admin:
+                await admin.replicaof("127.0.0.1", str(second.port))
+            primary = second.port
+
+        relay = await asyncio.start_server(relayed, "127.0.0.1", 0)
+        yield f"redis://127.0.0.1:{relay.sockets[0].getsockname()[1]}", fail_over
+        relay.close()
+        for stream in streams:
+            stream.close()
+        await relay.wait_closed()
 
 
 @contextmanager

@@ -241,9 +241,7 @@ _FOOT: Final = "Nothing happens by opening the link: the decision is made on the
 
 
 def _rows(card: Card) -> list[tuple[str, str]]:
-    shown = [
-        (value.label, f"{value.text} (exactly {value.exact})" if value.exact else value.text) for value in card.shown
-    ]
+    shown = [(value.label, value.told) for value in card.shown]
     rows = [("Request", card.rid), ("Known by", card.proof), *shown, ("Arguments SHA-256", card.digest)]
     rows += [("Rule", f"{one.rule} ({one.workflow}, {one.required} of its approvers)") for one in card.wanted]
     rows += [("Why", text) for text in card.why]

@@ -1,5 +1,6 @@
 """From `approvals.channels` of the configuration to what tells approvers, and listens to them."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -54,21 +55,28 @@ class Outlets:
         self._on_result = on_result
         self._on_refused = on_refused
         self._now: _Set | None = None
+        self._changing = asyncio.Lock()
 
     async def configure(self, approvals: Approvals) -> None:
-        """Tell and listen as this configuration says, from now on. What did not change stays as it is."""
-        before = self._now
-        if before is not None and _relevant(before.approvals) == _relevant(approvals):
-            return
-        await self.stop()
-        if approvals.channels:
-            self._now = self._made(approvals)
-            self._now.notifier.start()
-            for socket in self._now.sockets:
-                socket.start()
+        """Tell and listen as this configuration says, from now on. What did not change stays as it is. Of two that are
+        taken over at once the later one is what holds."""
+        async with self._changing:
+            before = self._now
+            if before is not None and _relevant(before.approvals) == _relevant(approvals):
+                return
+            await self._end()
+            if approvals.channels:
+                self._now = self._made(approvals)
+                self._now.notifier.start()
+                for socket in self._now.sockets:
+                    socket.start()
 
     async def stop(self) -> None:
         """End all of it."""
+        async with self._changing:
+            await self._end()
+
+    async def _end(self) -> None:
         before, self._now = self._now, None
         if before is not None:
             for socket in before.sockets:

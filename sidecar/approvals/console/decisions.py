@@ -5,7 +5,7 @@ from typing import Final
 
 from openmcp.sidecar.approvals.card import card_of
 from openmcp.sidecar.approvals.console.settings import Person
-from openmcp.sidecar.approvals.lists import unlisted
+from openmcp.sidecar.approvals.lists import gone, unlisted
 from openmcp.sidecar.state.lifecycle import Conflict, is_same_person, voted
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, Vote
 
@@ -36,7 +36,9 @@ def refusal(
     if after is record:
         return "you have approved this already" if choice is Choice.APPROVE else "you have denied this already"
     why = _unlisted(record, person, workflows)
-    return f"you are {why}" if why else ""
+    if why:
+        return f"you are {why}"
+    return gone(record, workflows) if choice is Choice.APPROVE else ""
 
 
 def _unlisted(record: ApprovalRecord, person: Person, workflows: Mapping[str, Collection[str]]) -> str:

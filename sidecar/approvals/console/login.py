@@ -70,9 +70,7 @@ class Login:
 
     async def by_token(self, request: web.Request) -> web.StreamResponse:
         """Log in by a token."""
-        if not self._attempts.allowed(request.remote):
-            raise Refusal(429, "Too many attempts", "Wait for a minute, then try again.")
-        form = await fields(request)
+        form = await self._attempted(request)
         where = target(form.get("next"))
         cookie = request.cookies.get(self._site.place.login_cookie, "")
         if not cookie or not hmac.compare_digest(form.get("csrf", "").encode("utf-8", "replace"), self._csrf(cookie)):
@@ -96,21 +94,28 @@ class Login:
     async def by_mail(self, request: web.Request) -> web.StreamResponse:
         """Log in by the link and the code of a mail."""
         self._check_mail()
-        if not self._attempts.allowed(request.remote):
-            raise Refusal(429, "Too many attempts", "Wait for a minute, then try again.")
-        form = await fields(request)
+        tickets = await self._tickets()
+        form = await self._attempted(request)
         ticket = form.get("ticket", "")
         cookie = request.cookies.get(self._site.place.login_cookie, "")
         if not cookie or not hmac.compare_digest(form.get("csrf", "").encode("utf-8", "replace"), self._csrf(cookie)):
             return self._code_page(request, ticket, 403, "This page was open for too long. Try again.")
         try:
-            proof = (await self._tickets()).check(ticket, form.get("code", ""), self._clock())
+            proof = tickets.check(ticket, form.get("code", ""), self._clock())
         except BadTicket as error:
             self._attempts.failed(request.remote)
             _log.warning("console: a login by mail from %s failed: %s", request.remote, error)
             return self._code_page(request, ticket, 403, str(error))
         person = Person(f"email:{proof.address}", proof="mail", request=proof.rid)
         return self._logged_in(request, person, target(f"/requests/{proof.rid}"))
+
+    async def _attempted(self, request: web.Request) -> dict[str, str]:
+        """The form of an attempt to log in. What it says is looked at before any other is, else many that were sent at
+        once would all be the first."""
+        form = await fields(request)
+        if not self._attempts.allowed(request.remote):
+            raise Refusal(429, "Too many attempts", "Wait for a minute, then try again.")
+        return form
 
     def _check_mail(self) -> None:
         if not self._site.sessions.settings.mail:

@@ -95,9 +95,9 @@ class Site:
         except Refusal as refusal:
             return self._error(request, refusal)
         except StoreUnavailable as error:
-            return self._error(request, Refusal(503, "The state store is away", f"{error}. Nothing was changed."))
+            return self._fault(request, "The state store is away", f"{error}. Nothing was changed.")
         except UnknownSchema as error:
-            return self._error(request, Refusal(503, "A record cannot be read", str(error)))
+            return self._fault(request, "A record cannot be read", str(error))
         except BadCursor:
             return self._error(request, Refusal(400, "Not a page of this list", "Begin at its first page."))
 
@@ -122,6 +122,11 @@ class Site:
             raise Refusal(
                 403, "Not from here", "This form was not sent by a page of this console. Nothing was changed."
             )
+
+    def _fault(self, request: web.Request, title: str, text: str) -> web.Response:
+        """A page that says what is wrong here; where it is, to those alone who have logged in."""
+        shown = text if self.session(request) is not None else "Try again later."
+        return self._error(request, Refusal(503, title, shown))
 
     def _error(self, request: web.Request, refusal: Refusal) -> web.Response:
         return self.page(request, "refusal.html", refusal.status, title=refusal.title, text=str(refusal))

@@ -129,6 +129,20 @@ async def test_what_did_not_change_stays_as_it_is(tmp_path: Path, monkeypatch: p
     await sidecar.outlets.stop()
 
 
+async def test_of_two_changes_at_once_the_later_one_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Slack app that was taken out is not heeded any more."""
+    monkeypatch.setenv("TOKEN", TOKEN)
+    write_secrets(tmp_path)
+    sidecar, tasks = Sidecar(), asyncio.all_tasks()
+    text = CONFIGURATION.format(channel=CHANNEL, url="http://127.0.0.1:9/api", port=9, user=USER)
+    await sidecar.outlets.configure(read(tmp_path, text))
+    more, none = read(tmp_path, f"{text}  notificationsPerHour: 7\n"), Approvals()
+    await asyncio.gather(sidecar.outlets.configure(more), sidecar.outlets.configure(none))
+    assert (await sidecar.outlets.slack(signed({}, sidecar.now))).status == 404
+    assert asyncio.all_tasks() == tasks
+    await sidecar.outlets.stop()
+
+
 async def test_secrets_are_read_when_they_are_used_and_what_is_missing_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

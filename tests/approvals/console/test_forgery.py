@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from urllib.parse import urlencode
 
 import msgspec
 import pytest
@@ -294,6 +296,26 @@ async def test_guessing_ends_soon_and_what_is_right_is_refused_then_too(site, br
     assert (await eve.post("/login", form | {"token": "ann's secret"})).status == 429
     site.scene.now += MINUTE
     assert (await eve.log_in("ann")).status == 303
+
+
+async def test_guesses_that_are_sent_at_once_are_counted_as_well(site, browser):
+    """Each of them has begun before any has failed."""
+    eve, begun, all_begun = await browser(), 0, asyncio.Event()
+    form = (await eve.get("/login")).forms["/login"]
+
+    async def slowly(number):
+        nonlocal begun
+        body = urlencode(form | {"token": f"guess {number}"}).encode()
+        yield body[:10]
+        begun += 1
+        if begun == 30:
+            all_begun.set()
+        await all_begun.wait()
+        yield body[10:]
+
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    answers = await asyncio.gather(*(eve.post("/login", slowly(number), kind) for number in range(30)))
+    assert sorted(answer.status for answer in answers) == [403] * 10 + [429] * 20
 
 
 def test_failures_count_by_network_and_are_bounded():

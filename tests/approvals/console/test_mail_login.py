@@ -12,6 +12,7 @@ from openmcp.sidecar.approvals.console.settings import Person
 from openmcp.sidecar.approvals.mailtickets import Proof, Ticket, tickets_of
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status
+from openmcp.sidecar.state.store import StoreUnavailable
 from tests.approvals.console.site import Browser, Site
 from tests.approvals.scene import spec
 
@@ -97,6 +98,19 @@ async def test_following_the_link_logs_nobody_in(site: Site, browser: Browser) -
     assert (await browser.get(f"/login/mail?ticket={made.token}")).status == 200
     assert (await browser.get(f"/requests/{record.rid}")).status == 303
     assert record.rid not in (await browser.get(f"/login/mail?ticket={made.token}")).words
+
+
+async def test_where_the_store_is_away_a_stranger_is_not_told_which_it_is(
+    site: Site, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> bytes:
+        raise StoreUnavailable("Redis at redis.internal:6379: connection refused")
+
+    monkeypatch.setattr(site.console._login, "_tickets", tickets_of(away))
+    answer = await browser.get("/login/mail?ticket=x")
+    assert answer.status == 503
+    assert "The state store is away Try again later." in answer.words
+    assert "internal" not in answer.text
 
 
 async def test_a_wrong_code_is_refused_and_counted(site: Site, browser: Browser) -> None:
