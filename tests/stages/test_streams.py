@@ -354,6 +354,19 @@ async def test_a_broken_stream_is_resumed_with_all_its_rules(method: str, params
         assert resumed.messages == [more, result]
 
 
+@pytest.mark.parametrize("fails", [lambda: reply(status=500), lambda: reply(b"{}", 401)])
+async def test_a_stream_that_cannot_be_taken_up_now_can_be_later(fails: Any) -> None:
+    """A 200 that is no stream would make clients give up the id of the event, and so the answer (TypeScript SDK)."""
+    async with scene(allow()) as it:
+        await it.agent.initialize()
+        it.server = always(lambda: stream(event(None, "a1")))
+        last = (await it.agent.call("good")).events[-1].id
+        assert last is not None
+        it.server = always(fails)
+        answer = await it.agent.send(method="GET", last_event_id=last.decode())
+        assert (answer.code, answer.json["id"]) == ((502, -32603), None)
+
+
 async def test_an_event_id_is_of_no_use_to_others_or_after_a_denial() -> None:
     async with scene(allow()) as it:
         await it.agent.initialize()
