@@ -231,7 +231,7 @@ class Relay:
             return {}
         named = methods.NAMED.get(call.method)
         params: JsonObject = {named[1]: call.name} if named is not None else {}
-        for member in ("ref", "argument", "context"):  # completion/complete is judged by them
+        for member in ("ref", "argument", "context", "taskId"):  # what completions and tasks are judged by
             if member in call.message.params:
                 params[member] = call.message.params[member]
         if self._token is not None:
@@ -345,6 +345,8 @@ class Relay:
         wanted = _LISTED.get(message.method)
         if not self._acknowledged or (wanted is not None and not listens.get(wanted)):
             raise Dropped("a notification that was not subscribed to")
+        if message.method == "notifications/tasks" and message.params.get("taskId") not in listens["taskIds"]:
+            raise Dropped("news of a task that was not subscribed to")
 
     def _check_progress(self, params: JsonObject) -> None:
         if not self._expects:

@@ -449,6 +449,20 @@ async def test_a_subscription_carries_what_it_asked_for(message: Json, passes: b
         assert await listened(it, ACKNOWLEDGED, message, END) == [ACKNOWLEDGED, *([message] if passes else []), END]
 
 
+async def test_a_subscription_tells_of_the_tasks_that_it_named_alone() -> None:
+    """A server that mixes up who listens to what would tell of another agent's, under no rule of its tool."""
+    tasks = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+    async with scene(allow()) as it:
+        for name in ("t1", "t2"):
+            it.server = always(lambda name=name: reply(response({"resultType": "task", "taskId": name})))
+            await it.agent.modern("tools/call", 1, tasks, name="slow")
+        mine = told("tasks", taskId="t1", status="completed")
+        others = [told("tasks", taskId=name, status="completed") for name in ("t2", "t3", 1, None, ["t1"])]
+        it.server = always(lambda: stream(ACKNOWLEDGED, *others, told("tasks"), mine, END))
+        answer = await it.agent.modern("subscriptions/listen", 1, tasks, notifications={"taskIds": ["t1"]})
+        assert answer.messages == [ACKNOWLEDGED, mine, END]
+
+
 async def test_nothing_comes_before_the_acknowledgement() -> None:
     async with scene(allow()) as it:
         changed = told("tools/list_changed")
