@@ -448,7 +448,7 @@ async def test_foreign_task_id(agent: Connection, sidecar: Gate, server: Hostile
 
 
 async def test_cancellation_of_anothers_request(sidecar: Gate, server: Hostile) -> None:
-    """2026-07-28: the end of its stream cancels a request. At the server ids of all agents meet: it has one client, us."""
+    """2026-07-28: the end of its stream cancels a request. At the server the ids of all agents meet."""
     held, free = asyncio.Event(), asyncio.Event()
 
     async def works(request: Request, reply: Reply) -> None:
