@@ -5,6 +5,7 @@ Source: basic/transports of each revision, 2026-07-28 basic/patterns/subscriptio
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
@@ -16,7 +17,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.forward import LISTEN
 from openmcp.sidecar.stages.large import Reading
 from openmcp.sidecar.stages.record import Recorder
-from openmcp.sidecar.stages.results import Results
+from openmcp.sidecar.stages.results import Results, may_require
 from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.types import MODERN, RESOURCE, JsonObject, Message, Notification, Request, Response
 
@@ -210,7 +211,8 @@ class Relay:
         except Malformed as error:
             raise Dropped(f"malformed: {error.message}") from None
         if isinstance(message, Response) and self._is_expected(message):
-            await reading.edit_entries(self.flow, self._results.edit)
+            with suppress(Refused):  # what a rule blocks is blocked as a whole, just below
+                await reading.edit_entries(self.flow, self._results.edit)
         judged = self._judge_message(message)
         pieces = reading.original() if judged is message else None
         pieces = pieces or reading.written(jsonrpc.document_of(judged))
@@ -345,8 +347,14 @@ class Relay:
         wanted = _LISTED.get(message.method)
         if not self._acknowledged or (wanted is not None and not listens.get(wanted)):
             raise Dropped("a notification that was not subscribed to")
-        if message.method == "notifications/tasks" and message.params.get("taskId") not in listens["taskIds"]:
+        if message.method == "notifications/tasks":
+            self._check_task(message.params, listens["taskIds"])
+
+    def _check_task(self, task: JsonObject, wanted: list[str]) -> None:
+        if task.get("taskId") not in wanted:
             raise Dropped("news of a task that was not subscribed to")
+        if not may_require(self.flow, task):
+            raise Dropped("a task that asks for input that the client did not offer")
 
     def _check_progress(self, params: JsonObject) -> None:
         if not self._expects:

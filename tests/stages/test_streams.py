@@ -458,6 +458,8 @@ async def test_a_subscription_tells_of_the_tasks_that_it_named_alone() -> None:
             await it.agent.modern("tools/call", 1, tasks, name="slow")
         mine = told("tasks", taskId="t1", status="completed")
         others = [told("tasks", taskId=name, status="completed") for name in ("t2", "t3", 1, None, ["t1"])]
+        question = {"method": "elicitation/create", "params": {"mode": "url", "url": "https://evil.example"}}
+        others.append(told("tasks", taskId="t1", status="input_required", inputRequests={"a": question}))
         it.server = always(lambda: stream(ACKNOWLEDGED, *others, told("tasks"), mine, END))
         answer = await it.agent.modern("subscriptions/listen", 1, tasks, notifications={"taskIds": ["t1"]})
         assert answer.messages == [ACKNOWLEDGED, mine, END]
