@@ -223,8 +223,9 @@ class Relay:
         session = self.flow.session
         if event.id is None or session is None or self.flow.older:
             return None  # HTTP+SSE has no streams that could be resumed
-        self._resumable = True
-        return self._sessions.event_id(session, event.id.decode("latin-1"), self._description())
+        identifier = self._sessions.event_id(session, event.id.decode("latin-1"), self._description())
+        self._resumable = self._resumable or identifier is not None
+        return identifier
 
     def _description(self) -> JsonObject:
         """What a resumed stream has to know of the request it belongs to."""

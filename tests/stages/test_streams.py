@@ -354,6 +354,16 @@ async def test_a_broken_stream_is_resumed_with_all_its_rules(method: str, params
         assert resumed.messages == [more, result]
 
 
+async def test_a_stream_whose_event_ids_would_be_too_long_is_answered() -> None:
+    """Who came back with one would hear that its session is gone."""
+    async with scene(allow()) as it:
+        await it.agent.initialize()
+        it.server = always(lambda: stream(event(None, "a1", 5), event(notification("message", data=1), "a2")))
+        answer = await it.agent.ask("resources/read", uri="good://" + "a" * 4000)
+        assert [(one.id, one.retry) for one in answer.events] == [(None, 5), (None, None), (None, None)]
+        assert answer.messages[-1] == {"jsonrpc": "2.0", "id": 1, "error": CUT}
+
+
 @pytest.mark.parametrize("fails", [lambda: reply(status=500), lambda: reply(b"{}", 401)])
 async def test_a_stream_that_cannot_be_taken_up_now_can_be_later(fails: Any) -> None:
     """A 200 that is no stream would make clients give up the id of the event, and so the answer (TypeScript SDK)."""
