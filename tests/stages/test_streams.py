@@ -227,6 +227,32 @@ async def test_an_answer_goes_to_the_server_under_its_own_id_once(reply_of_agent
         assert len(it.sent) == sent
 
 
+async def test_a_stream_in_answer_to_an_answer_is_let_go() -> None:
+    """It would be held until its time limit, and with it a connection to the server."""
+    async with scene(allow()) as it:
+        identifier = await asked(it, it.agent)
+        answers = []
+
+        def answering(sent: Sent) -> Any:
+            answers.append(stream(open_end=True))
+            return answers[-1]
+
+        it.server = answering
+        assert (await it.agent.send(response(identifier=identifier))).status == 202
+        assert [one._connection.released for one in answers] == [False]
+
+
+async def test_a_server_is_not_told_of_tasks_that_it_could_not_follow() -> None:
+    """2025-11-25: tasks of the client are asked for by requests of the server that do not pass (`SERVER_REQUESTS`)."""
+    async with scene(allow()) as it:
+        offered = {"elicitation": {"form": {}}, "tasks": {"requests": {"elicitation": {"create": {}}}}}
+        assert (await it.agent.initialize(**offered)).status == 200
+        assert it.sent[-1].json["params"]["capabilities"] == {"elicitation": {"form": {}}}
+        for params in ({}, {"capabilities": None}, {"capabilities": []}, {"capabilities": {"roots": {}}}):
+            await it.agent.ask("initialize", protocolVersion="2025-11-25", **params)
+            assert it.sent[-1].json["params"] == {"protocolVersion": "2025-11-25", **params}
+
+
 async def test_nobody_answers_what_was_not_asked_of_him() -> None:
     async with scene(allow()) as it:
         identifier = await asked(it, it.agent)
