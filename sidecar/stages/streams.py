@@ -5,7 +5,6 @@ Source: basic/transports of each revision, 2026-07-28 basic/patterns/subscriptio
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Final
 
 from openmcp.sidecar.errors import Malformed, Refused, UpstreamFailed
@@ -211,13 +210,18 @@ class Relay:
         except Malformed as error:
             raise Dropped(f"malformed: {error.message}") from None
         if isinstance(message, Response) and self._is_expected(message):
-            with suppress(Refused):  # what a rule blocks is blocked as a whole, just below
-                await reading.edit_entries(self.flow, self._results.edit)
+            await self._edit_entries(reading)
         judged = self._judge_message(message)
         pieces = reading.original() if judged is message else None
         pieces = pieces or reading.written(jsonrpc.document_of(judged))
         self._passed(message, None, sum(map(len, pieces)))
         return pieces
+
+    async def _edit_entries(self, reading: Reading) -> None:
+        try:
+            await reading.edit_entries(self.flow, self._results.edit)
+        except Refused:
+            return  # what a rule blocks in one part is blocked as a whole, when the rest is judged
 
     def _event_id(self, event: Event) -> bytes | None:
         session = self.flow.session
