@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import hashlib
 import logging
 import os
 import random
@@ -10,13 +9,11 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
-import msgspec
-
 from openmcp.config.model import Configuration
 from openmcp.config.secrets import SecretError, read_key
 from openmcp.sidecar import build
 from openmcp.sidecar.admin import Admin, Readiness
-from openmcp.sidecar.build import telemetry
+from openmcp.sidecar.build import changes, telemetry
 from openmcp.sidecar.build.limits import report_endpoints
 from openmcp.sidecar.net import health
 from openmcp.sidecar.net.listener import MOST_KEPT, Listener
@@ -84,7 +81,7 @@ class App:
         self._retired: set[Upstream] = set()
         self._origin = origin
         self._loaded_at = time.time()
-        self._last_error, self._draining, self._digested = "", False, (configuration, _digest(configuration))
+        self._last_error, self._draining, self._digested = "", False, (configuration, changes.digest(configuration))
         settings = configuration.telemetry.audit
         self.audit, payloads = telemetry.record(settings, functools.partial(_log_audit, settings.file or "stdout"))
         try:
@@ -196,7 +193,7 @@ class App:
         self._listener.most_kept = _most_kept(configuration)
         self._swap_upstreams(set(known.values()), set(build.upstreams(after).values()))
         self._loaded_at, self._last_error = time.time(), ""
-        _warn_of_restart(before.configuration, configuration)
+        changes.warn_of_restart(before.configuration, configuration)
         reopened = before.closed != closed
         self._review_streams(after, changed=reopened or configuration.policies != before.configuration.policies)
 
@@ -213,7 +210,7 @@ class App:
             _log.error("everything is denied: %s", self.snapshot.closed)
             return
         self._recorder.reload("ok", self._digest())
-        _log.info("the configuration was reloaded: %s", summary(self.snapshot.configuration))
+        _log.info("the configuration was reloaded: %s", changes.summary(self.snapshot.configuration))
 
     async def stop(self, patience: float = DRAIN) -> None:
         """Drain: calls under way finish within `patience` seconds, streams are ended, then everything is closed.
@@ -328,7 +325,7 @@ class App:
     def _digest(self) -> str:
         """That of the configuration in force, taken once: it is asked for by every probe."""
         if self._digested[0] is not self.snapshot.configuration:
-            self._digested = self.snapshot.configuration, _digest(self.snapshot.configuration)
+            self._digested = self.snapshot.configuration, changes.digest(self.snapshot.configuration)
         return self._digested[1]
 
     def _scrape(self, scrape: Scrape) -> None:
@@ -373,32 +370,6 @@ def _session_key(configuration: Configuration) -> bytes:
 def _most_kept(configuration: Configuration) -> int:
     """Bytes that callers may keep waiting in bodies that are not complete: a few of the largest that are allowed."""
     return max([MOST_KEPT, *(4 * server.limits.request_bytes for server in configuration.servers)])
-
-
-def _digest(configuration: Configuration) -> str:
-    """Tells one configuration from another, the same in every replica."""
-    return hashlib.sha256(msgspec.json.encode(configuration)).hexdigest()[:16]
-
-
-def summary(configuration: Configuration) -> str:
-    return f"{len(configuration.servers)} server(s) under {len(configuration.policies)} policies"
-
-
-def _warn_of_restart(before: Configuration, after: Configuration) -> None:
-    if _bound(before) != _bound(after):
-        _log.warning("listen.mcp, listen.admin and listen.tls change only with a restart (certificates are read anew)")
-    if (before.identity.workload_api, before.identity.svid) != (after.identity.workload_api, after.identity.svid):
-        _log.warning("identity.workloadApi and identity.svid change only with a restart")
-    if before.state != after.state or before.approvals.console != after.approvals.console:
-        _log.warning("state and approvals.console change only with a restart")
-    if before.source != after.source:
-        _log.warning("source changes only with a restart")
-    if before.telemetry != after.telemetry:
-        _log.warning("telemetry changes only with a restart")
-
-
-def _bound(configuration: Configuration) -> tuple[object, ...]:
-    return configuration.listen.mcp, configuration.listen.admin, configuration.listen.tls
 
 
 def _log_audit(output: str, error: OSError | None) -> None:

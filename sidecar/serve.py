@@ -16,8 +16,8 @@ from openmcp.config.kubernetes.opening import NoCluster, Source, opened
 from openmcp.config.model import Address, FileOrigin
 from openmcp.config.secrets import SecretError
 from openmcp.sidecar import build
-from openmcp.sidecar.app import App, Origin, summary
-from openmcp.sidecar.build import usable
+from openmcp.sidecar.app import App, Origin
+from openmcp.sidecar.build import changes, usable
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.telemetry import log
 
@@ -76,7 +76,7 @@ async def _main(source: Source, loaded: Loaded, admin: Address | None) -> None:
     _log.info("identity: %s", app.description)
     _log.info(
         "serving %s on %s://%s:%d, admin on http://%s:%d",
-        summary(loaded.configuration),
+        changes.summary(loaded.configuration),
         "http" if loaded.configuration.listen.tls is None else "https",
         *app.mcp_address,
         *app.admin_address,

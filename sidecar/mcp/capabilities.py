@@ -21,6 +21,8 @@ def declared(capabilities: object) -> tuple[str, ...]:
         inner: Any = capabilities[name]
         if type(inner) is dict:
             named += [f"{name}.{part}" for part in _PARTS.get(name, ()) if part in inner]
+            if name == "elicitation" and "url" in inner and "form" not in inner:
+                named.remove(name)  # which stands for forms: what it declares otherwise
     return tuple(sorted(named))
 
 

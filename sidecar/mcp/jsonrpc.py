@@ -234,7 +234,20 @@ def _refuse_lookalikes(mapping: JsonObject, where: str) -> None:
 
 _JUDGED: Final = {
     member.casefold(): member
-    for member in ("_meta", "argument", "arguments", "context", "inputResponses", "name", "ref", "requestState", "uri")
+    for member in (
+        "_meta",
+        "argument",
+        "arguments",
+        "context",
+        "cursor",
+        "inputResponses",
+        "name",
+        "ref",
+        "requestState",
+        "task",
+        "taskId",
+        "uri",
+    )
 }
 """What is judged: a server that ignores case would read `Arguments`, of which no condition has seen anything."""
 _REMEMBERED_SETS: Final = 512

@@ -6,7 +6,7 @@ Source: schema/<revision>/schema.ts of the MCP specification. A method that is n
 
 from typing import Final
 
-from openmcp.sidecar.types import LEGACY, MODERN, PROMPT, RESOURCE, TOOL
+from openmcp.sidecar.types import LEGACY, MODERN, PROMPT, RESOURCE, TOOL, Era
 
 _SHARED: Final = frozenset(
     (
@@ -35,7 +35,7 @@ CLIENT_REQUESTS: Final = {
     },
     MODERN: _SHARED | {"server/discover", "subscriptions/listen", "tasks/update"},
 }
-CLIENT_NOTIFICATIONS: Final = {
+CLIENT_NOTIFICATIONS: Final[dict[Era, frozenset[str]]] = {
     LEGACY: frozenset(
         (
             "notifications/initialized",
@@ -45,8 +45,10 @@ CLIENT_NOTIFICATIONS: Final = {
             "notifications/tasks/status",
         )
     ),
-    MODERN: frozenset(("notifications/cancelled",)),
+    MODERN: frozenset(),
 }
+"""Of 2026-07-28 none: over HTTP the end of its stream cancels a request. A server that heeds a cancellation could take
+it for one of another agent's request, since it has one client, the gateway, and the ids are those of all agents."""
 SERVER_REQUESTS: Final = {
     "ping": "",
     "sampling/createMessage": "sampling",

@@ -104,6 +104,9 @@ def fail(flow: Flow, failure: UpstreamFailed) -> None:
         document["error"]["code"] = TOO_MANY
         send(flow, 429, document, JSON + b"retry-after: 1\r\n")
         return
-    status = 503 if failure.kind == "identity" else 502
-    # A request gets its error in a 200, since clients take other statuses for a broken transport.
-    send(flow, 200 if flow.message_id is not None else status, document)
+    if flow.message_id is not None and flow.request.method == "POST":
+        # A request gets its error in a 200, since clients take other statuses for a broken transport.
+        send(flow, 200, document)
+        return
+    document["id"] = None  # who comes back for the rest of a stream may do so again
+    send(flow, 503 if failure.kind == "identity" else 502, document)

@@ -114,8 +114,8 @@ class Approvals:
         """Whether a permitted message was about something that is held here, and was answered."""
         if call.method != _CANCELLED:
             return await self.tasks.serve(flow, call)
-        if flow.era is MODERN or not self.holding.cancel(flow, call.message.params.get("requestId")):
-            return False  # a client of 2026-07-28 closes the stream instead
+        if not self.holding.cancel(flow, call.message.params.get("requestId")):
+            return False
         answering.respond(flow, 202, b"", b"")
         return True
 

@@ -89,7 +89,7 @@ async def serve(flow: Flow, handle: Callable[[Exchange], Awaitable[None]]) -> No
         for member in members:
             body = jsonrpc.encode(member)
             request = HttpRequest(whole.method, whole.path, whole.headers, whole.repeated, body, whole.peer)
-            group.create_task(_one(handle, Part(request, stream)))
+            group.create_task(_one(handle, Part(request, stream if _is_answered(member) else None)))
     if asks:
         flow.exchange.finish()
     else:
@@ -99,6 +99,11 @@ async def serve(flow: Flow, handle: Callable[[Exchange], Awaitable[None]]) -> No
 
 async def _one(handle: Callable[[Exchange], Awaitable[None]], part: Part) -> None:
     await handle(part)
+
+
+def _is_answered(member: JsonObject) -> bool:
+    """Whether a member gets an answer: neither a notification nor a response does, be it refused (JSON-RPC 2.0, 6)."""
+    return "id" in member if "method" in member else not ("result" in member or "error" in member)
 
 
 def _members(flow: Flow) -> list[JsonObject]:

@@ -90,6 +90,7 @@ class Connections:
         asked = time.perf_counter()
         response = await backward(flow, document)
         flow.upstream_seconds = time.perf_counter() - asked
+        response.close()
         answering.accepted(flow, response)
 
     async def serve(self, flow: Flow) -> None:

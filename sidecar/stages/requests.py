@@ -46,6 +46,8 @@ class Requests:
             params = self._state(flow, call, params)
         elif method == forward.LISTEN:
             params = self._listened_tasks(flow, params)
+        elif method == "initialize":
+            params = _without_tasks(params)
         elif method in tasks.METHODS:
             owner = self._tasks.owner(flow.server, flow.agent, params)
             self._pin(flow, owner.endpoint)
@@ -90,6 +92,14 @@ class Requests:
         if pinned is None or (flow.endpoint is not None and flow.endpoint is not pinned):
             raise Refused(400, INVALID_PARAMS, "this belongs to an endpoint that is gone", reason="foreign_token")
         flow.endpoint = pinned
+
+
+def _without_tasks(params: JsonObject) -> JsonObject:
+    """The params of initialize without tasks of the client, which a server asks for by requests that do not pass."""
+    declared = params.get("capabilities")
+    if type(declared) is not dict or "tasks" not in declared:
+        return params
+    return params | {"capabilities": {name: value for name, value in declared.items() if name != "tasks"}}
 
 
 def _traced(flow: Flow, params: JsonObject) -> JsonObject:

@@ -24,6 +24,7 @@ LIST_TTL: Final = 60_000
 """Milliseconds for which a client may go on showing a list after the policy changed."""
 OWN_PREFIX: Final = "dev.openmcp/"
 TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
+_NOT_OFFERED: Final = "the server asks for input that the client did not offer"
 
 
 class Results:
@@ -78,6 +79,8 @@ class Results:
     def _typed(self, flow: Flow, result: JsonObject) -> JsonObject:
         """An absent resultType is "complete" (servers of the legacy era omit it); an unknown one is invalid."""
         kind = result.get("resultType")
+        if flow.method == "tasks/get" and not may_require(flow, result):
+            raise UpstreamFailed("protocol", _NOT_OFFERED)
         if kind == "complete":
             return result
         if kind is None:
@@ -89,11 +92,10 @@ class Results:
         raise UpstreamFailed("protocol", f"the server's resultType {str(kind)[:40]!r} is not valid here")
 
     def _seal_input_required(self, flow: Flow, result: JsonObject) -> JsonObject:
-        asked = result.get("inputRequests", {})
-        if type(asked) is not dict or not all(_may_ask(flow, key, value) for key, value in asked.items()):
-            raise UpstreamFailed("protocol", "the server asks for input that the client did not offer")
+        if not may_require(flow, result):
+            raise UpstreamFailed("protocol", _NOT_OFFERED)
         state = result.get("requestState")
-        if state is None and not asked:
+        if state is None and not result.get("inputRequests"):
             raise UpstreamFailed("protocol", "the server requires input and asks for none")
         if state is not None and type(state) is not str:
             raise UpstreamFailed("protocol", "the server's requestState is not a string")
@@ -165,6 +167,12 @@ def extensions(flow: Flow) -> JsonObject:
     """The extensions that a modern client declared with its request."""
     extensions = client_capabilities(flow).get("extensions")
     return extensions if type(extensions) is dict else {}
+
+
+def may_require(flow: Flow, asking: JsonObject) -> bool:
+    """Whether a server may put the input requests of a result, or of a task, to the client of this flow."""
+    asked = asking.get("inputRequests", {})
+    return type(asked) is dict and all(_may_ask(flow, key, request) for key, request in asked.items())
 
 
 def _may_ask(flow: Flow, key: str, request: Any) -> bool:

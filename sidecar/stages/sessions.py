@@ -67,9 +67,11 @@ class Sessions:
         known = self._opened[token] = (session, fingerprint(token))
         return known
 
-    def event_id(self, session: Session, upstream_id: str, stream: JsonObject) -> bytes:
-        """The event id that goes to the client: bound to its session, and saying what stream it belongs to."""
-        return self._sealer.seal(_EVENT, (pin(session), upstream_id, stream)).encode()
+    def event_id(self, session: Session, upstream_id: str, stream: JsonObject) -> bytes | None:
+        """The event id that goes to the client: bound to its session, and saying what stream it belongs to. None where
+        it would be too long to come back with."""
+        token = self._sealer.seal(_EVENT, (pin(session), upstream_id, stream))
+        return token.encode() if len(token) <= MAX_TOKEN else None
 
     def resume(self, session: Session, token: str) -> tuple[str, JsonObject]:
         """The server's event id and the stream of a `Last-Event-ID`; raises `Refused` (404) for a foreign one."""

@@ -16,7 +16,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.forward import LISTEN
 from openmcp.sidecar.stages.large import Reading
 from openmcp.sidecar.stages.record import Recorder
-from openmcp.sidecar.stages.results import Results
+from openmcp.sidecar.stages.results import Results, may_require
 from openmcp.sidecar.stages.sessions import Sessions
 from openmcp.sidecar.types import MODERN, RESOURCE, JsonObject, Message, Notification, Request, Response
 
@@ -210,19 +210,26 @@ class Relay:
         except Malformed as error:
             raise Dropped(f"malformed: {error.message}") from None
         if isinstance(message, Response) and self._is_expected(message):
-            await reading.edit_entries(self.flow, self._results.edit)
+            await self._edit_entries(reading)
         judged = self._judge_message(message)
         pieces = reading.original() if judged is message else None
         pieces = pieces or reading.written(jsonrpc.document_of(judged))
         self._passed(message, None, sum(map(len, pieces)))
         return pieces
 
+    async def _edit_entries(self, reading: Reading) -> None:
+        try:
+            await reading.edit_entries(self.flow, self._results.edit)
+        except Refused:
+            return  # what a rule blocks in one part is blocked as a whole, when the rest is judged
+
     def _event_id(self, event: Event) -> bytes | None:
         session = self.flow.session
         if event.id is None or session is None or self.flow.older:
             return None  # HTTP+SSE has no streams that could be resumed
-        self._resumable = True
-        return self._sessions.event_id(session, event.id.decode("latin-1"), self._description())
+        identifier = self._sessions.event_id(session, event.id.decode("latin-1"), self._description())
+        self._resumable = self._resumable or identifier is not None
+        return identifier
 
     def _description(self) -> JsonObject:
         """What a resumed stream has to know of the request it belongs to."""
@@ -231,7 +238,7 @@ class Relay:
             return {}
         named = methods.NAMED.get(call.method)
         params: JsonObject = {named[1]: call.name} if named is not None else {}
-        for member in ("ref", "argument", "context"):  # completion/complete is judged by them
+        for member in ("ref", "argument", "context", "taskId"):  # what completions and tasks are judged by
             if member in call.message.params:
                 params[member] = call.message.params[member]
         if self._token is not None:
@@ -345,6 +352,14 @@ class Relay:
         wanted = _LISTED.get(message.method)
         if not self._acknowledged or (wanted is not None and not listens.get(wanted)):
             raise Dropped("a notification that was not subscribed to")
+        if message.method == "notifications/tasks":
+            self._check_task(message.params, listens["taskIds"])
+
+    def _check_task(self, task: JsonObject, wanted: list[str]) -> None:
+        if task.get("taskId") not in wanted:
+            raise Dropped("news of a task that was not subscribed to")
+        if not may_require(self.flow, task):
+            raise Dropped("a task that asks for input that the client did not offer")
 
     def _check_progress(self, params: JsonObject) -> None:
         if not self._expects:

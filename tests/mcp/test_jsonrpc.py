@@ -261,6 +261,9 @@ def test_a_key_that_poses_as_one_that_is_judged_is_refused_in_params_alone() -> 
         jsonrpc.parse(body('"id":1,"method":"m","params":{"name":"a","_meta":{"Arguments":{}}}'))
         with pytest.raises(Malformed, match="differs from arguments in letter case alone"):
             jsonrpc.parse(body('"id":1,"method":"m","params":{"Arguments":{}}'))
+        for posing, meant in (("Cursor", "cursor"), ("TASK", "task"), ("taskID", "taskId")):
+            with pytest.raises(Malformed, match=f"differs from {meant} in letter case alone"):
+                jsonrpc.parse(body(f'"id":1,"method":"m","params":{{"{posing}":""}}'))
 
 
 def test_few_and_short_sets_of_keys_are_remembered() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from openmcp.sidecar.stages.batch import MAX_MESSAGES, VERSION
 from tests.support.gate import Gate, call, initialize, message
-from tests.support.hostile import Hostile
+from tests.support.hostile import Hostile, Reply, Request, friendly
 from tests.support.raw import Answer, Connection
 
 
@@ -34,6 +34,25 @@ async def test_each_message_of_a_batch_is_judged_by_itself(agent: Connection, si
     denied = await sidecar.recorded(event="request", name="forbidden")
     assert denied["decision"] == "deny"
     assert (await agent.ask(call())).status == 200, "the connection lives on"
+
+
+async def test_what_is_no_request_of_a_batch_has_no_answer(agent: Connection, server: Hostile) -> None:
+    """JSON-RPC 2.0, 6: also where it is refused, or the server fails; an error without an id would be nobody's."""
+    await initialize(agent, VERSION)
+
+    async def refusing(request: Request, reply: Reply) -> None:
+        if "id" in request.json:
+            await friendly(request, reply)
+        else:
+            await reply.respond(status=500)
+
+    server.handler = refusing
+    forged = {"jsonrpc": "2.0", "id": "forged", "result": {}}
+    answer = await agent.ask([message("notifications/cancelled", None), forged, message("ping", 1), {"jsonrpc": "2.0"}])
+    (malformed, pong) = sorted(events(answer), key=lambda each: each["id"] or 0)
+    assert (malformed["id"], malformed["error"]["code"]) == (None, -32600)
+    assert pong["id"] == 1
+    assert "result" in pong
 
 
 async def test_a_batch_without_requests_is_accepted(agent: Connection, server: Hostile) -> None:

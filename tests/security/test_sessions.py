@@ -304,8 +304,10 @@ async def test_a_question_the_client_did_not_offer_to_answer(agent: Connection, 
         ({**QUESTIONS["sampling"], "params": {"messages": [], "toolChoice": {}}}, {"sampling": {}}),
         ({**ELICITATION, "params": {"mode": "url", "url": "https://evil.example"}}, {"elicitation": {}}),
         ({**ELICITATION, "params": {"mode": "url", "url": "https://evil.example"}}, {"elicitation": {"form": {}}}),
+        ({**ELICITATION, "params": {"mode": "form", "message": "?"}}, {"elicitation": {"url": {}}}),
+        ({**ELICITATION, "params": {"message": "?"}}, {"elicitation": {"url": {}}}),
     ],
-    ids=["tools", "toolChoice", "url", "url beside form"],
+    ids=["tools", "toolChoice", "url", "url beside form", "form", "form by default"],
 )
 async def test_sampling_with_tools_and_url_elicitation_only_where_offered(
     agent: Connection, server: Hostile, question: dict[str, Any], capabilities: dict[str, Any]

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from tests.support.gate import (
+    MODERN,
+    PATIENCE,
     POLICY,
     Gate,
     ask_modern,
@@ -17,6 +19,8 @@ from tests.support.gate import (
     gate,
     initialize,
     message,
+    modern,
+    modern_headers,
 )
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile, tool
 from tests.support.raw import Answer, Connection
@@ -440,6 +444,28 @@ async def test_foreign_task_id(agent: Connection, sidecar: Gate, server: Hostile
         server.handler = results({"tasks": [{"taskId": "t-1"}, {"taskId": "t-2"}, {"taskId": ["t-1"]}, "x", {}]})
         assert (await bob.ask(message("tasks/list"))).json["result"]["tasks"] == []
         assert (await agent.ask(message("tasks/list"))).json["result"]["tasks"] == [{"taskId": "t-1"}]
+
+
+async def test_cancellation_of_anothers_request(sidecar: Gate, server: Hostile) -> None:
+    """2026-07-28: the end of its stream cancels a request. At the server the ids of all agents meet."""
+    held, free = asyncio.Event(), asyncio.Event()
+
+    async def works(request: Request, reply: Reply) -> None:
+        if request.json["method"] == "tools/call":
+            held.set()
+            await free.wait()
+        await reply.result({"content": [], "resultType": "complete"})
+
+    server.handler = works
+    async with sidecar.connect("alice") as alice, sidecar.connect("bob") as bob, asyncio.timeout(PATIENCE):
+        under_way = asyncio.create_task(ask_modern(alice, call()))
+        await held.wait()
+        cancelled = message("notifications/cancelled", None, requestId=1)
+        assert (await bob.ask(modern(cancelled), **modern_headers(cancelled))).status == 202
+        assert (await bob.ask(cancelled, mcp_protocol_version=MODERN)).status == 202
+        free.set()
+        assert "result" in (await under_way).json
+    assert [request.json["method"] for request in server.requests] == ["tools/call"]
 
 
 async def test_a_task_cannot_be_taken_over(agent: Connection, sidecar: Gate, server: Hostile) -> None:

@@ -9,7 +9,7 @@ import pytest
 from openmcp.config.model import Policy
 from tests.inspection.responses import block, redact, saying
 from tests.policy.rules import allow
-from tests.stages.scene import Json, Scene, failure, notification, reply, request, response, scene, stream
+from tests.stages.scene import Json, Scene, event, failure, notification, reply, request, response, scene, stream
 
 MAIL = "bob@corp.example"
 GONE = "[redacted:email]"
@@ -287,6 +287,19 @@ async def test_a_blocked_payload_of_a_task_is_a_tools_error(streamed: bool) -> N
         answers(it, response({"content": [text(MAIL)]}), streamed)
         got = await asked(it, "tasks/result", False, streamed, taskId="t1")
         assert (got["result"]["isError"], MAIL in json.dumps(got)) == (True, False)
+
+
+async def test_what_a_task_brought_is_inspected_as_its_tools_own_when_its_stream_is_taken_up_again() -> None:
+    async with scene(allow(), saying(redact(detect=["email"], tools=["slow"]))) as it:
+        await it.agent.initialize()
+        it.server = lambda sent: reply(response({"task": {"taskId": "t1"}}, sent.json["id"]))
+        await it.agent.call("slow")
+        it.server = lambda sent: stream(event(None, "a1"))
+        last = (await it.agent.ask("tasks/result", taskId="t1")).events[-1].id
+        assert last is not None
+        it.server = lambda sent: stream(response({"content": [text(MAIL)]}))
+        (resumed,) = (await it.agent.send(method="GET", last_event_id=last.decode())).messages
+        assert resumed["result"]["content"] == [text(GONE)]
 
 
 async def test_news_of_a_task_is_inspected_as_its_tools_own() -> None:

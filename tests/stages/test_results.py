@@ -334,6 +334,27 @@ async def test_a_task_is_its_agents_alone_on_its_endpoint(modern: bool, streamed
             assert len(it.sent) == sent
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_task_asks_for_what_its_agent_offered_alone(streamed: bool) -> None:
+    async with scene(allow()) as it:
+        answers(it, {"resultType": "task", "taskId": "t1"})
+        await it.agent.modern("tools/call", 1, TASKS, name="slow")
+        url = {"a": {"method": "elicitation/create", "params": {"mode": "url", "url": "https://evil.example"}}}
+        for asked, offered, good in (
+            (ASK, {"elicitation": {}}, True),
+            (ASK, {}, False),
+            (url, {"elicitation": {}}, False),
+            (url, {"elicitation": {"url": {}}}, True),
+            ({"dev.openmcp/a": ASK["name"]}, {"elicitation": {}}, False),
+            ([ASK], {"elicitation": {}}, False),
+        ):
+            task = {"resultType": "complete", "taskId": "t1", "status": "input_required", "inputRequests": asked}
+            answers(it, task, streamed)
+            answer = await it.agent.modern("tasks/get", 1, TASKS | offered, taskId="t1")
+            [got] = answer.messages if streamed else [answer.json]
+            assert got.get("result") == (task if good else None)
+
+
 async def test_a_list_of_tasks_shows_the_agents_own() -> None:
     async with scene(allow()) as it:
         answers(it, {"task": {"taskId": "t1"}})

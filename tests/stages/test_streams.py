@@ -227,6 +227,32 @@ async def test_an_answer_goes_to_the_server_under_its_own_id_once(reply_of_agent
         assert len(it.sent) == sent
 
 
+async def test_a_stream_in_answer_to_an_answer_is_let_go() -> None:
+    """It would be held until its time limit, and with it a connection to the server."""
+    async with scene(allow()) as it:
+        identifier = await asked(it, it.agent)
+        answers = []
+
+        def answering(sent: Sent) -> Any:
+            answers.append(stream(open_end=True))
+            return answers[-1]
+
+        it.server = answering
+        assert (await it.agent.send(response(identifier=identifier))).status == 202
+        assert [one._connection.released for one in answers] == [False]
+
+
+async def test_a_server_is_not_told_of_tasks_that_it_could_not_follow() -> None:
+    """2025-11-25: tasks of the client are asked for by requests of the server that do not pass (`SERVER_REQUESTS`)."""
+    async with scene(allow()) as it:
+        offered = {"elicitation": {"form": {}}, "tasks": {"requests": {"elicitation": {"create": {}}}}}
+        assert (await it.agent.initialize(**offered)).status == 200
+        assert it.sent[-1].json["params"]["capabilities"] == {"elicitation": {"form": {}}}
+        for params in ({}, {"capabilities": None}, {"capabilities": []}, {"capabilities": {"roots": {}}}):
+            await it.agent.ask("initialize", protocolVersion="2025-11-25", **params)
+            assert it.sent[-1].json["params"] == {"protocolVersion": "2025-11-25", **params}
+
+
 async def test_nobody_answers_what_was_not_asked_of_him() -> None:
     async with scene(allow()) as it:
         identifier = await asked(it, it.agent)
@@ -354,6 +380,29 @@ async def test_a_broken_stream_is_resumed_with_all_its_rules(method: str, params
         assert resumed.messages == [more, result]
 
 
+async def test_a_stream_whose_event_ids_would_be_too_long_is_answered() -> None:
+    """Who came back with one would hear that its session is gone."""
+    async with scene(allow()) as it:
+        await it.agent.initialize()
+        it.server = always(lambda: stream(event(None, "a1", 5), event(notification("message", data=1), "a2")))
+        answer = await it.agent.ask("resources/read", uri="good://" + "a" * 4000)
+        assert [(one.id, one.retry) for one in answer.events] == [(None, 5), (None, None), (None, None)]
+        assert answer.messages[-1] == {"jsonrpc": "2.0", "id": 1, "error": CUT}
+
+
+@pytest.mark.parametrize("fails", [lambda: reply(status=500), lambda: reply(b"{}", 401)])
+async def test_a_stream_that_cannot_be_taken_up_now_can_be_later(fails: Any) -> None:
+    """A 200 that is no stream would make clients give up the id of the event, and so the answer (TypeScript SDK)."""
+    async with scene(allow()) as it:
+        await it.agent.initialize()
+        it.server = always(lambda: stream(event(None, "a1")))
+        last = (await it.agent.call("good")).events[-1].id
+        assert last is not None
+        it.server = always(fails)
+        answer = await it.agent.send(method="GET", last_event_id=last.decode())
+        assert (answer.code, answer.json["id"]) == ((502, -32603), None)
+
+
 async def test_an_event_id_is_of_no_use_to_others_or_after_a_denial() -> None:
     async with scene(allow()) as it:
         await it.agent.initialize()
@@ -434,6 +483,22 @@ async def listened(it: Scene, *events: Json | bytes, wanted: Json = WANTED) -> l
 async def test_a_subscription_carries_what_it_asked_for(message: Json, passes: bool) -> None:
     async with scene(allow(resources=["good://*"])) as it:
         assert await listened(it, ACKNOWLEDGED, message, END) == [ACKNOWLEDGED, *([message] if passes else []), END]
+
+
+async def test_a_subscription_tells_of_the_tasks_that_it_named_alone() -> None:
+    """A server that mixes up who listens to what would tell of another agent's, under no rule of its tool."""
+    tasks = {"extensions": {"io.modelcontextprotocol/tasks": {}}}
+    async with scene(allow()) as it:
+        for name in ("t1", "t2"):
+            it.server = always(lambda name=name: reply(response({"resultType": "task", "taskId": name})))
+            await it.agent.modern("tools/call", 1, tasks, name="slow")
+        mine = told("tasks", taskId="t1", status="completed")
+        others = [told("tasks", taskId=name, status="completed") for name in ("t2", "t3", 1, None, ["t1"])]
+        question = {"method": "elicitation/create", "params": {"mode": "url", "url": "https://evil.example"}}
+        others.append(told("tasks", taskId="t1", status="input_required", inputRequests={"a": question}))
+        it.server = always(lambda: stream(ACKNOWLEDGED, *others, told("tasks"), mine, END))
+        answer = await it.agent.modern("subscriptions/listen", 1, tasks, notifications={"taskIds": ["t1"]})
+        assert answer.messages == [ACKNOWLEDGED, mine, END]
 
 
 async def test_nothing_comes_before_the_acknowledgement() -> None:

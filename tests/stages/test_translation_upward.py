@@ -1,7 +1,9 @@
 """Agents of the legacy era with a server that has the modern one alone."""
 
 import asyncio
+import gc
 import json
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -233,9 +235,58 @@ async def test_a_call_that_is_cancelled_ends() -> None:
         call = it.agent.begin(request("tools/call", 3, name="echo"))
         serving = asyncio.create_task(it.pipeline(call))
         await begun.wait()
+        for other in (4, "3", 3.0, [3]):
+            assert (await it.agent.send(notification("cancelled", requestId=other))).status == 202
+            assert not serving.done()
         assert (await it.agent.send(notification("cancelled", requestId=3))).status == 202
         await asyncio.wait_for(serving, 5)
         assert call.code == (200, -32603)
+
+
+async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
+    """An exception that is raised again and again keeps the frames of all the times, and what is in them."""
+    begun = asyncio.Event()
+
+    async def called(sent: Sent) -> Any:
+        begun.set()
+        await asyncio.Event().wait()
+
+    def frames() -> int:
+        gc.collect()
+        return sum(type(one) is TracebackType for one in gc.get_objects())
+
+    async with translated(ALL) as it:
+        it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
+        await it.agent.initialize()
+        kept = []
+        for _ in range(3):
+            begun.clear()
+            serving = asyncio.create_task(it.pipeline(it.agent.begin(request("tools/call", 1, name="echo"))))
+            await begun.wait()
+            await it.agent.send(notification("cancelled", requestId=1))
+            await asyncio.wait_for(serving, 5)
+            kept.append(frames())
+        assert kept[2] <= kept[1] <= kept[0]
+
+
+async def test_true_is_not_the_id_of_a_call() -> None:
+    begun, free = asyncio.Event(), asyncio.Event()
+
+    async def called(sent: Sent) -> Any:
+        begun.set()
+        await free.wait()
+        return done(sent)
+
+    async with translated(ALL) as it:
+        it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
+        await it.agent.initialize()
+        call = it.agent.begin(request("tools/call", 1, name="echo"))
+        serving = asyncio.create_task(it.pipeline(call))
+        await begun.wait()
+        assert (await it.agent.send(notification("cancelled", requestId=True))).status == 202
+        free.set()
+        await asyncio.wait_for(serving, 5)
+        assert "content" in call.result
 
 
 async def test_the_sessions_stream_is_a_subscription() -> None:

@@ -362,6 +362,20 @@ async def test_a_large_read_and_a_large_error_are_blocked(inspecting: Gate, serv
         assert (await agent.ask(call())).code == 40300
 
 
+@pytest.mark.parametrize("kind", [answering, streaming])
+async def test_a_large_read_of_many_parts_is_blocked(inspecting: Gate, server: Hostile, kind: Kind) -> None:
+    """Also on a stream, which has begun: its answer is an event, not a second head."""
+    contents = [{"uri": "file:///public/a", "text": SECRET if n == 19_999 else f"{n}"} for n in range(20_000)]
+    server.handler = kind({"contents": contents}, COMPACT)
+    async with inspecting.connect() as agent:
+        answer = await agent.ask(message("resources/read", uri="file:///public/a"))
+        document = answer.json if kind is answering else answer.events[0]
+        assert (document["id"], document["error"]["code"]) == (1, 40300)
+        assert "HTTP/1.1" not in answer.body.decode()
+        server.handler = friendly
+        assert "result" in (await agent.ask(call())).json, "the connection is good for the next"
+
+
 async def test_an_entry_of_a_large_list_is_withheld(inspecting: Gate, server: Hostile) -> None:
     tools = [
         {"name": f"allowed{n}", "description": f"about {MAIL if n == 7 else n} " + "x" * 3000, "inputSchema": {}}

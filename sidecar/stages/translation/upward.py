@@ -36,7 +36,6 @@ MOST_KEPT: Final = 2048
 LOOKED_UP_FOR: Final = 60.0
 """Seconds for which the schema of a tool is not looked up again: each time may cost its server many answers."""
 _OFFERED: Final = ("tools", "prompts", "resources")
-_DROPPED: Final = UpstreamFailed("closed", "the client cancelled the request")
 
 
 class _Legacy:
@@ -132,7 +131,7 @@ class Upward:
                 legacy.under_way[message.id] = scope
                 response = await self._mirrored(flow, message, params)
         except TimeoutError:
-            raise _DROPPED from None
+            raise _dropped() from None
         finally:
             legacy.under_way.pop(message.id, None)
         if not response.streaming:
@@ -271,13 +270,18 @@ class Upward:
 def _told(legacy: _Legacy, message: Notification) -> UpstreamResponse:
     """A modern server is told nothing: an answer that is not wanted any more is not waited for."""
     if message.method == "notifications/cancelled":
-        identifier = message.params.get("requestId")
-        cut = legacy.under_way.pop(identifier, None) if isinstance(identifier, str | int) else None
+        identifier = message.params.get("requestId", "")
+        cut = legacy.under_way.pop(identifier, None) if jsonrpc.valid_id(identifier) else None
         if isinstance(cut, Spoken):
-            cut.cut(_DROPPED)
+            cut.cut(_dropped())
         elif cut is not None:
             cut.reschedule(0)
     return spoken.status_alone(202)
+
+
+def _dropped() -> UpstreamFailed:
+    """A new one each time: it keeps the frames that it was raised through."""
+    return UpstreamFailed("closed", "the client cancelled the request")
 
 
 def _offers(given: object) -> JsonObject:
