@@ -8,7 +8,7 @@ from openmcp.config.contradictions import contradiction
 from openmcp.config.cursor import At, shortened
 from openmcp.config.globs import is_literal
 from openmcp.config.jsonpath import compile_path
-from openmcp.config.model import Condition, Operator, RequestRule, ResponseRule
+from openmcp.config.model import Action, Condition, Operator, RequestRule, ResponseRule
 from openmcp.config.patterns import options
 from openmcp.identity.globs import matches
 
@@ -57,6 +57,8 @@ _UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012
 def check_request_rule(rule: RequestRule, at: At) -> None:
     """Warn about a request rule at its place."""
     _selectors(at)
+    if rule.action is not Action.ALLOW:
+        _naming(rule, at)
     _searched(at.key("patterns"), within_places=False)
     path = contradiction(rule.when)
     conditions = at.key("when")
@@ -107,6 +109,19 @@ def _selectors(at: At) -> None:
             )
 
 
+def _naming(rule: RequestRule, at: At) -> None:
+    """A glob that seems to take in methods which are not judged by their name: what should be closed stays open."""
+    selected = {kind for kind in ("tools", "prompts", "resources") if getattr(rule, kind)}
+    for item in _items(at.key("methods")):
+        text = item.text()
+        left = [method for method, kinds in NAMING.items() if matches(text, method) and kinds not in selected]
+        if text not in NAMING and left and not (left == ["completion/complete"] and selected):
+            item.warn(
+                f'"{shortened(text)}" leaves {", ".join(left)} as they are: they are judged by what they name',
+                "select with tools, prompts and resources too, or leave out all selectors for everything",
+            )
+
+
 def uri_fault(glob: str) -> str | None:
     """What a glob on resource URIs has that no URI in canonical form has; None where it may match one."""
     if " " in glob:
@@ -114,6 +129,8 @@ def uri_fault(glob: str) -> str | None:
     scheme, colon, rest = re.split("[?#]", glob)[0].partition(":")  # what may be a query stays as it is
     if not colon or not re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", scheme):
         return None
+    if "#" in glob and (scheme == "file" or scheme in _PORTS):
+        return "what is behind # is left out"
     if scheme != scheme.lower():
         return f"the scheme is written {scheme.lower()}"
     path = rest

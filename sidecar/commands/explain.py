@@ -14,6 +14,8 @@ from openmcp.sidecar.commands import grants as grant
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option
 from openmcp.sidecar.commands.explanation import Explanation
 from openmcp.sidecar.commands.questions import Question, WrongQuestion, call_for, check_agent, check_server
+from openmcp.sidecar.errors import Malformed
+from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.policy.decision import Decision
 from openmcp.sidecar.policy.engine import PolicySet
@@ -26,9 +28,9 @@ def _arguments(_: click.Context, __: click.Parameter, value: str | None) -> Any:
     if value is None:
         return None
     try:
-        read = json.loads(value)
-    except ValueError as error:
-        raise click.BadParameter(f"not JSON: {error}") from None
+        read = jsonrpc.decode(value.encode("utf-8", "surrogateescape"))  # strictly, as what agents send
+    except Malformed as error:
+        raise click.BadParameter(f"not JSON that an agent could send: {error.message}") from None
     if not isinstance(read, dict):
         raise click.BadParameter('a JSON object is wanted: {"name": "value"}')
     return read

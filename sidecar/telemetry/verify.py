@@ -113,6 +113,7 @@ class Check:
         self._values: tuple[bytes, ...] = ()
         self._kind = ""
         self._stray: _Stray | None = None
+        self._begun: set[bytes] = set()  # the values of the first lines of chains
 
     def read(self, name: str, stream: BinaryIO) -> None:
         """Check the next file. Raises OSError where it cannot be read."""
@@ -242,6 +243,9 @@ class Check:
             self._problem(
                 link.seq, "a new chain begins, but the one before has no end: its end was cut, or could not be read"
             )
+        if link.value in self._begun:
+            self._problem(link.seq, "this chain was here before: its lines are doubled")
+        self._begun.add(link.value)
         self._begin_at(link, Head(0, GENESIS))
         return self._follows(link)
 

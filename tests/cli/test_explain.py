@@ -104,10 +104,10 @@ shadow   deny by trial/no-searching, were the policies in shadow mode enforced
 """,
     ),
     "a resource in two forms": (
-        ["--resource", "ticket://7/../8"],
+        ["--resource", "ticket://7/x/../8"],
         """agent    key:support-1
 server   zendesk
-asks     resources/read ticket://7/../8 (judged also as ticket://7/8)
+asks     resources/read ticket://7/x/../8 (judged also as ticket://7/8)
 decision allow: by support/read
 lists    shown
 matched
@@ -247,6 +247,10 @@ def test_wrong_input(asked, told):
         ([], "exactly one of --tool, --resource, --prompt and --method"),
         (["--tool", "a", "--prompt", "b"], "exactly one of --tool, --resource, --prompt and --method"),
         (["--tool", "a", "--args", "{"], "not JSON"),
+        (["--tool", "a", "--args", '{"a": 1, "\\u0061": 2}'], "a JSON object has the same key twice"),
+        (["--tool", "a", "--args", '{"a": 1e400}'], "number is infinity"),
+        (["--tool", "a", "--args", '{"a": NaN}'], "not JSON"),
+        (["--tool", "a", "--args", '{"a": "\\ud800"}'], "not JSON"),
         (["--tool", "a", "--args", "[1]"], "a JSON object is wanted"),
         (["--tool", "a", "--claim", "team"], "write NAME=VALUE"),
         (["--resource", "a://b", "--args", "{}"], "--args has no meaning with --resource"),

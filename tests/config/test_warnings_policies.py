@@ -19,6 +19,14 @@ policies:
 """What comes before: everything is allowed, so that other rules alone are warned of. The next line is line 7."""
 
 
+LEAVES = (
+    '"{}" leaves {} as they are: they are judged by what they name '
+    "(select with tools, prompts and resources too, or leave out all selectors for everything)"
+)
+
+READING = "resources/read, resources/subscribe, resources/unsubscribe"
+
+
 def told(policies: str) -> list[str]:
     return [text.replace("policies[1].requests[0]", "RULE") for text in warnings(HEAD + policies)]
 
@@ -79,7 +87,7 @@ def when(*conditions: str) -> str:
             ["7: RULE.methods[0]: tools/call is judged by what it names, not by its method (select with tools)"],
         ),
         (
-            "action: deny, methods: ['tools/lists', 'tools/*']",
+            "action: deny, methods: ['tools/lists', 'tasks/*']",
             ['7: RULE.methods[0]: no method of MCP matches "tools/lists"'],
         ),
         (
@@ -103,11 +111,23 @@ def when(*conditions: str) -> str:
             )
             for uri, why in (
                 ("my_notes://%70rivate/a", "%70 is written p"),
+                ("file:///a#b", "what is behind # is left out"),
                 ("https://internal", "the path of the root is written /"),
                 ("https://me@internal/", "user and password, a dot behind the host and the usual port are left out"),
                 ("https://internal:443/", "user and password, a dot behind the host and the usual port are left out"),
             )
         ),
+        (
+            "action: deny, methods: ['resources/*']",
+            [f"7: RULE.methods[0]: {LEAVES.format('resources/*', READING)}"],
+        ),
+        (
+            "action: deny, methods: ['*'], tools: ['*'], resources: ['*']",
+            [f"7: RULE.methods[0]: {LEAVES.format('*', 'prompts/get, completion/complete')}"],
+        ),
+        ("action: deny, methods: ['*'], tools: ['*'], prompts: ['*'], resources: ['*']", []),
+        ("action: allow, methods: ['*']", []),
+        ("action: deny, methods: ['tasks/*', 'resources/templates/*']", []),
         ("action: deny, resources: ['https://internal*', 'https://internal:8443/', 'a://b@c:443']", []),
         (
             "action: requireApproval, tools: [a], approval: {workflow: w, bind: []}",

@@ -317,6 +317,9 @@ def test_chains_of_standard_output_one_behind_the_other(tmp_path: Path) -> None:
     assert [note.what for note in report.notes] == [
         "a new chain begins behind this line; nothing ties it to the one before"
     ]
+    assert whats(verify(one + two + one, key=PUBLIC)) == [
+        f"{len((one + two).splitlines()) + 1} 1 this chain was here before: its lines are doubled"
+    ]
     cut = b"".join(one.splitlines(keepends=True)[:-1])
     assert whats(verify(cut + two)) == [
         "4 1 a new chain begins, but the one before has no end: its end was cut, or could not be read"
