@@ -143,12 +143,8 @@ class App:
     async def start(self) -> None:
         """Bind both listeners, that for agents first, and serve. Raises OSError where an address cannot be had."""
         listen = self.snapshot.configuration.listen
-        try:
-            self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
-            self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
-        except OSError:
-            self.audit.close(UNSERVED)
-            raise
+        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
+        self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.add(self._pipeline.older.sweep)

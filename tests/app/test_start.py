@@ -64,6 +64,7 @@ def test_a_plain_sidecar_loads_nothing_that_it_does_not_need() -> None:
         ),
         ({"listen": {"mcp": "127.0.0.1:0", "admin": "{taken}"}}, 3, r"cannot listen: .*address already in use"),
         ({"listen": {"mcp": "{taken}", "admin": "127.0.0.1:0"}}, 3, r"cannot listen: .*address already in use"),
+        ({"approvals": {"console": {"listen": "{taken}"}}}, 3, r"cannot listen: .*address already in use"),
     ],
 )
 def test_a_start_that_fails_leaves_a_whole_record(
