@@ -18,6 +18,7 @@ from openmcp.config.secrets import SecretError
 from openmcp.sidecar import build
 from openmcp.sidecar.app import UNSERVED, App, Origin, summary
 from openmcp.sidecar.build import usable
+from openmcp.sidecar.errors import cannot_listen
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.telemetry import log
 
@@ -48,7 +49,7 @@ def serve(source: Source, loaded: Loaded, name: str, admin: Address | None = Non
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"cannot listen: {error}", file=sys.stderr)
+        print(cannot_listen(error), file=sys.stderr)
         return 3
 
 
