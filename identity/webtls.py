@@ -87,6 +87,6 @@ def _load_authorities(context: ssl.SSLContext, pem: bytes) -> frozenset[bytes]:
 
 def _words(error: Exception) -> str:
     reason = getattr(error, "reason", None)
-    if reason == "KEY_VALUES_MISMATCH":
+    if reason in ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):  # the second: not even of its kind
         return "the key does not belong to the certificate"
     return reason.lower().replace("_", " ") if reason else "they are no PEM, or the key is encrypted"

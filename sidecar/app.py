@@ -142,12 +142,8 @@ class App:
         configuration = self.snapshot.configuration
         listen = configuration.listen
         self._listener.most_kept = _most_kept(configuration)
-        try:
-            self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
-            self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
-        except OSError:
-            self.audit.close(UNSERVED)
-            raise
+        self.mcp_address = await self._listener.start(listen.mcp.host, listen.mcp.port, self._tls)
+        self.admin_address = await self._admin.start(listen.admin.host, listen.admin.port)
         self._sweeper.add(self._worker.sweep)
         self._sweeper.add(self._pipeline.relays.sweep)
         self._sweeper.add(self._pipeline.older.sweep)

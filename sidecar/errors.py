@@ -1,5 +1,6 @@
 """Refusals and failures as values that every layer can raise and the pipeline can answer."""
 
+import errno
 from collections.abc import Mapping
 from math import ceil
 from typing import Any, Final
@@ -86,3 +87,16 @@ class UpstreamFailed(Exception):
         self.kind = kind
         self.detail = detail
         self.sent = sent
+
+
+_LISTENING: Final = {
+    errno.EADDRINUSE: "another process has it: end that one, or write another address",
+    errno.EADDRNOTAVAIL: "no interface of this machine has it; 0.0.0.0 stands for all of them",
+    errno.EACCES: "ports below 1024 need the capability CAP_NET_BIND_SERVICE",
+}
+
+
+def cannot_listen(error: OSError) -> str:
+    """Why an address cannot be had, and what to do about it."""
+    hint = _LISTENING.get(error.errno or 0)
+    return f"cannot listen: {error}" + (f" ({hint})" if hint else "")

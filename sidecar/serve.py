@@ -16,8 +16,9 @@ from openmcp.config.kubernetes.opening import NoCluster, Source, opened
 from openmcp.config.model import Address, FileOrigin
 from openmcp.config.secrets import SecretError
 from openmcp.sidecar import build
-from openmcp.sidecar.app import App, Origin
+from openmcp.sidecar.app import UNSERVED, App, Origin
 from openmcp.sidecar.build import changes, usable
+from openmcp.sidecar.errors import cannot_listen
 from openmcp.sidecar.policy.engine import PolicySet
 from openmcp.sidecar.telemetry import log
 
@@ -48,7 +49,7 @@ def serve(source: Source, loaded: Loaded, name: str, admin: Address | None = Non
         print(f"{name}: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"cannot listen: {error}", file=sys.stderr)
+        print(cannot_listen(error), file=sys.stderr)
         return 3
 
 
@@ -69,7 +70,11 @@ async def _main(source: Source, loaded: Loaded, admin: Address | None) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    await app.start()
+    try:
+        await app.start()
+    except BaseException:
+        await asyncio.to_thread(app.audit.close, UNSERVED)
+        raise
     loop.add_signal_handler(signal.SIGHUP, _poke, source, app)
     for warning in loaded.warnings:
         _log.warning("%s", warning)

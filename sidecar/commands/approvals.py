@@ -26,6 +26,7 @@ from openmcp.sidecar.commands.approvalrecord import NotRecorded, recorded
 from openmcp.sidecar.commands.approvalstore import opened_store
 from openmcp.sidecar.commands.approvaltexts import as_json, as_text
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, config_option, printable
+from openmcp.sidecar.errors import cannot_listen
 from openmcp.sidecar.state.lifecycle import APPROVER_FORMS, Conflict
 from openmcp.sidecar.state.opening import CannotOpen
 from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, UnknownSchema, Vote
@@ -94,7 +95,7 @@ def serve(path: Path) -> None:
     except (CannotOpen, BuildError, opening.NoCluster) as error:
         _end(str(error), OUTSIDE)
     except OSError as error:
-        _end(f"cannot listen: {error}", OUTSIDE)
+        _end(cannot_listen(error), OUTSIDE)
 
 
 @approvals.command("list")

@@ -7,6 +7,7 @@ import click
 
 from openmcp.config import ConfigurationError
 from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, settings_option
+from openmcp.sidecar.errors import cannot_listen
 from openmcp.sidecar.version import VERSION
 
 
@@ -33,5 +34,5 @@ def injector(path: Path) -> None:
         click.echo(str(error), err=True)
         sys.exit(OUTSIDE)
     except OSError as error:
-        click.echo(f"cannot listen: {error}", err=True)
+        click.echo(cannot_listen(error), err=True)
         sys.exit(OUTSIDE)

@@ -1,6 +1,7 @@
 """The way to the approval service: bounded in time, and with a memory of what was wrong."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -15,6 +16,7 @@ CALL: ContextVar[str] = ContextVar("openmcp_call", default="")
 """The call under way, for the lines of the record that its approval brings about."""
 
 T = TypeVar("T")
+_log = logging.getLogger("openmcp.approvals")
 
 
 class Desk:
@@ -37,10 +39,18 @@ class Desk:
         except TimeoutError:
             if not scope.expired():
                 raise
-            self.problem = f"the state store has not answered within {PATIENCE:.0f} s"
+            self._note(f"the state store has not answered within {PATIENCE:.0f} s")
             raise StoreUnavailable(self.problem) from None
         except (StoreUnavailable, UnknownSchema) as error:
-            self.problem = str(error)
+            self._note(str(error))
             raise
-        self.problem = ""
+        self._note("")
         return found
+
+    def _note(self, problem: str) -> None:
+        """Remember it; it is told once that approvals fail, and once that they are back."""
+        if problem and not self.problem:
+            _log.error("what needs an approval is denied: %s", problem)
+        elif self.problem and not problem:
+            _log.warning("approvals can be looked up again")
+        self.problem = problem

@@ -63,7 +63,12 @@ def test_a_plain_sidecar_loads_nothing_that_it_does_not_need() -> None:
             r"sessions\.key: file .*session\.key cannot be read: No such",
         ),
         ({"listen": {"mcp": "127.0.0.1:0", "admin": "{taken}"}}, 3, r"cannot listen: .*address already in use"),
-        ({"listen": {"mcp": "{taken}", "admin": "127.0.0.1:0"}}, 3, r"cannot listen: .*address already in use"),
+        (
+            {"listen": {"mcp": "{taken}", "admin": "127.0.0.1:0"}},
+            3,
+            r"cannot listen: .*address already in use \(another process has it: end that one",
+        ),
+        ({"approvals": {"console": {"listen": "{taken}"}}}, 3, r"cannot listen: .*address already in use"),
     ],
 )
 def test_a_start_that_fails_leaves_a_whole_record(

@@ -481,14 +481,19 @@ def test_files_that_are_the_same_change_nothing():
 def test_files_that_cannot_be_used_are_named():
     one, two = web_leaf(Ca("example.org")), web_leaf(Ca("example.org"))
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     locked = one.key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(b"secret"),
     )
+    other = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     for pair, why in [
         ((one.chain_pem(), two.key_pem()), "the key does not belong to the certificate"),
+        ((one.chain_pem(), other), "the key does not belong to the certificate"),
         ((b"nothing", one.key_pem()), "they are no PEM, or the key is encrypted"),
         ((one.chain_pem(), b"nothing"), "they are no PEM, or the key is encrypted"),
         ((one.chain_pem(), locked), "they are no PEM, or the key is encrypted"),
