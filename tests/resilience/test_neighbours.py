@@ -89,6 +89,16 @@ async def test_streams_without_an_end_leave_room(server: Hostile, tmp_path: Path
         assert (await sidecar.records())[-2]["outcome"] == "share"
 
 
+async def test_a_subscription_is_small(server: Hostile, tmp_path: Path) -> None:
+    """What it says is kept for as long as it lasts, and an agent may have thousands."""
+    async with gate(tmp_path, configuration(server.url)) as sidecar, sidecar.connect() as agent:
+        document = modern(message("subscriptions/listen", 1, notifications={}, cursor="x" * 65536))
+        answer = await agent.ask(document, **modern_headers(document))
+        assert (answer.status, answer.json["error"]["message"]) == (413, "a subscription may have at most 64 KiB")
+        assert server.requests == []
+        assert (await sidecar.recorded(ends=True))["outcome"] == "too_large"
+
+
 async def test_streams_of_old_agents_leave_room(
     server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
