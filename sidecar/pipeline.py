@@ -197,7 +197,10 @@ class Pipeline:
             flow.tracestate = trace.tracestate(state) if type(state) is str else None
 
     async def _forward(self, flow: Flow, permit: Permit, params: JsonObject) -> None:
-        shares = flow.upstream.long_lived if flow.method == forward.LISTEN else flow.upstream.calls
+        shares = flow.upstream.calls
+        if flow.method == forward.LISTEN:
+            shares = flow.upstream.long_lived
+            forward.check_listening(flow)
         counted = shares.take(flow.agent)
         asked = time.perf_counter()
         try:

@@ -262,7 +262,7 @@ class Approvals:
 
     def _patience(self, flow: Flow) -> float:
         """Seconds for which a call is held."""
-        if isinstance(flow.exchange, TaskRun) or not self.holding.has_room(flow.agent):
+        if isinstance(flow.exchange, TaskRun) or not self.holding.has_room(flow):
             return 0.0
         settings = flow.snapshot.configuration.approvals
         return settings.hold if held.progress_token(flow) is None else settings.hold_with_progress

@@ -8,7 +8,7 @@ import time
 from collections.abc import Coroutine
 from typing import Final
 
-from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.errors import INVALID_REQUEST, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import headers as rules
 from openmcp.sidecar.mcp import jsonrpc, methods
 from openmcp.sidecar.mcp.values import Call
@@ -27,6 +27,8 @@ _STREAM: Final = b"accept: text/event-stream\r\n"
 _REMEMBERED: Final = 256
 """Characters of a name up to which its header lines are kept."""
 LISTEN: Final = "subscriptions/listen"
+MAX_LISTEN: Final = 64 * 1024
+"""Bytes of a request for a subscription, which is kept until that ends; there may be thousands."""
 
 
 def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None, None, UpstreamResponse]:
@@ -41,6 +43,13 @@ def send_call(flow: Flow, permit: Permit, params: JsonObject) -> Coroutine[None,
     body = flow.request.body if unchanged else jsonrpc.encode(_document(call, params))
     headers = call_headers(flow, call)
     return dispatch(flow, called, headers, body)
+
+
+def check_listening(flow: Flow) -> None:
+    """Bound what is kept as long as a subscription lasts; raises `Refused` (413)."""
+    if flow.bytes_in > MAX_LISTEN:
+        size = MAX_LISTEN // 1024
+        raise Refused(413, INVALID_REQUEST, f"a subscription may have at most {size} KiB", reason="too_large")
 
 
 def dispatch(flow: Flow, called: str, headers: bytes, body: bytes) -> Coroutine[None, None, UpstreamResponse]:

@@ -20,6 +20,8 @@ from openmcp.sidecar.types import JsonObject, MessageId, Notification
 MOST: Final = 2048
 MOST_PER_AGENT: Final = 256
 """Calls held at a time; further ones are answered as pending at once."""
+MOST_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of the requests of one agent that are held, if it is more than one: decoded they take several times that."""
 
 QUIET: Final = 10.0
 """Seconds in which a held call sends nothing, where the client has not asked for progress."""
@@ -146,6 +148,7 @@ class Holding:
         self._recorder = recorder
         self._held: set[Held] = set()
         self._per_agent: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
         self._stopping = False
 
     def __len__(self) -> int:
@@ -158,17 +161,21 @@ class Holding:
         agent = flow.agent
         self._held.add(held)
         self._per_agent[agent] = self._per_agent.get(agent, 0) + 1
+        self._bytes[agent] = self._bytes.get(agent, 0) + flow.bytes_in
         try:
             yield held
         finally:
             self._held.discard(held)
-            left = self._per_agent.pop(agent) - 1
+            left, size = self._per_agent.pop(agent) - 1, self._bytes.pop(agent) - flow.bytes_in
             if left:
-                self._per_agent[agent] = left
+                self._per_agent[agent], self._bytes[agent] = left, size
 
-    def has_room(self, agent: str) -> bool:
-        """Whether one more call of this agent may wait."""
-        return not self._stopping and len(self._held) < MOST and self._per_agent.get(agent, 0) < MOST_PER_AGENT
+    def has_room(self, flow: Flow) -> bool:
+        """Whether this call may wait beside those of its agent that do."""
+        held = self._per_agent.get(flow.agent, 0)
+        size = self._bytes.get(flow.agent, 0) + flow.bytes_in
+        fits = not held or (held < MOST_PER_AGENT and size <= MOST_BYTES)
+        return not self._stopping and len(self._held) < MOST and fits
 
     def counts(self) -> dict[str, int]:
         """How many calls are held, by server."""

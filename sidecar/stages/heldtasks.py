@@ -211,7 +211,7 @@ class HeldTasks:
     async def _poll(self, flow: Flow, task: _Task) -> None:
         """See how it stands, and wait a while for that to change."""
         loop = asyncio.get_running_loop()
-        room = self._holding.has_room(flow.agent)
+        room = self._holding.has_room(flow)
         patience = flow.snapshot.configuration.approvals.hold if room else 0.0
         deadline = loop.time() + patience
         with self._holding.hold(flow, loop.time()) as one:

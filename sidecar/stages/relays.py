@@ -10,6 +10,7 @@ from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.errors import Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers
 from openmcp.sidecar.net.response import UpstreamResponse
+from openmcp.sidecar.net.shares import Shares
 from openmcp.sidecar.stages import admit, forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.record import Recorder
@@ -22,6 +23,8 @@ from openmcp.sidecar.types import JsonObject, Request
 
 REVIEW: Final = 10.0
 """Seconds after which it is asked again who has a stream: keys and bundles may have been withdrawn."""
+MAX_STREAMS: Final = 8192
+"""Streams without an end, of all servers: fewer than there may be connections, so that there are some for calls."""
 REJECTIONS: Final = 64
 """Questions of one server that are being rejected at once; it has to wait in vain for an answer to further ones. Each
 rejection is a request, so that a server which asks without end and takes none would have us open connections so."""
@@ -61,14 +64,25 @@ class Relays:
         self.draining = False
         self.background: set[asyncio.Task[None]] = set()
         self._rejecting: dict[str, int] = {}
+        self.shares = Shares(MAX_STREAMS, "streams are open at all servers")
         self._sessions = sessions
         self._results = results
         self._recorder = recorder
 
     async def carry(self, flow: Flow, response: UpstreamResponse, lines: bytes = b"") -> None:
-        """Relay a server's stream to its end; `lines` are header lines of the answer."""
-        flow.streamed(_stream_kind(flow))
+        """Relay a server's stream to its end; `lines` are header lines of the answer.
+
+        Raises `UpstreamFailed` where there are too many.
+        """
         relay = Relay(flow, self._sessions, self._results, self._recorder, self._reject)
+        idle, counted = relay.idle, False
+        if idle:
+            try:
+                counted = self.shares.take(flow.agent)
+            except UpstreamFailed:
+                response.close()
+                raise
+        flow.streamed(_stream_kind(flow))
         self.open.add(relay)
         if self.draining and relay.idle:
             relay.stop()
@@ -76,6 +90,8 @@ class Relays:
             await relay.run(response, lines)
         finally:
             self.open.discard(relay)
+            if idle:
+                self.shares.give_back(flow.agent, counted=counted)
 
     def sweep(self, now: float) -> None:
         """End the streams that would never end by themselves once the proof of who has them does, by the clock; `now`

@@ -89,6 +89,35 @@ async def test_streams_without_an_end_leave_room(server: Hostile, tmp_path: Path
         assert (await sidecar.records())[-2]["outcome"] == "share"
 
 
+async def test_streams_at_all_servers_leave_room(server: Hostile, tmp_path: Path) -> None:
+    """Each may be a connection, of which there are fewer than streams at all servers together."""
+    async with AsyncExitStack() as stack:
+        config = configuration(server.url)
+        config["servers"].append(config["servers"][0] | {"name": "other"})
+        sidecar = await stack.enter_async_context(gate(tmp_path, config))
+        sidecar.app._pipeline.relays.shares = Shares(PLACES, "streams are open at all servers")
+
+        async def opens(name: str, path: str) -> int:
+            agent = await stack.enter_async_context(sidecar.connect(name, path))
+            await agent.send(agent.request(b"", "GET", accept="text/event-stream"))
+            status, _ = await agent.answer_head()
+            return status
+
+        assert await opens("bob", "/server") == 200
+        assert [await opens("alice", path) for path in ("/server", "/other") * 4] == [200] * 6 + [429] * 2
+        assert await opens("bob", "/other") == 200
+
+
+async def test_a_subscription_is_small(server: Hostile, tmp_path: Path) -> None:
+    """What it says is kept for as long as it lasts, and an agent may have thousands."""
+    async with gate(tmp_path, configuration(server.url)) as sidecar, sidecar.connect() as agent:
+        document = modern(message("subscriptions/listen", 1, notifications={}, cursor="x" * 65536))
+        answer = await agent.ask(document, **modern_headers(document))
+        assert (answer.status, answer.json["error"]["message"]) == (413, "a subscription may have at most 64 KiB")
+        assert server.requests == []
+        assert (await sidecar.recorded(ends=True))["outcome"] == "too_large"
+
+
 async def test_streams_of_old_agents_leave_room(
     server: Hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,6 +243,27 @@ async def test_flood_of_held_calls(server: Hostile, tmp_path: Path, monkeypatch:
         assert made(server) == [{"ticket": 7}]
 
 
+async def test_flood_of_large_held_calls(agent: Connection, sidecar: Gate, server: Hostile, human: Approver) -> None:
+    """Each that waits is kept with its arguments, for as long as the human takes."""
+    large = call("guarded", 1, ticket=7, text="x" * 3_000_000)
+    async with AsyncExitStack() as stack:
+        others = [await stack.enter_async_context(sidecar.connect()) for _ in range(2)]
+        for one in others:
+            await one.send(one.request(large))
+        await human.asked()
+        holding = sidecar.app._approvals.load().holding
+        async with asyncio.timeout(10):
+            while len(holding) < 2:  # noqa: ASYNC110 - nothing says when a call begins to wait
+                await asyncio.sleep(0.01)
+        assert "APPROVAL PENDING" in json.dumps((await agent.ask(large)).json), "it is told at once"
+        bob = await stack.enter_async_context(sidecar.connect("bob"))
+        await bob.send(bob.request(large))
+        await human.asked(count=2)
+        async with asyncio.timeout(10):
+            while len(holding) < 3:  # noqa: ASYNC110 - as above: another agent's waits
+                await asyncio.sleep(0.01)
+
+
 async def test_flood_of_tasks(agent: Connection, server: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openmcp.sidecar.stages.heldtasks.MOST_PER_AGENT", 3)
     kinds = [
