@@ -31,7 +31,7 @@ def main() -> None:
     os.nice(NICENESS)
     with contextlib.suppress(OSError):  # where memory is short, rather this process than the sidecar
         Path("/proc/self/oom_score_adj").write_text("1000")
-    conceal()  # it has the sidecar's environment, and what agents say; nothing can be written there any more
+    conceal()  # it gets what agents say; nothing can be written there any more
     gc.disable()  # the objects of a message are many, live together and hold no cycles
     with socket.socket(fileno=int(sys.argv[1])) as link:
         serve(link)

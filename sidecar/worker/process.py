@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -20,6 +21,8 @@ PATIENCE: Final = 30.0
 MOST_WAITING: Final = 128 * 1024 * 1024
 """Bytes of messages that wait for the worker or are in it; more are refused."""
 _HEADER: Final = 4
+_ENVIRONMENT: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+"""What the worker gets of our environment: programs could read all that it got until it has concealed itself."""
 _COMMAND: Final = ("-P", "-m", "openmcp.sidecar.worker.child")
 _log = logging.getLogger("openmcp.worker")
 
@@ -174,6 +177,7 @@ def _spawn(command: tuple[str, ...], descriptor: int) -> "subprocess.Popen[bytes
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,  # standard output may be the record
         start_new_session=True,
+        env={name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -44,12 +45,13 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system has /proc")
 def test_a_program_cannot_read_the_sidecar_that_runs_it() -> None:
-    """By /proc, as a program of the same user, without privileges. The worker has all of its environment too."""
+    """By /proc, as a program of the same user, without privileges."""
+    secret = secrets.token_hex()  # another run on this machine has another
     command = [sys.executable, "-c", UNPRIVILEGED, OPENMCP, "bridge", "--port", "0", "--", sys.executable, SERVER]
-    with running("openmcp bridge", command, {"SECRET_OF_THE_GATEWAY": "a key"}) as process:
+    with running("openmcp bridge", command, {"SECRET_OF_THE_GATEWAY": secret}) as process:
         url = process.wait_for(lambda: (found := _SERVING.search(process.printed())) and found[1]) + "/mcp"
         _, session = post(url, INITIALIZE)
-        for tool, arguments in (("allowed_large", {"bytes": 300_000}), ("allowed_spy", {})):
+        for tool, arguments in (("allowed_large", {"bytes": 300_000}), ("allowed_spy", {"secret": secret})):
             wanted = {
                 "jsonrpc": "2.0",
                 "id": 2,

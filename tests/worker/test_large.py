@@ -471,6 +471,16 @@ async def test_a_worker_that_crashes_costs_its_message(
     assert sidecar.app._worker.pid not in (None, first)
 
 
+async def test_the_worker_is_given_no_secret(
+    sidecar: Gate, agent: Connection, server: Hostile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_GATEWAY", "not for programs that look while the worker starts")
+    server.handler = answering(RESULTS["one text"], COMPACT)
+    assert (await agent.ask(call())).status == 200
+    given = await asyncio.to_thread(Path(f"/proc/{sidecar.app._worker.pid}/environ").read_bytes)
+    assert {line.partition(b"=")[0].decode() for line in given.split(b"\0") if line} <= {*process._ENVIRONMENT}
+
+
 async def test_a_worker_that_ended_while_idle_is_replaced(sidecar: Gate, agent: Connection, server: Hostile) -> None:
     server.handler = answering(RESULTS["one text"], COMPACT)
     assert (await agent.ask(call())).status == 200
