@@ -78,12 +78,18 @@ async def test_an_agent_calls_both_servers_and_the_record_tells_of_it(composed, 
     ):
         read = await client.read_resource("note:///team/monday")
         assert read.contents[0].text == "Call the printer's shop."
-    seen = {(one["server"], one.get("name"), one["agent"], one.get("decision")) for one in composed.records()}
-    assert {
+    expected = {
         ("tickets", "search_tickets", "key:agent", "allow"),
         ("tickets", "delete_ticket", "key:agent", "deny"),
         ("notes", "note:///team/monday", "key:agent", "allow"),
-    } <= seen
+    }
+
+    async def recorded():
+        return expected <= {
+            (one["server"], one.get("name"), one["agent"], one.get("decision")) for one in composed.records()
+        }
+
+    await eventually(recorded)
 
 
 async def test_without_the_key_nobody_is_let_in(composed):

@@ -29,8 +29,10 @@ from tests.support.raw import Answer
 
 CONNECTIONS = STREAMS = 8
 CALLS = int(os.environ.get("OPENMCP_CALLS", "1000"))
-GROWTH = 6 * 1024
-"""KiB by which the process may grow when it does the same once more: both ends and the server are in it."""
+ROUNDS = 3
+GROWTH = 4 * 1024
+"""KiB by which the process grows at most in one of the rounds that do the same once more: what is not given back would
+show in all of them, what the allocator keeps for fragments does not. Both ends and the server are in it."""
 WIDE = 2**30
 
 
@@ -152,23 +154,25 @@ async def test_streams_and_cancels_by_mtls(server: Hostile, tmp_path: Path) -> N
     made["listen"]["tls"] = files.tls
     async with gate(tmp_path, made) as sidecar:
         await load(sidecar, ca, CALLS)
-        gc.collect()
-        before = rss()
-        answered, given_up = await load(sidecar, ca, CALLS)
-        left = [one for one in gc.get_objects() if isinstance(one, (Http2Connection, Stream))]
-        assert left == [], "without a collection"
-        gc.collect()
-        grown = rss() - before
+        grown = []
+        for _ in range(ROUNDS):
+            gc.collect()
+            before = rss()
+            answered, given_up = await load(sidecar, ca, CALLS)
+            left = [one for one in gc.get_objects() if isinstance(one, (Http2Connection, Stream))]
+            assert left == [], "without a collection"
+            gc.collect()
+            grown.append(rss() - before)
         print(
             f"\n{answered} answered, {given_up} given up, {server.connections} connections to the server, {grown} KiB"
         )
         assert (answered + given_up, given_up > CALLS // 20) == (CALLS, True)
         assert sidecar.app.snapshot.routes["/server"].upstream.in_use == 0
-        assert grown < GROWTH
+        assert min(grown) < GROWTH
         lines = await sidecar.records()
         assert {line["agent"] for line in lines if "agent" in line} == {
             f"spiffe://example.org/agent-{number}" for number in range(CONNECTIONS)
         }
         outcomes = [line["outcome"] for line in lines if "latency" in line]
         assert set(outcomes) == {"ok", "client_gone"}
-        assert outcomes.count("ok") >= 2 * answered
+        assert outcomes.count("ok") >= (1 + ROUNDS) * answered

@@ -53,8 +53,8 @@ class Composed:
         return (self.compose / "secrets" / name).read_text()
 
     def records(self) -> list[dict[str, Any]]:
-        """The gateway's record, out of what it prints."""
-        lines = (self.folder / "gateway.log").read_text().splitlines()
+        """The gateway's record so far, out of what it prints: it writes a moment after it answered."""
+        lines = (self.folder / "gateway.log").read_text().rpartition("\n")[0].splitlines()
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         return [entry for entry in entries if entry.get("event") in ("request", "response")]
 
