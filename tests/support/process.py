@@ -143,9 +143,22 @@ class Sidecar:
     folder: Path
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the record so far without checkpoints, one mapping per line (the configuration sends it to a file)."""
+        """Return the record without checkpoints, one mapping per line (the configuration sends it to a file).
+
+        All of what the sidecar has answered is in it: the file follows an answer by a moment.
+
+        :raises ProcessFailed: the sidecar could not write it.
+        """
+        self.running.wait_for(self._written, STOP_SECONDS)
         lines = [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
         return [line for line in lines if line["event"] != "checkpoint"]
+
+    def _written(self) -> str | None:
+        if self.running.process.poll() is not None:
+            return "ended"
+        with suppress(OSError), urllib.request.urlopen(f"{self.admin}/metrics", timeout=STOP_SECONDS) as answer:
+            return "written" if b"\nopenmcp_audit_buffered_bytes 0" in answer.read() else None
+        return None
 
 
 @contextmanager
