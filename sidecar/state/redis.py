@@ -6,17 +6,14 @@ A primary that fails over to a replica may forget its last writes, a use among t
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import RedisError
 
 from openmcp.sidecar.state import columns, lifecycle
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import SCHEMA, ApprovalRecord, Status, encode
+from openmcp.sidecar.state.redisclient import connected, leave_replica
 from openmcp.sidecar.state.store import RETENTION, Page, StoreUnavailable, page, position
 from openmcp.sidecar.state.verbs import Change, Verbs, unknown
 
@@ -86,20 +83,7 @@ class RedisStore(Verbs):
     def __init__(self, url: str, *, password: str | None = None, ca: str | None = None) -> None:
         super().__init__()
         self._name = f"Redis at {url.rpartition('@')[2].removeprefix('redis://').removeprefix('rediss://')}"
-        options: dict[str, Any] = {}
-        if url.startswith("rediss:"):
-            options = {"ssl_ca_data": ca, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
-        options |= {"password": password} if password is not None else {}
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_SECONDS,
-            socket_timeout=_SECONDS,
-            socket_connect_timeout=_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # a use whose answer was lost must not be taken twice
-            **options,
-        )
-        self._redis: Any = Redis(connection_pool=pool)
+        self._redis = connected(url, password=password, ca=ca, connections=_CONNECTIONS, seconds=_SECONDS)
         self._replace = self._redis.register_script(_REPLACE)
         self._join = self._redis.register_script(_JOIN)
         self._consume = self._redis.register_script(_CONSUME)
@@ -290,9 +274,7 @@ class RedisStore(Verbs):
         try:
             return await ask()
         except (RedisError, OSError) as error:
-            if isinstance(error, ReadOnlyError):  # a replica by now; the name may lead to the new primary
-                with suppress(RedisError, OSError):
-                    await self._redis.connection_pool.disconnect(inuse_connections=False)
+            await leave_replica(self._redis, error)
             raise StoreUnavailable(f"{self._name}: {error}") from error
 
     def _busy(self) -> StoreUnavailable:

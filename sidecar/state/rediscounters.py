@@ -9,15 +9,12 @@ clocks of gateways do not matter, and nothing is left of a bucket that nobody us
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError
+from redis.exceptions import RedisError
 
 from openmcp.sidecar.state.counters import Bucket, CountersAway
+from openmcp.sidecar.state.redisclient import connected, leave_replica
 
 SECONDS: Final = 0.5
 """How long one question may take: calls wait for it."""
@@ -62,20 +59,7 @@ class RedisCounters:
     """`Counters` at `url`, as `RedisStore` has it."""
 
     def __init__(self, url: str, *, password: str | None = None, ca: str | None = None) -> None:
-        options: dict[str, Any] = {}
-        if url.startswith("rediss:"):
-            options = {"ssl_ca_data": ca, "ssl_cert_reqs": "required", "ssl_check_hostname": True}
-        options |= {"password": password} if password is not None else {}
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=SECONDS,
-            socket_timeout=SECONDS,
-            socket_connect_timeout=SECONDS,
-            retry=Retry(NoBackoff(), 0),  # tokens whose answer was lost are not taken twice
-            **options,
-        )
-        self._redis: Any = Redis(connection_pool=pool)
+        self._redis = connected(url, password=password, ca=ca, connections=_CONNECTIONS, seconds=SECONDS)
         self._script = self._redis.register_script(_TAKE)
         self._waiting: list[tuple[Sequence[Bucket], Answer]] = []
         self._asking: asyncio.Task[None] | None = None
@@ -116,7 +100,9 @@ class RedisCounters:
         try:
             found = await self._script(keys=keys, args=arguments)
         except Exception as error:  # whatever it is: calls wait for an answer
-            await self._note(error)
+            if not isinstance(error, RedisError | OSError):
+                _log.exception("shared rate limits cannot be asked for")
+            await leave_replica(self._redis, error)
             together, self._waiting = together + self._waiting, []
             found = [CountersAway(f"Redis: {error}") for _ in together]
         for (_, answer), said in zip(together, found, strict=True):
@@ -126,10 +112,3 @@ class RedisCounters:
                 answer.set_exception(said)
             else:
                 answer.set_result((said[0] - 1, said[1] / 1e6))
-
-    async def _note(self, error: Exception) -> None:
-        if not isinstance(error, RedisError | OSError):
-            _log.exception("shared rate limits cannot be asked for")
-        if isinstance(error, ReadOnlyError):  # a replica by now; the name may lead to the new primary
-            with suppress(RedisError, OSError):
-                await self._redis.connection_pool.disconnect(inuse_connections=False)
