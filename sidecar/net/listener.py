@@ -172,11 +172,14 @@ class Listener:
             if size:
                 kept[connection] = size
         total = sum(kept.values())
-        while total > self.most_kept:
-            largest = max(kept, key=lambda one: kept[one])
-            total -= kept.pop(largest)
+        if total <= self.most_kept:
+            return
+        for connection in sorted(kept, key=lambda one: kept[one], reverse=True):
             self.refused(429)
-            largest.abort()
+            connection.abort()
+            total -= kept[connection]
+            if total <= self.most_kept:
+                return
 
     def _renew_date(self, now: float) -> None:
         if int(now) != self._date_second or not self.date:
