@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -63,7 +64,7 @@ class Relays:
         self._still_trusted: Callable[[PeerCertificate], bool] | None = None
         self.draining = False
         self.background: set[asyncio.Task[None]] = set()
-        self._rejecting: dict[str, int] = {}
+        self._rejecting: Counter[str] = Counter()  # by server
         self.shares = Shares(MAX_STREAMS, "streams are open at all servers")
         self._sessions = sessions
         self._results = results
@@ -131,10 +132,9 @@ class Relays:
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
         """Answer a server's request in the agent's place, so that the server does not wait for it."""
-        under_way = self._rejecting.get(flow.server, 0)
-        if under_way >= REJECTIONS:
+        if self._rejecting[flow.server] >= REJECTIONS:
             return
-        self._rejecting[flow.server] = under_way + 1
+        self._rejecting[flow.server] += 1
         task = asyncio.create_task(self._send_rejection(flow, answers.error(request.id, code, message)))
         self.background.add(task)
         task.add_done_callback(self.background.discard)
@@ -145,12 +145,7 @@ class Relays:
         except (UpstreamFailed, Refused) as error:
             _log.info("call %s: a server request could not be rejected: %s", flow.id, error)
         finally:
-            self._rejected(flow.server)
-
-    def _rejected(self, server: str) -> None:
-        under_way = self._rejecting.pop(server) - 1
-        if under_way:
-            self._rejecting[server] = under_way
+            self._rejecting[flow.server] -= 1
 
 
 def _stream_kind(flow: Flow) -> str:
