@@ -10,6 +10,7 @@ from openmcp.config.globs import is_literal
 from openmcp.config.jsonpath import compile_path
 from openmcp.config.model import Action, Condition, Operator, RequestRule, ResponseRule
 from openmcp.config.patterns import options
+from openmcp.config.uriforms import ESCAPE, UNRESERVED, WEB_PORTS
 from openmcp.identity.globs import matches
 
 METHODS = (
@@ -49,9 +50,6 @@ _SLASHED = re.compile(r"/\^.*/[a-z]*|/.*[^\\]\$/[a-z]*|/.+/(?:i|g|gi|ig)")
 _ANCHORED_START = re.compile(r"\^")
 _ANCHORED_END = re.compile(r".*[^\\]\$", re.DOTALL)
 _DOT_SEGMENT = re.compile(r"(?:^|/)\.\.?(?:/|$)")
-_ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})")
-_PORTS = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
-_UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
 def check_request_rule(rule: RequestRule, at: At) -> None:
@@ -129,7 +127,7 @@ def uri_fault(glob: str) -> str | None:
     scheme, colon, rest = re.split("[?#]", glob)[0].partition(":")  # what may be a query stays as it is
     if not colon or not re.fullmatch("[A-Za-z][A-Za-z0-9+._-]*", scheme):
         return None
-    if "#" in glob and (scheme == "file" or scheme in _PORTS):
+    if "#" in glob and (scheme == "file" or scheme in WEB_PORTS):
         return "what is behind # is left out"
     if scheme != scheme.lower():
         return f"the scheme is written {scheme.lower()}"
@@ -145,14 +143,14 @@ def uri_fault(glob: str) -> str | None:
 
 def _authority_fault(scheme: str, authority: str, path: str) -> str | None:
     escapes = _escape_fault(authority)
-    plain = _ESCAPE.sub("", authority)
+    plain = ESCAPE.sub("", authority)
     if escapes is not None or plain != plain.lower():
         return escapes or f"the host is written {authority.lower()}"
     if scheme == "file" and authority == "localhost":
         return "files of this machine are written file:///..."
-    if scheme not in _PORTS:
+    if scheme not in WEB_PORTS:
         return None
-    if "@" in authority or authority.endswith((".", ":", f":{_PORTS[scheme]}")):
+    if "@" in authority or authority.endswith((".", ":", f":{WEB_PORTS[scheme]}")):
         return "user and password, a dot behind the host and the usual port are left out"
     return "the path of the root is written /" if not path and is_literal(authority) else None
 
@@ -166,9 +164,9 @@ def _path_fault(scheme: str, path: str) -> str | None:
 
 
 def _escape_fault(path: str) -> str | None:
-    for escape in _ESCAPE.finditer(path):
+    for escape in ESCAPE.finditer(path):
         character = chr(int(escape[1], 16))
-        if character in _UNRESERVED:
+        if character in UNRESERVED:
             return f"{escape[0]} is written {character}"
         if escape[0] != escape[0].upper():
             return f"{escape[0]} is written {escape[0].upper()}"

@@ -10,18 +10,15 @@ import re
 from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
+from openmcp.config.uriforms import ESCAPE, UNRESERVED, WEB_PORTS
 from openmcp.sidecar.errors import INVALID_PARAMS, Refused
 
 # RFC 3986, appendix B. A scheme may have any characters: servers name theirs `my_notes`.
 _PARTS: Final = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(\?[^#]*)?(#.*)?", re.DOTALL)
-_ESCAPE: Final = re.compile("%([0-9A-Fa-f]{2})")
-_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _ENCODED_SLASH: Final = re.compile("/|%2F|%5C")
 _SLASHES: Final = re.compile("/{2,}")
 _DOTS: Final = frozenset((".", ".."))
-_PORTS: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
-"""The schemes of the web, and the ports that go without saying."""
-_ROOTED: Final = frozenset((*_PORTS, "file"))
+_ROOTED: Final = frozenset((*WEB_PORTS, "file"))
 """Schemes whose authority is a host to everybody, and no part of the path."""
 
 
@@ -40,7 +37,7 @@ def canonical_uri(uri: str) -> str:
     if not scheme:  # a name like a path
         plain = path + query + fragment
         return plain if plain == uri else canonical_uri(plain)
-    if scheme in _PORTS:
+    if scheme in WEB_PORTS:
         return f"{scheme}://{_web_host(scheme, _lowered(authority))}{path or '/'}{query}"
     if _climbs(query + fragment) or not _DOTS.isdisjoint(_ENCODED_SLASH.split(_lowered(authority).upper())):
         _refuse("has dot segments where there is no path")
@@ -57,7 +54,7 @@ def _parts(uri: str) -> tuple[str, str, str, str, str]:
     found = _PARTS.fullmatch(uri)
     assert found is not None, "it matches every text"
     scheme = (found[1] or "").lower()
-    if scheme in _PORTS:  # browsers and JavaScript read `https:host`, `https:/host` and `https:///host` alike
+    if scheme in WEB_PORTS:  # browsers and JavaScript read `https:host`, `https:/host` and `https:///host` alike
         found = _PARTS.fullmatch(f"{scheme}://{uri.partition(':')[2].lstrip('/')}")
         assert found is not None, "it matches every text"
     return scheme, found[2] or "", found[3], found[4] or "", found[5] or ""
@@ -74,12 +71,12 @@ def _web_host(scheme: str, authority: str) -> str:
     if host.startswith("[") and host.endswith("]"):
         with contextlib.suppress(ValueError):
             host = f"[{ipaddress.IPv6Address(host[1:-1])}]"
-    return host.rstrip(".") + (f":{port}" if port and port != _PORTS[scheme] else "")
+    return host.rstrip(".") + (f":{port}" if port and port != WEB_PORTS[scheme] else "")
 
 
 def _lowered(authority: str) -> str:
     """An authority in lower case, escapes in upper case."""
-    return _ESCAPE.sub(lambda match: match[0].upper(), _normalised_escapes(authority).lower())
+    return ESCAPE.sub(lambda match: match[0].upper(), _normalised_escapes(authority).lower())
 
 
 def _climbs(text: str) -> bool:
@@ -89,12 +86,12 @@ def _climbs(text: str) -> bool:
 
 def _normalised_escapes(path: str) -> str:
     """Decode what needs no escape, so that `%2e` cannot hide a dot; everything else stays encoded."""
-    return _ESCAPE.sub(_plain_if_unreserved, path)
+    return ESCAPE.sub(_plain_if_unreserved, path)
 
 
 def _plain_if_unreserved(match: re.Match[str]) -> str:
     character = chr(int(match[1], 16))
-    return character if character in _UNRESERVED else match[0].upper()
+    return character if character in UNRESERVED else match[0].upper()
 
 
 def _without_dots(path: str, *, within: bool) -> str:
