@@ -4,6 +4,8 @@ Each agent may hold up to a multiple of what is still free (Choudhury and Hahne,
 1998): one that is greedy gets three quarters, two get three sevenths each, and there is always something left.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from openmcp.sidecar.errors import UpstreamFailed
@@ -58,3 +60,12 @@ class Shares:
                 self._held[agent] = held
             else:
                 del self._held[agent]
+
+    @contextmanager
+    def place(self, agent: str) -> Iterator[None]:
+        """A place for as long as the block runs; raises as `take` does."""
+        counted = self.take(agent)
+        try:
+            yield
+        finally:
+            self.give_back(agent, counted=counted)

@@ -116,16 +116,12 @@ class Connections:
         last = given.get(b"last-event-id")
         if last is not None:
             lines += self._resume(flow, last.decode("latin-1"))
-        shares = flow.upstream.long_lived
-        counted = shares.take(flow.agent)
-        try:
+        with flow.upstream.long_lived.place(flow.agent):
             response = await _listen(flow, lines)
             if response.streaming:
                 await self._relays.carry(flow, response)
             else:
                 self._no_stream(flow, response)
-        finally:
-            shares.give_back(flow.agent, counted=counted)
 
     def _resume(self, flow: Flow, token: str) -> bytes:
         """Take up a stream where it broke off: the request it belongs to is judged and correlated as at first."""
@@ -187,12 +183,8 @@ async def open_stream(flow: Flow, lines: bytes) -> UpstreamResponse:
 async def _delete(flow: Flow) -> None:
     lines = forward.trace_lines(flow) + forward.session_lines(flow)
     patience = flow.upstream.call_patience
-    shares = flow.upstream.long_lived  # of which there are more: what frees places should not wait for one
-    counted = shares.take(flow.agent)
-    try:
+    with flow.upstream.long_lived.place(flow.agent):  # there are more: what frees places should not wait for one
         response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
-    finally:
-        shares.give_back(flow.agent, counted=counted)
     response.close()
     if response.status in (404, 405):
         raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")

@@ -66,7 +66,10 @@ class Older:
             raise Refused(406, INVALID_REQUEST, "Accept must cover text/event-stream", reason="accept")
         if not may_connect(flow):
             raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
-        counted = self._shares.take(flow.agent)
+        with self._shares.place(flow.agent):
+            await self._carry(flow)
+
+    async def _carry(self, flow: Flow) -> None:
         flow.streamed("get")
         stream = OldStream(flow, self._handle, self._closed)
         self.streams[stream.path] = stream
@@ -77,7 +80,6 @@ class Older:
         try:
             await stream.run()
         finally:
-            self._shares.give_back(flow.agent, counted=counted)
             self._closed(stream)
             self._open.discard(stream)
             self._relays.open.discard(stream)
