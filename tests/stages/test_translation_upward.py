@@ -222,19 +222,28 @@ async def _question(it: Any, call: Any) -> Any:
     raise AssertionError("no question came")
 
 
-async def test_a_call_that_is_cancelled_ends() -> None:
-    begun = asyncio.Event()
+class Waiting:
+    """What a server does with a call: it has begun, and is not answered before it may be."""
 
-    async def called(sent: Sent) -> Any:
-        begun.set()
-        await asyncio.Event().wait()
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.free = asyncio.Event()
+
+    async def __call__(self, sent: Sent) -> Any:
+        self.begun.set()
+        await self.free.wait()
+        return done(sent)
+
+
+async def test_a_call_that_is_cancelled_ends() -> None:
+    called = Waiting()
 
     async with translated(ALL) as it:
         it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
         await it.agent.initialize()
         call = it.agent.begin(request("tools/call", 3, name="echo"))
         serving = asyncio.create_task(it.pipeline(call))
-        await begun.wait()
+        await called.begun.wait()
         for other in (4, "3", 3.0, [3]):
             assert (await it.agent.send(notification("cancelled", requestId=other))).status == 202
             assert not serving.done()
@@ -245,11 +254,7 @@ async def test_a_call_that_is_cancelled_ends() -> None:
 
 async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
     """An exception that is raised again and again keeps the frames of all the times, and what is in them."""
-    begun = asyncio.Event()
-
-    async def called(sent: Sent) -> Any:
-        begun.set()
-        await asyncio.Event().wait()
+    called = Waiting()
 
     def frames() -> int:
         gc.collect()
@@ -260,9 +265,9 @@ async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
         await it.agent.initialize()
         kept = []
         for _ in range(3):
-            begun.clear()
+            called.begun.clear()
             serving = asyncio.create_task(it.pipeline(it.agent.begin(request("tools/call", 1, name="echo"))))
-            await begun.wait()
+            await called.begun.wait()
             await it.agent.send(notification("cancelled", requestId=1))
             await asyncio.wait_for(serving, 5)
             kept.append(frames())
@@ -270,21 +275,16 @@ async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
 
 
 async def test_true_is_not_the_id_of_a_call() -> None:
-    begun, free = asyncio.Event(), asyncio.Event()
-
-    async def called(sent: Sent) -> Any:
-        begun.set()
-        await free.wait()
-        return done(sent)
+    called = Waiting()
 
     async with translated(ALL) as it:
         it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
         await it.agent.initialize()
         call = it.agent.begin(request("tools/call", 1, name="echo"))
         serving = asyncio.create_task(it.pipeline(call))
-        await begun.wait()
+        await called.begun.wait()
         assert (await it.agent.send(notification("cancelled", requestId=True))).status == 202
-        free.set()
+        called.free.set()
         await asyncio.wait_for(serving, 5)
         assert "content" in call.result
 
