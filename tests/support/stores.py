@@ -26,12 +26,14 @@ from tests.support import parts
 from tests.support.process import Running, running
 
 PASSWORD = "correct horse"
+_LOADING = b"-LOADING"
+"""How Redis, which takes connections first and reads its files then, answers meanwhile."""
 
 
 class Store:
     """A server that listens on one port, the same after each start."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], port: int, url: str, warm_up: bytes = b"") -> None:
+    def __init__(self, name: str, command: Sequence[str | Path], port: int, url: str, warm_up: bytes) -> None:
         self.name = name
         self._warm_up = warm_up
         self.port = port
@@ -59,7 +61,8 @@ class Store:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as connection:
             connection.settimeout(30)
             connection.sendall(self._warm_up)
-            return "ready" if not self._warm_up or connection.recv(1) else None
+            said = connection.recv(64)
+            return "ready" if said and not said.startswith(_LOADING) else None
         return None
 
 
@@ -72,7 +75,7 @@ def redis_server(folder: Path, *options: str) -> Iterator[Store]:
     port = _port()
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always", *options]
-    with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}")) as store:
+    with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}", b"PING\r\n")) as store:
         yield store
 
 
