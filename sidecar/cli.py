@@ -30,6 +30,20 @@ COMMANDS: Final = {
 class _Commands(click.Group):
     """Finds commands by name."""
 
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """See click."""
+        try:
+            return super().resolve_command(context, args)
+        except click.UsageError as error:
+            from openmcp.config.problems import did_you_mean  # only when something is wrong
+
+            hint = did_you_mean(args[0], COMMANDS)
+            if hint is None:
+                raise
+            raise click.UsageError(f"{error.message} {hint[0].upper()}{hint[1:]}", context) from None
+
     def list_commands(self, context: click.Context) -> list[str]:
         """See click."""
         return sorted(COMMANDS)

@@ -32,6 +32,16 @@ def openmcp(*arguments):
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("valdate", ' Did you mean "validate"?'), ("replya", ' Did you mean "replay"?'), ("frobnicate", "")],
+)
+def test_a_command_that_is_misspelt(word, hint):
+    code, printed, said = openmcp(word)
+    assert (code, printed) == (2, "")
+    assert f"Error: No such command '{word}'.{hint}\n" in said
+
+
 def test_init_then_validate(folder):
     assert openmcp("init") == (
         0,
