@@ -51,6 +51,14 @@ class Malformed(Refused):
         super().__init__(400, code, message, reason="malformed")
 
 
+class MethodNotAllowed(Refused):
+    """An HTTP method that is not served here: 405, with the methods that are (`Allow`, RFC 9110, section 15.5.6)."""
+
+    def __init__(self, message: str, allow: str) -> None:
+        super().__init__(405, INVALID_REQUEST, message, reason="method")
+        self.allow = allow
+
+
 class RateLimited(Refused):
     """A message beyond a limit: 429, with the limit in its words, and the seconds after which there is room again."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.identity.refusal import KeysNeeded
-from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_REQUEST, Refused, UpstreamFailed
+from openmcp.sidecar.errors import INTERNAL_ERROR, MethodNotAllowed, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, jsonrpc
 from openmcp.sidecar.mcp.values import Call
 from openmcp.sidecar.net.response import UpstreamResponse
@@ -136,7 +136,7 @@ class Pipeline:
             else:
                 await self._connections.serve(flow)
         else:
-            raise Refused(405, INVALID_REQUEST, "only POST, GET and DELETE are served", reason="method")
+            raise MethodNotAllowed("only POST, GET and DELETE are served", "POST, GET, DELETE")
 
     async def _post(self, flow: Flow) -> None:
         if batch.is_batch(flow.request.body) and not flow.older:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from openmcp.sidecar.errors import TOO_MANY, RateLimited, Refused, Unidentified, UpstreamFailed
+from openmcp.sidecar.errors import TOO_MANY, MethodNotAllowed, RateLimited, Refused, Unidentified, UpstreamFailed
 from openmcp.sidecar.mcp import answers, jsonrpc
 from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.policy.decision import Decision
@@ -82,6 +82,8 @@ def refuse(flow: Flow, refusal: Refused) -> None:
     elif isinstance(refusal, RateLimited):
         flow.why = refusal.message
         lines += b"retry-after: %d\r\n" % refusal.retry_after
+    elif isinstance(refusal, MethodNotAllowed):
+        lines += b"allow: %b\r\n" % refusal.allow.encode("ascii")
     send(flow, status, answers.refused(flow.message_id, refusal), lines)
 
 

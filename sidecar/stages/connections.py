@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import Final
 
-from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, Refused, UpstreamFailed
+from openmcp.sidecar.errors import DENIED, INVALID_REQUEST, MethodNotAllowed, Refused, UpstreamFailed
 from openmcp.sidecar.mcp import answers, era, headers, jsonrpc
 from openmcp.sidecar.mcp.surface import call_of
 from openmcp.sidecar.mcp.values import Call
@@ -98,11 +98,11 @@ class Connections:
         request = flow.request
         declared = headers.protocol_version(request.headers)
         if declared in era.MODERN_VERSIONS:
-            raise Refused(405, INVALID_REQUEST, "this revision has POST alone", reason="method")
+            raise MethodNotAllowed("this revision has POST alone", "POST")
         era.legacy_version(declared)
         self.attach(flow)
         if not may_connect(flow):
-            raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
+            raise MethodNotAllowed("this agent may not use this server", "POST")
         if request.method == "GET":
             await self._open_stream(flow)
         else:
@@ -143,7 +143,7 @@ class Connections:
         if flow.session is not None and response.status in (400, 404):
             raise session_not_found()
         if response.status in (400, 405, 406):
-            raise Refused(405, INVALID_REQUEST, "the server offers no stream", reason="method")
+            raise MethodNotAllowed("the server offers no stream", "POST, DELETE")
         raise UpstreamFailed("status", f"HTTP {response.status}")
 
     async def _end_session(self, flow: Flow) -> None:
@@ -186,8 +186,10 @@ async def _delete(flow: Flow) -> None:
     with flow.upstream.long_lived.place(flow.agent):  # there are more: what frees places should not wait for one
         response = await forward.send(flow, b"DELETE", lines, b"", patience, repeatable=True)
     response.close()
-    if response.status in (404, 405):
-        raise Refused(response.status, INVALID_REQUEST, "the server did not end the session", reason="session")
+    if response.status == 405:
+        raise MethodNotAllowed("the server ends no session on demand", "POST, GET")
+    if response.status == 404:
+        raise Refused(404, INVALID_REQUEST, "the server did not end the session", reason="session")
     if response.status >= 300:
         raise UpstreamFailed("status", f"HTTP {response.status}")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from openmcp.config.model import JwtAgents
 from openmcp.identity.bearer import presented
-from openmcp.sidecar.errors import INVALID_REQUEST, Refused, Unidentified
+from openmcp.sidecar.errors import INVALID_REQUEST, MethodNotAllowed, Refused, Unidentified
 from openmcp.sidecar.ports import HttpRequest
 from openmcp.sidecar.stages.snapshot import Route, Snapshot
 from openmcp.sidecar.types import JsonObject
@@ -39,7 +39,7 @@ def described(snapshot: Snapshot, request: HttpRequest) -> tuple[Route, JsonObje
     if route is None or not issuers:
         raise Refused(404, INVALID_REQUEST, "no MCP server has this path", reason="path")
     if request.method != "GET":
-        raise Refused(405, INVALID_REQUEST, "only GET is served", reason="method")
+        raise MethodNotAllowed("only GET is served", "GET")
     url = _base(snapshot, request)
     if url is None:
         raise Refused(400, INVALID_REQUEST, "the Host is malformed", reason="host")

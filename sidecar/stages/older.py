@@ -13,7 +13,14 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
-from openmcp.sidecar.errors import INVALID_REQUEST, SESSION_NOT_FOUND, Malformed, Refused, UpstreamFailed
+from openmcp.sidecar.errors import (
+    INVALID_REQUEST,
+    SESSION_NOT_FOUND,
+    Malformed,
+    MethodNotAllowed,
+    Refused,
+    UpstreamFailed,
+)
 from openmcp.sidecar.mcp import era, jsonrpc, sse
 from openmcp.sidecar.mcp import headers as rules
 from openmcp.sidecar.mcp.values import Event
@@ -65,7 +72,7 @@ class Older:
         if not rules.accepts(flow.request.headers, b"text/event-stream"):
             raise Refused(406, INVALID_REQUEST, "Accept must cover text/event-stream", reason="accept")
         if not may_connect(flow):
-            raise Refused(405, INVALID_REQUEST, "this agent may not use this server", reason="method")
+            raise MethodNotAllowed("this agent may not use this server", "POST")
         with self._shares.place(flow.agent):
             await self._carry(flow)
 

@@ -539,6 +539,24 @@ async def test_a_session_ends_with_delete() -> None:
         assert (await it.agent.send(method="DELETE")).status == 405
 
 
+@pytest.mark.parametrize(
+    ("method", "headers", "served"),
+    [
+        ("PUT", {}, "POST, GET, DELETE"),
+        ("GET", {"mcp_protocol_version": MODERN}, "POST"),
+        ("DELETE", {"mcp_protocol_version": MODERN}, "POST"),
+        ("GET", {}, "POST, DELETE"),
+        ("DELETE", {}, "POST, GET"),
+    ],
+)
+async def test_a_method_that_is_not_served_is_told_which_are(method: str, headers: Json, served: str) -> None:
+    async with scene(allow()) as it:
+        await it.agent.initialize()
+        it.server = always(lambda: reply(status=405))
+        answer = await it.agent.send(method=method, **headers)
+        assert (answer.status, answer.headers["allow"]) == (405, served)
+
+
 async def test_an_initialize_that_fails_or_has_no_session_begins_none() -> None:
     async with scene(allow()) as it:
         it.server = always(lambda: reply(failure(-32602)))
