@@ -212,6 +212,48 @@ def equal(one: object, other: Value) -> bool:
     return type(one) is type(other) and one == other
 
 
+def alike(one: object, other: Value) -> bool:
+    """Whether a server that converts arguments may take `one` for `other`, which is of another type: `"102"` for 102.
+
+    Most do (Python's pydantic, JavaScript's `Number` and `Boolean`), each a little differently; this is all of them.
+    """
+    if isinstance(other, bool):
+        return isinstance(one, str | int | float) and not isinstance(one, bool)  # "false" is true to JavaScript
+    if type(one) is type(other) or other == "":
+        return False
+    number = _number(one)
+    return number is not None and number == _number(other)
+
+
+_READ_AS: Final = {
+    "": 0,
+    **dict.fromkeys(("true", "t", "yes", "y", "on"), 1),
+    **dict.fromkeys(("false", "f", "no", "n", "off"), 0),
+}
+_LONGEST_WORD: Final = 5
+
+
+def _number(value: object) -> float | None:
+    """The number that a number, text or boolean is read as; None where there is none."""
+    if isinstance(value, int | float):
+        return value
+    if not isinstance(value, str):
+        return None
+    text = value.strip()
+    if len(text) <= _LONGEST_WORD and (word := text.lower()) in _READ_AS:
+        return _READ_AS[word]
+    for read in (_whole, float):
+        try:
+            return read(text)
+        except ValueError:
+            pass
+    return None
+
+
+def _whole(text: str) -> int:
+    return int(text.lstrip("0") or "0") if text.isdecimal() else int(text, 0)
+
+
 class _Test:
     """Judges one value; a class for each operator, since compiled code calls methods faster than closures."""
 
@@ -231,6 +273,7 @@ class _Always(_Test):
 class _OneOf(_Test):
     def __init__(self, values: tuple[Value, ...], among: int, otherwise: int) -> None:
         self._values = values
+        self._kind = type(values[0]) if len({type(value) for value in values}) == 1 else None
         self._among = among
         self._otherwise = otherwise
 
@@ -238,6 +281,11 @@ class _OneOf(_Test):
         for value in self._values:
             if equal(found, value):
                 return self._among
+        if type(found) is self._kind:
+            return self._otherwise
+        for value in self._values:
+            if alike(found, value):
+                return UNSURE
         return self._otherwise
 
 

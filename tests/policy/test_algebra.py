@@ -117,11 +117,19 @@ def _single(condition: Condition, found: list[Any]) -> bool | None:
     def same(one: Any, other: Any) -> bool:
         return one == other and isinstance(one, bool) is isinstance(other, bool)
 
+    def alike(one: Any, other: Any) -> bool:
+        """Of another type, and to some server the same: what is sent here is no more than these."""
+        if isinstance(other, bool):
+            return type(one) in (int, float, str)
+        return type(one) is not type(other) and {str(one), str(other)} in ({"1"}, {"True", "1"}, {"False", "0"})
+
     def holds(one: Any) -> bool | None:
         if condition.op == "gt":
             return one > 1 if type(one) in (int, float) else None
         listed = condition.value if isinstance(condition.value, tuple) else (condition.value,)
         among = any(same(one, value) for value in listed)
+        if condition.op != "absent" and not among and any(alike(one, value) for value in listed):
+            return None
         return {"eq": among, "in": among, "ne": not among, "absent": False}[condition.op]
 
     if not found:

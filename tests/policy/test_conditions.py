@@ -14,22 +14,23 @@ from openmcp.sidecar.policy.conditions import FALSE, TRUE, UNSURE, Conditions, s
 from tests.policy.rules import when
 
 VALUES: list[Any] = [None, True, False, 0, 1, 5, -3, 5.5, 10**30, "", "5", "abc", "ABC", [], ["abc"], {}, {"a": 1}]
+NO_BOOLEANS: list[Any] = [value for value in VALUES if type(value) in (int, float, str)]
 
 ONE: dict[str, tuple[Condition, list[Any], list[Any]]] = {
     # condition, what satisfies it, what it cannot judge; everything else of VALUES does not satisfy it
     "eq a text": (when("$.x", "eq", "abc"), ["abc"], []),
-    "eq a number": (when("$.x", "eq", 5), [5], []),
-    "eq one": (when("$.x", "eq", 1), [1], []),
-    "eq true": (when("$.x", "eq", True), [True], []),
-    "eq false": (when("$.x", "eq", False), [False], []),
+    "eq a number": (when("$.x", "eq", 5), [5], ["5"]),
+    "eq one": (when("$.x", "eq", 1), [1], [True]),
+    "eq true": (when("$.x", "eq", True), [True], NO_BOOLEANS),
+    "eq false": (when("$.x", "eq", False), [False], NO_BOOLEANS),
     "eq null": (when("$.x", "eq"), [None], []),
-    "ne": (when("$.x", "ne", 1), [value for value in VALUES if value is True or value != 1], []),
-    "in": (when("$.x", "in", ["abc", 5, True]), ["abc", 5, True], []),
+    "ne": (when("$.x", "ne", 1), [value for value in VALUES if value != 1], [True]),
+    "in": (when("$.x", "in", ["abc", 5, True]), ["abc", 5, True], NO_BOOLEANS),
     "in, of one": (when("$.x", "in", "abc"), ["abc"], []),
     "notIn": (
         when("$.x", "notIn", ["abc", 5]),
-        [value for value in VALUES if value not in ("abc", 5)],
-        [],
+        [value for value in VALUES if value not in ("abc", 5, "5")],
+        ["5"],
     ),
     "matches": (when("$.x", "matches", "[a-z]+"), ["abc"], [v for v in VALUES if not isinstance(v, str)]),
     "matches the whole": (when("$.x", "matches", "b"), [], [v for v in VALUES if not isinstance(v, str)]),
@@ -61,14 +62,38 @@ def test_an_operator_on_every_type(condition: Condition, true: list[Any], unsure
 
 @pytest.mark.parametrize(
     ("one", "other", "equal"),
-    [(1, 1.0, True), (1.0, 1, True), (1, True, False), (True, 1, False), (0, False, False), ("1", 1, False)]
-    + [(2**63 + 1, 2**63 + 1, True), (2**53 + 1, float(2**53), False), ("\u00e9", "e\u0301", False), (None, 0, False)],
+    [(1, 1.0, True), (1.0, 1, True), ("1", 2, False), (True, 2, False), ("one", 1, False), ("", 1, False)]
+    + [(2**63 + 1, 2**63 + 1, True), (2**53 + 1, float(2**53), False), ("\u00e9", "e\u0301", False), (None, 0, False)]
+    + [(None, False, False), ([], False, False), (["1"], 1, False), (False, "", False), (0, "", False)]
+    + [
+        ("nan", 1, False),
+        ("9" * 5000, 1, False),
+        (10**400, "1", False),
+        (5, "abc", False),
+        ({}, "{}", False),
+        ("null", None, False),
+    ],
 )
 def test_equality_keeps_types_apart(one: Any, other: Any, equal: bool) -> None:
     assert Conditions([when("$.x", "eq", other)]).judge({"x": one}) == (TRUE if equal else FALSE)
     assert Conditions([when("$.x", "ne", other)]).judge({"x": one}) == (FALSE if equal else TRUE)
     assert Conditions([when("$.x", "in", ["z", other])]).judge({"x": one}) == (TRUE if equal else FALSE)
     assert Conditions([when("$.x", "notIn", ["z", other])]).judge({"x": one}) == (FALSE if equal else TRUE)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("102", 102), (" 102\n", 102), ("102.0", 102), ("1.02e2", 102), ("0x66", 102), ("+102", 102), ("00102", 102)]
+    + [("1_02", 102), ("\u0661\u0660\u0662", 102), ("0" * 9000 + "102", 102), ("-3", -3), ("2.50", 2.5), ("", 0)]
+    + [(" ", 0), ("inf", float("inf")), (102, "102"), (2.5, "2.50"), (10**400, "1" + "0" * 400), (True, 1), (False, 0)]
+    + [("yes", 1), ("OFF", 0), (True, "true"), (False, "False"), (True, "1"), ("true", True), ("false", True)]
+    + [("anything", False), (1, True), (0, True), (0.0, False), ("", False)],
+)
+def test_what_a_server_may_convert_is_neither_equal_nor_another(one: Any, other: Any) -> None:
+    for op, value in (("eq", other), ("ne", other), ("in", ["z", other]), ("notIn", ["z", other])):
+        judged = Conditions([when("$.x", op, value)])
+        assert judged.judge({"x": one}) == UNSURE
+        assert "cannot be judged" in judged.why({"x": one})
 
 
 @pytest.mark.parametrize(

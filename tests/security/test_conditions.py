@@ -32,6 +32,18 @@ POLICY: dict[str, Any] = {
             "action": "deny",
         },
         {
+            "name": "closed",
+            "tools": ["transfer"],
+            "when": [{"path": "$.account", "op": "in", "value": [102, 103]}],
+            "action": "deny",
+        },
+        {
+            "name": "forced",
+            "tools": ["transfer"],
+            "when": [{"path": "$.force", "op": "eq", "value": True}],
+            "action": "deny",
+        },
+        {
             "name": "internal",
             "tools": ["fetch"],
             "when": [{"path": "$.address", "op": "cidr", "value": ["10.0.0.0/8", "127.0.0.0/8", "::1/128"]}],
@@ -107,6 +119,19 @@ async def test_type_confusion(agent: Connection, server: Hostile, amount: str) -
     """Whatever is no number, or one beyond the bound: not allowed where that is asked, denied where the other is."""
     assert not passed(await agent.ask(raw_call("pay", f'{{"amount":{amount},"to":"acme-1"}}')), server)
     assert not passed(await agent.ask(raw_call("transfer", f'{{"amount":{amount}}}')), server)
+
+
+@pytest.mark.parametrize("account", ["102", "102.0", '"102"', '"102.0"', '" 102"', '"0x66"', '"1.02e2"', '"0102"'])
+async def test_a_denied_number_in_another_type(agent: Connection, server: Hostile, account: str) -> None:
+    """Servers that convert arguments read a number in each of these."""
+    assert not passed(await agent.ask(raw_call("transfer", f'{{"amount":1,"account":{account}}}')), server)
+    assert passed(await agent.ask(raw_call("transfer", '{"amount":1,"account":"1021"}')), server)
+
+
+@pytest.mark.parametrize("force", ["true", '"true"', '"yes"', "1", '"1"', '"false"', '"x"'])
+async def test_a_denied_boolean_in_another_type(agent: Connection, server: Hostile, force: str) -> None:
+    assert not passed(await agent.ask(raw_call("transfer", f'{{"amount":1,"force":{force}}}')), server)
+    assert passed(await agent.ask(raw_call("transfer", '{"amount":1,"force":false}')), server)
 
 
 @pytest.mark.parametrize("amount", ["50", "5e1", "50.0", "5E+1", "0.5e2", "-0", "0", "-1e3", "100", "100.0", "1e2"])
