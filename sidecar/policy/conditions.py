@@ -233,7 +233,7 @@ _READ_AS: Final = {
 _LONGEST_WORD: Final = 5
 
 
-def _number(value: object) -> float | None:
+def _number(value: object) -> object:  # declared as a float, a whole number would become one once it is compiled
     """The number that a number, text or boolean is read as; None where there is none."""
     if isinstance(value, int | float):
         return value
