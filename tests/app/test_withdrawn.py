@@ -14,6 +14,7 @@ from openmcp.sidecar.build import BuildError
 from tests.app.test_reload import open_get, streaming
 from tests.fakes import pki
 from tests.fakes.workload_api import GATEWAY, FakeWorkloadApi
+from tests.support.approver import approver, guarded
 from tests.support.gate import Gate, call, configuration, gate, initialize
 from tests.support.hostile import Hostile, Reply, Request, hostile
 from tests.support.mtls import careless_client
@@ -266,3 +267,22 @@ async def test_a_handshake_that_was_begun_under_a_ca_is_over_with_it(
         assert 'openmcp_tls_refused_total{reason="not signed by listen.tls.clientCa",side="client"} 1' in (
             await sidecar.page("/metrics")
         )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_held_call_is_made_for_an_agent_whose_ca_is_still_there(
+    kept: bool, server: Hostile, files: Files, tmp_path: Path
+) -> None:
+    ca, another = pki.Ca("example.org"), pki.Ca("example.org")
+    files.clients(ca)
+    made = guarded(server.url, approvals={"hold": "60s"}, identity={"workloadApi": "none", "agents": [BY_SVID]})
+    made["listen"]["tls"] = files.tls
+    async with gate(tmp_path, made) as sidecar, by(sidecar, ca.leaf(AGENT)) as agent:
+        waiting = asyncio.create_task(agent.ask(call("guarded", ticket=7)))
+        record = await approver(sidecar).asked()
+        files.clients(another, *[ca] * kept)
+        sidecar.reload(made)
+        await approver(sidecar).approve(record)
+        answer = await waiting
+        made_there = [one for one in server.requests if one.method == "POST"]
+        assert (answer.status, len(made_there)) == ((200, 1) if kept else (401, 0))
