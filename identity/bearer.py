@@ -81,7 +81,10 @@ class TokenMethod(ABC):
     def _verified(self, token: bytes, digest: bytes) -> Principal:
         self._forget(digest)
         generation, size = self.generation(), len(token)
-        principal, until = self.verify(jose.read(token), self._clock())
+        read = jose.read(token)
+        if "cnf" in read.claims:  # RFC 7800: whoever only has the token is not the one it was given to
+            raise Refused("malformed_token", "the token is bound to a key (cnf), which is not supported")
+        principal, until = self.verify(read, self._clock())
         while self._known and (len(self._known) >= MAX_REMEMBERED or self._bytes + size > MAX_BYTES):
             self._forget(next(iter(self._known)))
         self._known[digest] = Verified(principal, until, generation, size)

@@ -94,8 +94,6 @@ def _check_kind(token: jose.Token) -> None:
     kind = token.header.get("typ", "JWT")
     if type(kind) is not str or kind.lower() not in _TYPES:
         raise Refused("malformed_token", "the token is not one for access (typ)")
-    if "cnf" in token.claims:  # RFC 7800: whoever only has the token is not the one it was given to
-        raise Refused("malformed_token", "the token is bound to a key (cnf), which is not supported")
 
 
 def _named(value: Any) -> str:
