@@ -159,6 +159,12 @@ def audiences(claims: Mapping[str, Any]) -> list[str]:
     return given
 
 
+def is_unverified(claims: Mapping[str, Any], claim: str) -> bool:
+    """Whether the issuer itself says that it has not checked who owns the address that this claim is (OpenID Connect
+    Core 1.0, 5.1): anybody may have written it. Some write the word as a text."""
+    return claim == "email" and claims.get("email_verified", True) not in (True, "true")
+
+
 def for_policy(claims: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What policies may ask of a caller: scalar claims and the elements of lists, as pairs of name and text, sorted."""
     return tuple(sorted(set(_pairs(claims))))
