@@ -15,14 +15,12 @@ from openmcp.config.values import (
     secret,
     sha256,
     url,
+    warn_if_chosen,
 )
 from openmcp.identity.addresses import is_this_machine
 
 LONGEST_HOLD: Final = 300.0
 """Seconds: a call that is held takes a connection and one of `limits.inFlight`."""
-
-_CHOSEN: Final = ("email", "name", "nickname", "preferred_username")
-"""Claims that users may change themselves at common identity providers (OpenID Connect Core, 5.7)."""
 
 
 def _console(at: At) -> model.Console | None:
@@ -55,11 +53,7 @@ def _scopes(at: At) -> tuple[str, ...] | None:
 
 def _user_claim(at: At) -> str | None:
     value = string(at)
-    if value in _CHOSEN:
-        at.warn(
-            f"at many identity providers users choose their `{value}` themselves: one could take an approver's",
-            "sub is given once and never changes",
-        )
+    warn_if_chosen(at, value, "an approver's")
     return value
 
 

@@ -9,7 +9,17 @@ from openmcp.config import model
 from openmcp.config.cursor import At, Reading, Shape, distinct, list_of, shortened, some, string, tagged
 from openmcp.config.problems import did_you_mean
 from openmcp.config.spiffevalues import trust_domains, workload_api, workload_id
-from openmcp.config.values import duration, file_name, name, network, no_clear_text, secret, sha256, url
+from openmcp.config.values import (
+    duration,
+    file_name,
+    name,
+    network,
+    no_clear_text,
+    secret,
+    sha256,
+    url,
+    warn_if_chosen,
+)
 from openmcp.config.yamlsource import Sequence
 
 MAX_CLOCK_SKEW = 300.0
@@ -89,6 +99,7 @@ def _principal_claim(at: At) -> str | None:
     if value in _NO_NAMES:
         at.error(f"the claim `{value}` names no caller", "write sub, or another claim that the issuer gives once only")
         return None
+    warn_if_chosen(at, value, "another agent's")
     return value
 
 

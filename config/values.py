@@ -37,6 +37,8 @@ TEXT_GLOB = r"\.[*+]|\\.|[\^$|()\[\]{}]"
 URI_GLOB = r"\\.|^\^|\$$|\|"
 """What a glob on names, and one on texts where much may stand, such as URIs, has no use for."""
 
+_CHOSEN = ("email", "name", "nickname", "preferred_username")
+"""Claims that users may change themselves at common identity providers (OpenID Connect Core, 5.7)."""
 _MAKE_DIGEST = 'make one with: printf %s "$KEY" | sha256sum'
 
 
@@ -358,3 +360,12 @@ def share(at: At) -> float | None:
         at.error(f"must be between 0 and 1, found {at.text()}", "0.25 is a quarter")
         return None
     return None if value is None else float(value)
+
+
+def warn_if_chosen(at: At, claim: str | None, whose: str) -> None:
+    """Warn of a claim by which somebody is known and which users choose; `whose` says whose name they could take."""
+    if claim in _CHOSEN:
+        at.warn(
+            f"at many identity providers users choose their `{claim}` themselves: one could take {whose}",
+            "sub is given once and never changes",
+        )

@@ -81,7 +81,10 @@ class TokenMethod(ABC):
     def _verified(self, token: bytes, digest: bytes) -> Principal:
         self._forget(digest)
         generation, size = self.generation(), len(token)
-        principal, until = self.verify(jose.read(token), self._clock())
+        read = jose.read(token)
+        if "cnf" in read.claims:  # RFC 7800: whoever only has the token is not the one it was given to
+            raise Refused("malformed_token", "the token is bound to a key (cnf), which is not supported")
+        principal, until = self.verify(read, self._clock())
         while self._known and (len(self._known) >= MAX_REMEMBERED or self._bytes + size > MAX_BYTES):
             self._forget(next(iter(self._known)))
         self._known[digest] = Verified(principal, until, generation, size)
@@ -154,6 +157,12 @@ def audiences(claims: Mapping[str, Any]) -> list[str]:
     if type(given) is not list or not given or any(type(one) is not str for one in given):
         raise Refused("audience", "the token has no audience (aud)")
     return given
+
+
+def is_unverified(claims: Mapping[str, Any], claim: str) -> bool:
+    """Whether the issuer itself says that it has not checked who owns the address that this claim is (OpenID Connect
+    Core 1.0, 5.1): anybody may have written it. Some write the word as a text."""
+    return claim == "email" and claims.get("email_verified", True) not in (True, "true")
 
 
 def for_policy(claims: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

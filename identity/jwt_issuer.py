@@ -1,15 +1,16 @@
 """Callers known by a JWT of an issuer that is no trust domain: an OpenID provider, an authorization server."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from openmcp.identity import jose
-from openmcp.identity.bearer import TokenMethod, audiences, check_times, for_policy
+from openmcp.identity.bearer import TokenMethod, audiences, check_times, for_policy, is_unverified
 from openmcp.identity.principal import Principal
 from openmcp.identity.refusal import KeysNeeded, Refused, Unavailable
+from openmcp.identity.visible import is_visible
 
 MAX_SUBJECT: Final = 256
 """Characters of the claim that names the caller."""
@@ -68,7 +69,7 @@ class Jwts(TokenMethod):
             raise Refused("audience", "the token is for another audience")
         until = check_times(token.claims, now, self._terms.skew)
         _check_kind(token)
-        name = _named(token.claims.get(self._terms.principal_claim))
+        name = _named(token.claims, self._terms.principal_claim)
         self._check_signature(token)
         return Principal(f"jwt:{self._terms.issuer}#{name}", "jwt", for_policy(token.claims)), until
 
@@ -94,15 +95,16 @@ def _check_kind(token: jose.Token) -> None:
     kind = token.header.get("typ", "JWT")
     if type(kind) is not str or kind.lower() not in _TYPES:
         raise Refused("malformed_token", "the token is not one for access (typ)")
-    if "cnf" in token.claims:  # RFC 7800: whoever only has the token is not the one it was given to
-        raise Refused("malformed_token", "the token is bound to a key (cnf), which is not supported")
 
 
-def _named(value: Any) -> str:
+def _named(claims: Mapping[str, Any], claim: str) -> str:
     """The caller's name within its issuer. It stands in logs and in the patterns of policies, behind `#`: what would be
     cut, hidden or read in two ways there is refused."""
+    value = claims.get(claim)
     if type(value) is not str or not value:
         raise Refused("subject", "the token does not say who calls")
-    if len(value) > MAX_SUBJECT or not value.isprintable() or value != value.strip() or "#" in value:
+    if len(value) > MAX_SUBJECT or not all(map(is_visible, value)) or value != value.strip() or "#" in value:
         raise Refused("subject", "what the token says of who calls cannot be used as a name")
+    if is_unverified(claims, claim):
+        raise Refused("subject", "the address that names the caller is not verified (email_verified)")
     return value

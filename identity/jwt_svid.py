@@ -75,7 +75,9 @@ class JwtSvids(TokenMethod):
             jose.verify(token, self._keys_of(caller.trust_domain), ALGORITHMS)
         except jose.UnknownKey:
             raise Refused("unknown_key", "no key of its trust domain has signed the token (kid)") from None
-        return Principal(str(caller), "jwtSvid", for_policy(token.claims)), until
+        # Nothing vouches for the issuer that an SVID names, by which policies tell whose claims they mean.
+        claims = {name: value for name, value in token.claims.items() if name != "iss"}
+        return Principal(str(caller), "jwtSvid", for_policy(claims)), until
 
     def _subject(self, token: jose.Token) -> SpiffeId:
         try:

@@ -204,7 +204,7 @@ class SvidSource:
         found["trustDomains"] = sorted(self.bundles)
         if bad := {**self._bad_jwt, **self._bad}:
             found["badBundles"] = bad
-        if reason := self._reason():
+        if reason := self._reason() or self._jwt_reason():
             found["reason"] = reason
         return found
 
@@ -306,6 +306,11 @@ class SvidSource:
             return _unfit(self.material, self._choice)
         trouble = self._x509.trouble if self._x509 is not None else None
         return explained(trouble, self.address) if trouble is not None else None
+
+    def _jwt_reason(self) -> str | None:
+        """What keeps us from knowing callers by their JWT-SVIDs, or from hearing of their keys."""
+        trouble = self._jwt.trouble if self._jwt is not None else None
+        return f"{_JWT}: {explained(trouble, self.address)}" if trouble is not None else None
 
 
 _STATES: Final[Mapping[FailureKind, State]] = {

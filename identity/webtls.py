@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from openmcp.identity import certificates
 from openmcp.identity.contexts import Checked, Refusals, delegating, load_key_pair
-from openmcp.identity.peer import PeerCertificate
+from openmcp.identity.peer import PeerCertificate, PeerRefused
 
 _UNKNOWN_CA: Final = "not signed by listen.tls.clientCa"
 
@@ -52,9 +52,15 @@ class FileTls:
         """Whether the CA of a connection that was made before is still one of those for clients."""
         return certificate.anchor in self._anchors
 
+    def _client(self, chain: list[bytes]) -> PeerCertificate:
+        found = certificates.verify_client(chain, time.time())
+        if not self.still_trusted(found):  # the handshake was begun with a context that knew other CAs
+            raise PeerRefused(_UNKNOWN_CA)
+        return found
+
     def _made(self, certificate: bytes, key: bytes, client_ca: bytes | None) -> Checked:
         context = Checked(ssl.PROTOCOL_TLS_SERVER)
-        context.check = lambda chain: certificates.verify_client(chain, time.time())
+        context.check = self._client
         context.on_refused = lambda why, message: self._on_refused(why, message)
         context.stranger = _UNKNOWN_CA
         context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -124,6 +124,7 @@ class App:
 
         approvals = Approvals(tokens, results, self._recorder, self._builder.approving.desk)
         approvals.snapshot = lambda: self.snapshot
+        approvals.trusted = self._pipeline.relays.trusted
         approvals.tasks.handle = self._pipeline
         return approvals
 

@@ -60,8 +60,9 @@ def _audience(server: Server) -> str | None:
 
 
 def _taken(configuration: Configuration) -> Iterator[str]:
-    """The audiences by which callers prove to sidecars who they are."""
-    return (one.audience for one in configuration.identity.agents if isinstance(one, JwtSvidAgents))
+    """The audiences by which callers prove to sidecars who they are, and we to the servers of the file."""
+    yield from (one.audience for one in configuration.identity.agents if isinstance(one, JwtSvidAgents))
+    yield from (audience for audience in map(_audience, configuration.servers) if audience is not None)
 
 
 def _sent(server: Server) -> Iterator[Secret]:

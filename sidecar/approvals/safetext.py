@@ -8,10 +8,8 @@ import json
 import unicodedata
 from typing import Final
 
-_BLANK: Final = frozenset((0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0))
-"""Characters that Python calls printable and that show nothing: fillers, joiners, an empty Braille cell."""
+from openmcp.identity.visible import is_visible
 
-_SELECTORS: Final = (range(0x180B, 0x1810), range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 _MARKS: Final = 2
 """Combining marks on one letter that real writing needs; more of them paint over other lines."""
 
@@ -23,7 +21,7 @@ def safe(text: str, most: int) -> tuple[str, bool]:
     marks = 0
     for one in text:
         marks = marks + 1 if unicodedata.combining(one) or unicodedata.category(one) in ("Mn", "Me") else 0
-        piece = one if _shows(one) and marks <= _MARKS else _escaped(one)
+        piece = one if is_visible(one) and marks <= _MARKS else _escaped(one)
         room -= len(piece)
         if room < 0:
             return _shortened("".join(pieces), most), True
@@ -62,13 +60,6 @@ def laid_out(document: str, most: int) -> tuple[str, bool]:
 
 def _shortened(text: str, most: int) -> str:
     return text[: most - 1] + "…" if len(text) >= most else text + "…"
-
-
-def _shows(one: str) -> bool:
-    if one.isascii():
-        return one.isprintable()
-    code = ord(one)
-    return one.isprintable() and code not in _BLANK and not any(code in part for part in _SELECTORS)
 
 
 def _escaped(one: str) -> str:

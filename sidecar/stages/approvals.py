@@ -65,7 +65,7 @@ Found = Permit | Decision | Said | Pending
 
 class Approvals:
     """Settles what needs an approval. `now` gives Unix seconds; `snapshot`, which the pipeline sets, the
-    configuration in force."""
+    configuration in force, and `trusted`, whether the certificate of a caller still counts."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Approvals:
         self._results = results
         self.recorder = recorder
         self.snapshot: Callable[[], Snapshot] | None = None
+        self.trusted: Callable[[Flow], bool] | None = None
         self._now = now
 
     async def settle(self, flow: Flow, call: Call, decision: Decision) -> Permit | None:
@@ -194,7 +195,9 @@ class Approvals:
 
     def _judged(self, flow: Flow, call: Call, approved: Approved | None = None) -> Permit | Decision:
         """What policy says now, of the caller as it is known now."""
+        trusted = self.trusted
         assert self.snapshot is not None
+        assert trusted is not None
         after = self.snapshot()
         route = after.routes.get(flow.request.path)
         if route is None or route.upstream is not flow.upstream:
@@ -203,6 +206,8 @@ class Approvals:
             principal = admit.identify(after, route, flow.request)
         except KeysNeeded:
             raise Unidentified(503, "no_keys", "the keys of the token's issuer cannot be had") from None
+        if not trusted(flow):
+            raise Unidentified(401, "changed", "the CA of its certificate has been taken away since it has called")
         if principal != flow.principal:
             raise Unidentified(401, "changed", "it is known by another name since it has called")
         flow.snapshot, flow.route = after, route

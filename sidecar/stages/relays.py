@@ -112,8 +112,14 @@ class Relays:
         open after this."""
         self._still_trusted = still_trusted
         for relay in tuple(self.open):
-            if relay.idle and not self._trusted(relay.flow):
+            if relay.idle and not self.trusted(relay.flow):
                 relay.stop()
+
+    def trusted(self, flow: Flow) -> bool:
+        """Whether the CA that vouches for the agent's certificate, if it has shown one, still does."""
+        still_trusted = self._still_trusted
+        certificate = flow.request.peer.certificate
+        return still_trusted is None or certificate is None or still_trusted(certificate)
 
     def _until(self, flow: Flow) -> float:
         """When the stream of this flow ends at the latest, in Unix seconds. It may have been asked for under another
@@ -123,12 +129,7 @@ class Relays:
             if not admit.remains(current, flow):
                 return 0.0
             flow.snapshot = current
-        return flow.until() if self._trusted(flow) else 0.0
-
-    def _trusted(self, flow: Flow) -> bool:
-        still_trusted = self._still_trusted
-        certificate = flow.request.peer.certificate
-        return still_trusted is None or certificate is None or still_trusted(certificate)
+        return flow.until() if self.trusted(flow) else 0.0
 
     def _reject(self, flow: Flow, request: Request, code: int, message: str) -> None:
         """Answer a server's request in the agent's place, so that the server does not wait for it."""

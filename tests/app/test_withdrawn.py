@@ -4,7 +4,7 @@ import asyncio
 import copy
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from openmcp.sidecar.build import BuildError
 from tests.app.test_reload import open_get, streaming
 from tests.fakes import pki
 from tests.fakes.workload_api import GATEWAY, FakeWorkloadApi
+from tests.support.approver import approver, guarded
 from tests.support.gate import Gate, call, configuration, gate, initialize
 from tests.support.hostile import Hostile, Reply, Request, hostile
 from tests.support.mtls import careless_client
@@ -208,3 +209,80 @@ async def test_a_stream_that_opens_after_its_agents_ca_was_removed(files: Files,
             async with asyncio.timeout(5):
                 while await agent.event() is not None:
                     pass
+
+
+class Halting:
+    """A client that does all of a TLS handshake but for its last flight, which it holds back."""
+
+    def __init__(self, leaf: pki.Leaf) -> None:
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = careless_client(leaf).wrap_bio(self._in, self._out, server_hostname="localhost")
+
+    async def begin(self, sidecar: Gate) -> None:
+        self._reader, self._writer = await asyncio.open_connection(*sidecar.app.mcp_address)
+        while True:
+            try:
+                self._tls.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                self._writer.write(self._out.read())
+                self._in.write(await self._reader.read(65536))
+
+    async def ask(self, data: bytes) -> bytes:
+        """Send the last flight with this request; the first bytes of the answer, none where the connection is cut."""
+        self._tls.write(data)
+        self._writer.write(self._out.read())
+        while received := await self._reader.read(65536):
+            self._in.write(received)
+            with suppress(ssl.SSLWantReadError):
+                return self._tls.read()
+        return b""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def test_a_handshake_that_was_begun_under_a_ca_is_over_with_it(
+    server: Hostile, files: Files, tmp_path: Path
+) -> None:
+    """Who holds one open while the CA is taken away would be let in afterwards, for as long as a connection lasts."""
+    old, new = pki.Ca("example.org"), pki.Ca("example.org")
+    files.clients(old)
+    made = web(server, files)
+    async with gate(tmp_path, made) as sidecar, by(sidecar, old.leaf(AGENT)) as agent:
+        await initialize(agent)
+        request = agent.request(call())
+        for cas, let_in in [((old, new), True), ((new,), False)]:
+            late = Halting(old.leaf(AGENT))
+            await late.begin(sidecar)
+            files.clients(*cas)
+            sidecar.reload(made)
+            try:
+                async with asyncio.timeout(10):
+                    assert (await late.ask(request)).startswith(b"HTTP/1.1 200 ") is let_in
+            except CUT:
+                assert not let_in
+            finally:
+                late.close()
+        assert 'openmcp_tls_refused_total{reason="not signed by listen.tls.clientCa",side="client"} 1' in (
+            await sidecar.page("/metrics")
+        )
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_held_call_is_made_for_an_agent_whose_ca_is_still_there(
+    kept: bool, server: Hostile, files: Files, tmp_path: Path
+) -> None:
+    ca, another = pki.Ca("example.org"), pki.Ca("example.org")
+    files.clients(ca)
+    made = guarded(server.url, approvals={"hold": "60s"}, identity={"workloadApi": "none", "agents": [BY_SVID]})
+    made["listen"]["tls"] = files.tls
+    async with gate(tmp_path, made) as sidecar, by(sidecar, ca.leaf(AGENT)) as agent:
+        waiting = asyncio.create_task(agent.ask(call("guarded", ticket=7)))
+        record = await approver(sidecar).asked()
+        files.clients(another, *[ca] * kept)
+        sidecar.reload(made)
+        await approver(sidecar).approve(record)
+        answer = await waiting
+        made_there = [one for one in server.requests if one.method == "POST"]
+        assert (answer.status, len(made_there)) == ((200, 1) if kept else (401, 0))

@@ -68,6 +68,14 @@ MTLS = "listen: {tls: {type: spiffe, trustDomains: [prod]}}\n"
             id="TLS here",
         ),
         pytest.param(
+            "identity: {agents: [{type: jwt, issuer: i, audience: a, jwks: {file: k}, principalClaim: email}]}",
+            [
+                "2: identity.agents[0].principalClaim: at many identity providers users choose their `email` "
+                "themselves: one could take another agent's (sub is given once and never changes)"
+            ],
+            id="a name that callers choose",
+        ),
+        pytest.param(
             "identity: {agents: [{type: forwarded, from: [127.0.0.1, 0.0.0.0/0, '::/0']}]}",
             [
                 "2: identity.agents[0].from[1]: 0.0.0.0/0 is everybody: any caller may say who it is "

@@ -109,6 +109,9 @@ REFUSED: list[tuple[str, str | bytes, str]] = [
     ("sub with an escape sequence", token(sub="\x1b[2Jalice"), "subject"),
     ("sub that is written backwards", token(sub="ali\u202ece"), "subject"),
     ("sub with nothing to be seen", token(sub="ali\u200bce"), "subject"),
+    ("sub that ends in a blank letter", token(sub="alice\u3164"), "subject"),
+    ("sub with a variation selector", token(sub="ali\ufe0fce"), "subject"),
+    ("sub with an empty cell of Braille", token(sub="alice\u2800"), "subject"),
     ("sub with a tab", token(sub="a\tb"), "subject"),
     ("sub with a line separator", token(sub="a\u2028b"), "subject"),
     ("sub with #", token(sub="alice#admin"), "subject"),
@@ -122,6 +125,21 @@ def test_a_malformed_one(refused, reason):
     it = build([method(), Anyone()])
     assert [ask(it, bearer(refused)) for _ in range(2)] == [reason, reason]
     assert name(ask(it, bearer(token()))) == ALICE, "and it costs no other one anything"
+
+
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ({}, True),
+        *[({"email_verified": word}, word in (True, "true")) for word in (True, "true", False, "false", None)],
+    ],
+)
+def test_an_address_that_nobody_has_checked_names_no_caller(said, counts):
+    """At many providers anybody can write any address into an account."""
+    whole = forging.signed(KEY, HEADER, PARTS | {"email": "ann@acme.example"} | said)
+    found = ask(method(principal_claim="email"), bearer(whole))
+    assert (name(found) if counts else found) == (f"jwt:{ISSUER}#ann@acme.example" if counts else "subject")
+    assert name(ask(method(), bearer(whole))) == ALICE, "where it does not name the caller, it does not matter"
 
 
 def test_without_a_kid_the_only_key_that_fits_is_meant():

@@ -5,14 +5,17 @@ from typing import Any
 
 import pytest
 
+from openmcp.config.model import AgentSelector
 from openmcp.identity.agents import Anyone, build
+from openmcp.identity.jwt_issuer import Jwts, Terms
 from openmcp.identity.jwt_svid import JwtSvids
 from openmcp.identity.peer import UNKNOWN
 from openmcp.identity.principal import Principal
+from openmcp.sidecar.policy.agents import Agents
 from tests.fakes import pki
 from tests.identity import forging
 from tests.identity.asking import NOW, ask, bearer
-from tests.identity.issuing import AUDIENCE, Bundles, good
+from tests.identity.issuing import AUDIENCE, ISSUER, Bundles, Keys, good
 
 ID = "spiffe://example.org/ns/support/sa/bot"
 KEY = pki.jwt_key("one")
@@ -119,6 +122,7 @@ REFUSED: list[tuple[str, str | bytes, str]] = [
     ("typ null", forging.signed(KEY, HEADER | {"typ": None}, PARTS), "malformed_token"),
     ("crit", forging.signed(KEY, HEADER | {"crit": ["exp"]}, PARTS), "malformed_token"),
     ("crit and b64", forging.signed(KEY, HEADER | {"crit": ["b64"], "b64": False}, PARTS), "malformed_token"),
+    ("bound to a key", svid(cnf={"jkt": "x"}), "malformed_token"),
     ("duplicated sub", forging.signed(KEY, HEADER, forging.repeated(PARTS, "sub", "spiffe://x/y")), "unknown_token"),
     ("duplicated aud", forging.signed(KEY, HEADER, forging.repeated(PARTS, "aud", "zendesk")), "unknown_token"),
     ("duplicated alg", forging.signed(KEY, forging.repeated(HEADER, "alg", "none"), PARTS), "unknown_token"),
@@ -232,3 +236,16 @@ def test_what_policy_may_ask_of_a_caller():
         *(("admin", "true"), ("aud", AUDIENCE), ("groups", "7"), ("groups", "a"), ("groups", "b")),
         *(("level", "3"), ("rate", "0.5"), ("sub", ID), ("text", "x")),
     )
+
+
+def test_an_svid_cannot_say_that_its_claims_are_of_another_issuer():
+    """A policy names the issuer of the claims that it means by `iss`; nothing vouches for that of a JWT-SVID."""
+    policy = Agents([AgentSelector(claims=(("iss", ISSUER), ("groups", "admins")))])
+    claims = {"iss": ISSUER, "groups": ["admins"]}
+    issuer = Jwts(Terms(ISSUER, (AUDIENCE,)), Keys(pki.jwks(KEY, use="sig")), clock=lambda: NOW)
+    theirs = ask(issuer, bearer(pki.mint_jwt(KEY, good(sub="alice") | claims)))
+    forged = ask(method(), bearer(svid(TWIN, sub="spiffe://partner.example/x", **claims)))
+    assert isinstance(theirs, Principal)
+    assert isinstance(forged, Principal)
+    assert [policy.match(theirs), policy.match(forged)] == [True, False]
+    assert ("groups", "admins") in forged.claims

@@ -376,6 +376,22 @@ async def test_jwt_bundles_are_followed_where_they_are_wanted(agent):
         assert agent.calls["FetchJWTBundles"] == 1
 
 
+async def test_why_there_are_no_jwt_bundles_is_told_beside_an_svid_that_is_good(agent, monkeypatch):
+    async with Watched(agent.address) as watched:
+        await watched.change()
+        monkeypatch.setattr(agent, "jwks", lambda: b"x")
+        watched.want_jwt_bundles()
+        await until(lambda: watched.stats.failures["malformed"] > 0)
+        report = watched.report()
+        assert (report["state"], report["reason"]) == (
+            "ok",
+            "JWT bundles: the Workload API sent something that is not good (no good JWT bundle in it)",
+        )
+        monkeypatch.undo()
+        await until(lambda: watched.jwt_generation == 1)
+        assert "reason" not in watched.report()
+
+
 async def test_a_jwt_svid_is_fetched_once_and_kept(agent):
     async with Watched(agent.address) as watched:
         await watched.change()

@@ -22,6 +22,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from openmcp.identity.bearer import is_unverified
 from openmcp.identity.fetch import FetchFailed, Form, get, post_form
 from openmcp.sidecar.approvals.console.settings import LoginFailed, Oidc, Person
 from openmcp.sidecar.approvals.safetext import safe
@@ -172,6 +173,8 @@ class OidcLogin:
         user = _name(claims.get(settings.user_claim))
         if user is None:
             raise LoginFailed(f"The ID token has no {settings.user_claim}, by which approvers are known.")
+        if is_unverified(claims, settings.user_claim):
+            raise LoginFailed("The identity provider has not verified the address by which approvers are known.")
         said = claims.get(settings.groups_claim, [])
         names = (_name(one) for one in (said if isinstance(said, list) else [said]))
         groups = [f"oidc:group:{name}" for name in names if name is not None]

@@ -134,6 +134,15 @@ async def test_other_claims_may_name_users_and_groups(start, provider):
         assert "oidc:user:zoe" in (await zoe.browser.get("/")).words
 
 
+@pytest.mark.parametrize(
+    ("verified", "lets_in"), [({"email_verified": True}, True), ({"email_verified": False}, False)]
+)
+async def test_an_address_that_nobody_has_checked_names_no_approver(start, provider, verified, lets_in):
+    provider.claims = {"sub": "x", "email": "zoe"} | verified
+    async with Visitor(await start(user_claim="email"), provider) as visitor:
+        assert (await visitor.log_in()).status == (303 if lets_in else 403)
+
+
 async def test_what_is_asked_of_the_provider(start, provider):
     site = await start(scopes=("openid", "groups"))
     async with Visitor(site, provider) as ann:

@@ -110,3 +110,19 @@ def test_proofs_for_clouds_and_for_sidecars_go_to_no_server(audience: str, said:
         OAuthAuth(token_url=audience, client=OAuthClient(id="us", type="jwtSvidSpiffe")),
     ):
         assert fault(made, Server(name="s", path="/s", endpoints=("https://h/",), auth=auth)) == said
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        JwtSvidAuth(audience="https://crm.example"),
+        OAuthAuth(token_url="https://t/", client=OAuthClient(id="us", type="jwtSvid", audience="https://crm.example")),
+        OAuthAuth(token_url="https://crm.example", client=OAuthClient(id="us", type="jwtSvidSpiffe")),
+    ],
+)
+def test_what_proves_us_to_a_server_of_the_file_goes_to_no_other(auth: JwtSvidAuth | OAuthAuth):
+    """Whoever is sent it calls that server, or gets a token for it, as the sidecar."""
+    made = Configuration(servers=(Server(name="crm", path="/crm", endpoints=("https://crm/",), auth=auth),))
+    for audience, said in (("https://crm.example", OURS), ("https://other.example", None)):
+        theirs = JwtSvidAuth(audience=audience)
+        assert fault(made, Server(name="s", path="/s", endpoints=("https://h/",), auth=theirs)) == said
