@@ -129,7 +129,7 @@ class Downward:
                 talk.cancel()
                 raise
             except UpstreamFailed as failure:
-                self._failed(flow, meta, talk, failure)
+                self._failed(talk, failure)
                 if failure.sent or not again:
                     raise
             else:
@@ -138,17 +138,16 @@ class Downward:
                 response.close()
                 talk.done()
                 flow.endpoint = pinned
-                self._keeping.forget(flow, meta, kept)
+                self._keeping.forget(kept)
             flow.endpoint = pinned
         raise UpstreamFailed("status", "the server ends its sessions as they begin")
 
-    def _failed(self, flow: Flow, meta: JsonObject, talk: _Talk, failure: UpstreamFailed) -> None:
-        """What may still be worked on is cancelled; a session that only was slow is good for others."""
+    def _failed(self, talk: _Talk, failure: UpstreamFailed) -> None:
+        """What may still be worked on is cancelled; a session that can still be reached is good for others."""
         if failure.sent:
             talk.cancel()
         talk.done()
-        if failure.kind != "timeout":
-            self._keeping.forget(flow, meta, talk.kept)
+        self._keeping.failed(talk.kept, failure)
 
     async def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
         if response.streaming:

@@ -100,7 +100,12 @@ class Listening:
         """The answer to subscriptions/listen: on the session of the agent's calls, or where that gives no stream on one
         of its own."""
         meta = era.meta_of(params)
-        made = await self._subscribe(flow, message, params, await self._keeping.session(flow, meta), own=False)
+        kept = await self._keeping.session(flow, meta)
+        try:
+            made = await self._subscribe(flow, message, params, kept, own=False)
+        except UpstreamFailed as failure:
+            self._keeping.failed(kept, failure)
+            raise
         if made is None:
             made = await self._subscribe(flow, message, params, await keeping.begin(flow, meta), own=True)
         assert made is not None  # one of its own is what there is
