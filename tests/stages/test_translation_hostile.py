@@ -114,6 +114,15 @@ async def test_a_refusal_that_an_agent_brought_about_is_its_own() -> None:
         assert sum(b'"odd"' in one.body for one in it.sent) == 1
 
 
+async def test_a_discovery_that_is_refused_makes_no_server_legacy() -> None:
+    async with translated(ALL) as it:
+        it.server = both = Both()
+        await it.eve.modern("server/discover", _meta=client(0) | {"progressToken": "odd"})
+        assert (await it.agent.modern("tools/call", name="echo")).result == complete(**text("done"))
+        assert it.sent[-1].headers["mcp-protocol-version"] == MODERN
+        assert both.legacy.begun == 0
+
+
 async def test_an_initialize_that_is_refused_makes_no_server_modern() -> None:
     async with translated(ALL) as it:
         it.server = both = Both()

@@ -37,8 +37,7 @@ class Translator:
             if not isinstance(message, Request) or not refuses_modern(message.method, response):
                 return response
             response.close()
-            known = message.method == "server/discover" or eras.is_sure(response)
-            if not known and not await eras.lacks_modern(flow):
+            if not eras.is_sure(response) and not await eras.lacks_modern(flow):
                 return response
             flow.endpoint = pinned
             answer = await self._downward.send(flow, message, params)
