@@ -13,7 +13,7 @@ from openmcp.sidecar.stages.translation import downward, kept, sides
 from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
 from openmcp.sidecar.stages.translation.sides import Remembered
 from openmcp.sidecar.stages.translation.spoken import Spoken
-from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR
+from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR, MOST_URIS, URI_BYTES
 from openmcp.sidecar.types import Message
 from tests.policy.rules import allow
 from tests.stages.scene import MODERN, Agent, Answer, Scene, Sent, failure, reply, request, response, scene, stream
@@ -332,6 +332,23 @@ async def test_another_gateway_does_not_know_a_call_that_waits() -> None:
 
 
 # What is remembered
+
+
+async def test_what_a_session_is_subscribed_to_is_bounded() -> None:
+    async with translated(ALL) as it:
+        it.server = ModernOnly()
+        await it.agent.initialize()
+        for number in range(MOST_URIS):
+            assert (await it.agent.ask("resources/subscribe", uri=f"file:///{number}")).result == {}
+        assert (await it.agent.ask("resources/subscribe", uri="file:///one-more")).code == (200, -32602)
+        assert (await it.agent.ask("resources/subscribe", uri="file:///7")).result == {}  # it is
+        assert (await it.agent.ask("resources/unsubscribe", uri="file:///7")).result == {}
+        assert (await it.agent.ask("resources/subscribe", uri="file:///one-more")).result == {}
+        await it.eve.initialize()
+        for number in range(3):
+            await it.eve.ask("resources/subscribe", uri=f"file:///{number}" + "x" * (URI_BYTES // 2))
+        kept = translator(it)._upward._sessions._values.values()
+        assert max(sum(map(len, legacy.uris)) for _, legacy in kept) <= URI_BYTES
 
 
 def test_nobody_makes_others_go_from_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,8 @@ from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import MODERN, JsonObject, Message, MessageId, Notification, Request, Response
 
 MOST_URIS: Final = 256
+URI_BYTES: Final = 32 * 1024
+"""How many resources a session may be subscribed to, and how long their names may be together: they are kept."""
 MOST_KEPT: Final = 2048
 """Bytes of what a client says of itself that its session's id can hold."""
 LOOKED_UP_FOR: Final = 60.0
@@ -49,13 +51,18 @@ class _Legacy:
         self.listening: UpstreamResponse | None = None
         self.changed = asyncio.Event()
 
-    def subscribe(self, uri: str, *, wanted: bool) -> None:
-        """Another set of resources: what listens begins again with it."""
-        others = [one for one in self.uris if one != uri]
-        self.uris = [*others, uri] if wanted else others
+    def subscribe(self, uri: str, *, wanted: bool) -> bool:
+        """Another set of resources: what listens begins again with it. False where that would be too many."""
+        uris = [one for one in self.uris if one != uri]
+        if wanted:
+            uris.append(uri)
+            if len(uris) > MOST_URIS or sum(len(one.encode()) for one in uris) > URI_BYTES:
+                return False
+        self.uris = uris
         self.changed.set()
         if self.listening is not None:
             self.listening.stop()
+        return True
 
 
 class _Mirrors(NamedTuple):
@@ -118,10 +125,10 @@ class Upward:
                 return spoken.error(message.id, INVALID_PARAMS, "params.level is not a level")
             self._of(flow).level = str(params["level"])
         elif message.method != "ping":
-            legacy, uri = self._of(flow), params.get("uri")
-            if type(uri) is not str or len(legacy.uris) >= MOST_URIS:
-                return spoken.error(message.id, INVALID_PARAMS, f"one URI, and at most {MOST_URIS} in all")
-            legacy.subscribe(uri, wanted=message.method == "resources/subscribe")
+            uri, wanted = params.get("uri"), message.method == "resources/subscribe"
+            if type(uri) is not str or not self._of(flow).subscribe(uri, wanted=wanted):
+                most = f"one URI, at most {MOST_URIS} in all, of {URI_BYTES // 1024} KiB"
+                return spoken.error(message.id, INVALID_PARAMS, most)
         return spoken.result(message.id, {})
 
     async def _call(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
