@@ -20,6 +20,7 @@ from openmcp.sidecar.stages.tokens import STATE_LIFETIME
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
 from openmcp.sidecar.stages.translation.listening import Listening, ourselves
+from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
 from openmcp.sidecar.stages.translation.sides import Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
@@ -27,6 +28,7 @@ from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, 
 MOST_PARKED: Final = 256
 """Calls that wait for an agent to come back with an answer."""
 _KEY: Final = "question"
+_URL: Final = "elicitation.url"
 _STATUS: Final = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400}
 """What errors come with in the modern era; all others with 200 as well."""
 
@@ -84,6 +86,8 @@ class Downward:
             return spoken.error(message.id, METHOD_NOT_FOUND, f"Method not found: {method}", 404)
         if "requestState" in params:
             return await self._go_on(flow, message, params)
+        if _declines(params):
+            return spoken.error(message.id, INVALID_PARAMS, "the server cannot do this without what it asked for", 400)
         lacking = self._lacking(flow, message) if method == "tools/call" else None
         if lacking is not None:
             said = f"Header mismatch: {lacking} is missing"
@@ -111,7 +115,7 @@ class Downward:
     def _modern(self, flow: Flow, message: Request, answer: Response) -> Response:
         """An answer for the agent that sent this message."""
         if answer.result is None:
-            return Response(message.id, None, translation.modern_error(message.method, answer.error or {}))
+            return _refused(message, answer.error or {})
         if message.method == "tools/list":
             self._learn(flow, answer.result.get("tools"))
         return Response(message.id, translation.modern_result(message.method, answer.result), None)
@@ -266,6 +270,25 @@ async def _following(
             yield one
     finally:
         await said.aclose()
+
+
+def _refused(message: Request, error: JsonObject) -> Response:
+    """A legacy error. Where it wants the user to go to URLs first, the agent is asked for that, as it can be."""
+    asked = translation.questions_of(error)
+    if not asked or len(asked) > MOST_QUESTIONS or message.method not in methods.INPUT_REQUIRED:
+        return Response(message.id, None, translation.modern_error(message.method, error))
+    if _URL not in capabilities.declared(era.meta_of(message.params).get(era.META_CAPABILITIES)):
+        data: JsonObject = {"requiredCapabilities": {"elicitation": {"url": {}}}}
+        return Response(message.id, None, {"code": MISSING_CAPABILITY, "message": error["message"], "data": data})
+    wanted = {f"{_KEY} {number}": question for number, question in enumerate(asked, 1)}
+    return Response(message.id, {"resultType": "input_required", "inputRequests": wanted}, None)
+
+
+def _declines(params: JsonObject) -> bool:
+    """Whether the agent comes back without having gone to such URLs: the server would ask for that again."""
+    given = params.get("inputResponses")
+    answers = given.values() if type(given) is dict else ()
+    return any(type(one) is dict and one.get("action") in ("decline", "cancel") for one in answers)
 
 
 def _whole(answer: Response) -> UpstreamResponse:
