@@ -184,6 +184,7 @@ class StdioEndpoint:
         if not begun:
             response.status = 400
             return response
+        self._works()
         token = secrets.token_urlsafe(24)
         self._sessions[token] = conversation
         response.headers[b"mcp-session-id"] = token.encode()
@@ -203,6 +204,8 @@ class StdioEndpoint:
             finally:
                 if not modern:
                     conversation.process.end("was ended: it is no server of the modern era", Reason.SESSION)
+            if modern:
+                self._works()
             self._shared = conversation if modern else None
             return self._shared
 
@@ -267,6 +270,10 @@ class StdioEndpoint:
             self._fault = why
             _log.warning("server %s cannot be used: %s", self._server.name, why)
 
+    def _works(self) -> None:
+        """A process has answered."""
+        self._fault, self._faults = "", 0
+
     def _ended(self, conversation: Dialogue) -> None:
         process, why = conversation.process, conversation.why
         self._counts.process_ended(self._server.name, process.reason)
@@ -276,7 +283,7 @@ class StdioEndpoint:
             self._shared = None
         _log.log(logging.INFO if process.asked else logging.WARNING, "%s %s", process.name, why)
         if conversation.spoke:
-            self._fault, self._faults = "", 0
+            self._works()
         elif not process.asked:
             self._failed(f"the process {why}")
         process.when_gone(lambda: self._gone(conversation))

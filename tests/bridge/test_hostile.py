@@ -1,7 +1,9 @@
 """Stdio servers that crash, hang, print what they should not and leave children: nothing of them is left."""
 
 import asyncio
+import sys
 import time
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from openmcp.config.model import Stdio
 from openmcp.sidecar.bridge import conversation, process, stdio
 from openmcp.sidecar.bridge.spawning import launch
-from tests.bridge.conftest import PATIENCE, Behind
+from tests.bridge.conftest import PATIENCE, SERVER, Behind
 from tests.bridge.test_sessions import said
 from tests.support.gate import ask_modern, call, initialize
 from tests.support.raw import Answer
@@ -146,6 +148,24 @@ async def test_a_server_that_cannot_start_is_named_and_not_started_again_at_once
         assert "ended with exit status 1" in await sidecar.page("/readyz")
 
 
+@pytest.mark.parametrize("modern", [False, True])
+async def test_a_server_that_has_started_after_all_is_well(
+    behind: Behind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modern: bool
+) -> None:
+    monkeypatch.setattr(stdio, "LONGEST_PAUSE", 0.0)
+    fails_once = f'mkdir "{tmp_path}/tried" 2>/dev/null && exit 1; exec "$@"'
+    command = [sys.executable, SERVER, *(["--modern"] if modern else [])]
+    async with (
+        behind.gate(command="sh", args=["-c", fails_once, "sh", *command]) as sidecar,
+        sidecar.connect() as agent,
+    ):
+        ask = (lambda: ask_modern(agent, call("allowed_echo"))) if modern else (lambda: agent.ask(INITIALIZE | ASKED))
+        failed(await ask(), CLOSED)
+        assert "ended with exit status 1" in await sidecar.page("/readyz")
+        assert "result" in (await ask()).json
+        assert "ended with exit status 1" not in await sidecar.page("/readyz")
+
+
 async def test_no_program_is_said_in_readyz_and_not_to_agents(behind: Behind) -> None:
     async with behind.gate(command="/no/such/program") as sidecar, sidecar.connect() as agent:
         failed(await agent.ask(call("allowed_echo") | INITIALIZE), UNREACHED)
@@ -205,6 +225,7 @@ async def test_a_client_that_leaves_cancels_in_the_modern_era(behind: Behind, ca
                 await asyncio.sleep(0.01)
 
 
+ASKED = {"jsonrpc": "2.0", "id": 1}
 INITIALIZE = {
     "method": "initialize",
     "params": {
