@@ -117,6 +117,7 @@ class Conversation(Generic[P]):
             self._changed = self._loop.time() if self._agent is not None else -inf
             self._agent = agent
         stream = self.ask(message, patience)
+        stream.agent = agent
         try:
             return await stream.head
         except asyncio.CancelledError:
@@ -144,6 +145,12 @@ class Conversation(Generic[P]):
         """A request did not arrive."""
         if self._open.pop(stream.id, None) is not None:
             stream.fail(failure)
+
+    def _over(self, stream: Stream) -> None:
+        """A request is no longer under way. What is still said of it is not the next agent's."""
+        of_another = stream.agent is not None and stream.agent != self._agent
+        if of_another and stream.request is not None and stream.request.method != _LISTEN:
+            self._changed = self._loop.time()
 
     def notify(self, message: Notification | Response) -> None:
         """Send what has no answer. A cancellation of a request that is not under way goes nowhere; in a shared process
@@ -202,6 +209,7 @@ class Conversation(Generic[P]):
 
     def _cancel(self, stream: Stream, reason: str) -> None:
         del self._open[stream.id]
+        self._over(stream)
         self._given_up[stream.id] = True
         if len(self._given_up) > _GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
@@ -254,6 +262,7 @@ class Conversation(Generic[P]):
             return self._given_up.pop(identifier, False)
         self.spoke = True
         self.used = self.heard
+        self._over(stream)
         stream.answer(message)
         return True
 
