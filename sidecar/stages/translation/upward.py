@@ -40,6 +40,26 @@ LOOKED_UP_FOR: Final = 60.0
 _OFFERED: Final = ("tools", "prompts", "resources")
 
 
+class _Ear:
+    """A session's stream. What it listens to, and the answer to that; `over`: it has to end."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.changed = asyncio.Event()
+        self.hears: UpstreamResponse | None = None
+
+    def again(self) -> None:
+        """Something else is to be listened to."""
+        self.changed.set()
+        if self.hears is not None:
+            self.hears.stop()
+
+    def end(self) -> None:
+        """Nothing is to be listened to any more."""
+        self.over = True
+        self.again()
+
+
 class _Legacy:
     """What is remembered of one session beside its id."""
 
@@ -48,8 +68,7 @@ class _Legacy:
         self.uris: list[str] = []
         self.questions: dict[MessageId, asyncio.Future[Response]] = {}
         self.under_way: dict[MessageId, asyncio.Timeout | Spoken] = {}
-        self.listening: UpstreamResponse | None = None
-        self.changed = asyncio.Event()
+        self.ear: _Ear | None = None
 
     def subscribe(self, uri: str, *, wanted: bool) -> bool:
         """Another set of resources: what listens begins again with it. False where that would be too many."""
@@ -59,9 +78,8 @@ class _Legacy:
             if len(uris) > MOST_URIS or sum(len(one.encode()) for one in uris) > URI_BYTES:
                 return False
         self.uris = uris
-        self.changed.set()
-        if self.listening is not None:
-            self.listening.stop()
+        if self.ear is not None:
+            self.ear.again()
         return True
 
 
@@ -234,34 +252,48 @@ class Upward:
         return Spoken(self._changes(flow, client["offers"])).response
 
     async def _changes(self, flow: Flow, offers: JsonObject) -> AsyncGenerator[Message, None]:
-        legacy = self._of(flow)
-        limit = flow.upstream.server.limits.response_bytes
-        while True:
-            legacy.changed.clear()
-            wanted = translation.listened(offers, legacy.uris)
-            if wanted:
-                asked = Request(secrets.token_urlsafe(12), forward.LISTEN, {})
-                response = await self._post(flow, asked, {"notifications": wanted}, {})
-                legacy.listening = response
-                said = spoken.messages(response, limit)
-                try:
-                    async for one in said:
-                        if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
-                            yield Notification(one.method, _without_subscription(one.params))
-                finally:
-                    legacy.listening = None
-                    await said.aclose()
-                if not legacy.changed.is_set():
-                    return
-            await legacy.changed.wait()
+        legacy, ear = self._of(flow), _Ear()
+        if legacy.ear is not None:
+            legacy.ear.end()  # there is one stream, and no more than one gets what is told
+        legacy.ear = ear
+        try:
+            while not ear.over:
+                ear.changed.clear()
+                wanted = translation.listened(offers, legacy.uris)
+                if wanted:
+                    async with aclosing(self._hear(flow, ear, wanted)) as told:
+                        async for one in told:
+                            yield one
+                    if not ear.changed.is_set():
+                        return
+                await ear.changed.wait()
+        finally:
+            if legacy.ear is ear:
+                legacy.ear = None
+
+    async def _hear(self, flow: Flow, ear: _Ear, wanted: JsonObject) -> AsyncGenerator[Message, None]:
+        """What the server says of what is wanted, until something else is."""
+        asked = Request(secrets.token_urlsafe(12), forward.LISTEN, {})
+        response = await self._post(flow, asked, {"notifications": wanted}, {})
+        if ear.changed.is_set():  # meanwhile
+            response.close()
+            return
+        ear.hears = response
+        try:
+            async with aclosing(spoken.messages(response, flow.upstream.server.limits.response_bytes)) as said:
+                async for one in said:
+                    if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
+                        yield Notification(one.method, _without_subscription(one.params))
+        finally:
+            ear.hears = None
 
     def end(self, flow: Flow) -> None:
         """The session is over."""
         if flow.session is not None:
             gone = self._sessions.lose(flow.session.upstream_id)
             self._ended.keep(flow.agent, flow.session.upstream_id, True)
-            if gone is not None and gone.listening is not None:
-                gone.listening.stop()
+            if gone is not None and gone.ear is not None:
+                gone.ear.end()
 
     def _of(self, flow: Flow) -> _Legacy:
         """What is remembered of the flow's session; of a request without one, nothing. Raises `Refused` (404) for one
