@@ -172,6 +172,12 @@ async def test_no_program_is_said_in_readyz_and_not_to_agents(behind: Behind) ->
         assert "no program /no/such/program" in await sidecar.page("/readyz")
 
 
+async def test_a_folder_that_is_not_there_is_named_and_not_the_program(behind: Behind) -> None:
+    async with behind.gate(cwd="/no/such/folder") as sidecar, sidecar.connect() as agent:
+        failed(await agent.ask(call("allowed_echo") | INITIALIZE), UNREACHED)
+        assert "stdio.cwd: there is no folder /no/such/folder" in await sidecar.page("/readyz")
+
+
 async def test_a_server_that_never_answers_initialize_is_killed(behind: Behind) -> None:
     async with behind.gate("--mute", server=QUICK) as sidecar, sidecar.connect() as agent:
         failed(await agent.ask(call("allowed_echo") | INITIALIZE), LATE)

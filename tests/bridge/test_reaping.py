@@ -37,8 +37,11 @@ def test_what_is_being_started_is_looked_at_again(
     child: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = seen(tmp_path, child, 0, program=True)
+
+    def has_started(seconds: float) -> None:
+        (entry / "environ").write_bytes(f"{MARK}=it\0".encode())
+
     monkeypatch.setattr(reaping, "_PROCESSES", tmp_path)
-    has_started = lambda seconds: (entry / "environ").write_bytes(f"{MARK}=it\0".encode())  # noqa: E731
     monkeypatch.setattr("openmcp.sidecar.bridge.reaping.time.sleep", has_started)
     assert reaping.kill_marked("it") >= 1
     assert child.wait(10) == -9
