@@ -51,9 +51,9 @@ def _kill_if(process: Path, wanted: bytes) -> bool | None:
     except OSError:
         return False
     try:
-        environment = (process / "environ").read_bytes()
-        if wanted not in environment.split(b"\0"):
-            return None if not environment and _is_starting(process) else False
+        environment = _environment(process)
+        if environment is None or wanted not in environment.split(b"\0"):
+            return None if environment is None else False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
     except OSError:  # it is gone, or another user's
         return False
@@ -62,8 +62,15 @@ def _kill_if(process: Path, wanted: bytes) -> bool | None:
     return True
 
 
-def _is_starting(process: Path) -> bool:
-    """Whether it is in the midst of execve(2), where it has no environment for a moment: a program, which kernel
-    threads and what has ended have not, and nothing yet at which its environment ends (proc(5), `env_end`)."""
-    (process / "exe").readlink()
-    return (process / "stat").read_bytes().rpartition(b")")[2].split()[_ENV_END] == b"0"
+def _environment(process: Path) -> bytes | None:
+    """The environment of a process. None while it is in the midst of execve(2), where it has none for a moment: there
+    is a program, unlike that of kernel threads and what has ended, and nothing yet where its environment would end
+    (proc(5), `env_end`)."""
+    environ = process / "environ"
+    found = environ.read_bytes()
+    if not found:
+        (process / "exe").readlink()
+        if (process / "stat").read_bytes().rpartition(b")")[2].split()[_ENV_END] == b"0":
+            return None
+        found = environ.read_bytes()  # which may have come meanwhile
+    return found
