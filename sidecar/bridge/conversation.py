@@ -88,7 +88,7 @@ class Conversation(Generic[P]):
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._given_up: dict[MessageId, bool] = {}
-        self._last = 0
+        self._last = self._subscriptions = 0
         self._noise = 0.0
         self._probe_until = 0.0
         self._agent: str | None = None
@@ -128,8 +128,9 @@ class Conversation(Generic[P]):
         """The same, without waiting."""
         if self.why:
             raise UpstreamFailed("closed", f"{self.process.noun} {self.why}", sent=False)
-        if len(self._open) >= self._in_flight:
-            raise UpstreamFailed("overloaded", f"{len(self._open)} calls are under way", sent=False)
+        under_way = len(self._open) - self._subscriptions  # which have places of their own (`net.pool.Upstream`)
+        if under_way >= self._in_flight and message.method != _LISTEN:
+            raise UpstreamFailed("overloaded", f"{under_way} calls are under way", sent=False)
         self._last += 1
         now = self.used = self._loop.time()
         stream = Stream(self, self._last, message, patience, now)
@@ -139,17 +140,20 @@ class Conversation(Generic[P]):
             document["params"] = message.params | {"_meta": meta}
         self.process.write(jsonrpc.encode(document))
         self._open[self._last] = stream
+        self._subscriptions += message.method == _LISTEN
         return stream
 
     def undelivered(self, stream: Stream, failure: UpstreamFailed) -> None:
         """A request did not arrive."""
         if self._open.pop(stream.id, None) is not None:
+            self._over(stream)
             stream.fail(failure)
 
     def _over(self, stream: Stream) -> None:
         """A request is no longer under way. What is still said of it is not the next agent's."""
-        of_another = stream.agent is not None and stream.agent != self._agent
-        if of_another and stream.request is not None and stream.request.method != _LISTEN:
+        if stream.request is not None and stream.request.method == _LISTEN:
+            self._subscriptions -= 1
+        elif stream.agent is not None and stream.agent != self._agent:
             self._changed = self._loop.time()
 
     def notify(self, message: Notification | Response) -> None:
