@@ -203,19 +203,23 @@ class StdioEndpoint:
                 modern = await self._is_modern(conversation)
             finally:
                 if not modern:
-                    conversation.process.end("was ended: it is no server of the modern era", Reason.SESSION)
+                    why = "did not answer server/discover" if modern is None else "is no server of the modern era"
+                    conversation.process.end(f"was ended: it {why}", Reason.SESSION)
             if modern:
                 self._works()
             self._shared = conversation if modern else None
             return self._shared
 
     async def _is_modern(self, conversation: Dialogue) -> bool:
-        """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility")."""
-        patience = Patience(PROBE, PROBE, PROBE)
+        """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility"). One that has
+        to be modern may take its time to start."""
+        sure = self._stdio.share == "server"
+        seconds = self._server.timeouts.request if sure else PROBE
+        patience = Patience(seconds, seconds, seconds)
         try:
             response = await conversation.request(discovery("openmcp"), patience, None)
         except UpstreamFailed as failure:
-            if failure.kind != "timeout":
+            if sure or failure.kind != "timeout":
                 raise
             self._legacy_until = self._loop.time() + PROBE_AGAIN
             return False

@@ -1,6 +1,7 @@
 """Stdio servers that crash, hang, print what they should not and leave children: nothing of them is left."""
 
 import asyncio
+import os
 import sys
 import time
 from pathlib import Path
@@ -164,6 +165,21 @@ async def test_a_server_that_has_started_after_all_is_well(
         assert "ended with exit status 1" in await sidecar.page("/readyz")
         assert "result" in (await ask()).json
         assert "ended with exit status 1" not in await sidecar.page("/readyz")
+
+
+async def test_a_server_that_has_to_be_modern_may_take_its_time_to_start(
+    behind: Behind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio, "PROBE", 0.1)
+    may = tmp_path / "may"
+    os.mkfifo(may)
+    slow = ["-c", f'read word < "{may}"; exec "$@"', "sh", sys.executable, SERVER, "--modern"]
+    async with behind.gate(command="sh", args=slow, share="server") as sidecar, sidecar.connect() as agent:
+        asked = asyncio.ensure_future(ask_modern(agent, call("allowed_echo")))
+        await behind.left(1)
+        await asyncio.wait((asked,), timeout=1.0)  # nothing happens then: there is no event to wait for
+        await asyncio.to_thread(may.write_text, "start\n")
+        said(await asked)
 
 
 async def test_no_program_is_said_in_readyz_and_not_to_agents(behind: Behind) -> None:
