@@ -11,9 +11,9 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp.translation import META_INFO
 from openmcp.sidecar.stages.translation import downward, kept, sides
 from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
-from openmcp.sidecar.stages.translation.sides import Remembered
+from openmcp.sidecar.stages.translation.sides import MOST_URIS, Remembered
 from openmcp.sidecar.stages.translation.spoken import Spoken
-from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR, MOST_URIS, URI_BYTES
+from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR, URI_BYTES
 from openmcp.sidecar.types import Message
 from tests.policy.rules import allow
 from tests.stages.scene import MODERN, Agent, Answer, Scene, Sent, failure, reply, request, response, scene, stream

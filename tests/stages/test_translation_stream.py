@@ -4,9 +4,10 @@ import asyncio
 from typing import Any
 
 from openmcp.sidecar.mcp.era import META_SUBSCRIPTION
+from openmcp.sidecar.stages.translation.sides import MOST_URIS
 from tests.policy.rules import allow
 from tests.stages.scene import Answer, Scene, Sent, notification, reply, response, stream
-from tests.stages.translating import CAPABILITIES, DISCOVERED, ModernOnly, translated
+from tests.stages.translating import CAPABILITIES, DISCOVERED, LegacyOnly, ModernOnly, translated
 
 ALL = allow()
 
@@ -84,3 +85,39 @@ async def test_a_stream_that_waits_for_a_subscription_ends_with_its_session() ->
         await answer.begun.wait()
         await it.agent.send(method="DELETE")
         await asyncio.wait_for(serving, 5)
+
+
+async def test_a_subscription_that_ends_is_left_resource_by_resource() -> None:
+    """Else an agent that goes would have us open a connection for each."""
+    at_once: list[int] = []
+    left: list[str] = []
+    over = asyncio.Event()
+
+    async def leave(sent: Sent) -> Any:
+        left.append(sent.json["params"]["uri"])
+        at_once.append(len(left) - at_once.count(0))
+        await asyncio.sleep(0)
+        at_once.append(0)
+        if len(left) == MOST_URIS:
+            over.set()
+        return reply(response({}, sent.json["id"]))
+
+    def follow(sent: Sent) -> Any:
+        return reply(response({}, sent.json["id"]))
+
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(
+            resources_subscribe=follow, resources_unsubscribe=leave, GET=lambda sent: stream(open_end=True)
+        )
+        wanted = {"resourceSubscriptions": [f"file:///{number}" for number in range(1000)]}
+        body, headers = it.agent.modern_request("subscriptions/listen", 1, notifications=wanted)
+        answer = it.agent.begin(body, **headers)
+        serving = asyncio.create_task(it.pipeline(answer))
+        async with asyncio.timeout(5):
+            while not answer.body:  # noqa: ASYNC110  # it has no event
+                await asyncio.sleep(0)
+        assert len(answer.messages[0]["params"]["notifications"]["resourceSubscriptions"]) == MOST_URIS
+        serving.cancel()
+        await asyncio.wait_for(over.wait(), 5)
+        assert max(at_once) == 1
+        await asyncio.gather(serving, return_exceptions=True)

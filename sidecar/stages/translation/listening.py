@@ -16,6 +16,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.translation import kept as keeping
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
+from openmcp.sidecar.stages.translation.sides import MOST_URIS
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, Notification, Request, Response
 
@@ -119,7 +120,7 @@ class Listening:
         uris: list[str] = []
         try:
             wanted = translation.honoured(params.get("notifications"), kept.capabilities)
-            for uri in wanted.pop("resourceSubscriptions", []):
+            for uri in wanted.pop("resourceSubscriptions", [])[:MOST_URIS]:
                 if await self._follow(flow, kept, uri):
                     uris.append(uri)
             hub, status = await self._hub(flow, kept)
@@ -169,11 +170,15 @@ class Listening:
         if own:
             self._keeping.aside(kept.end())
             return
+        kept.followed.subtract(uris)
+        self._keeping.aside(self._unfollow(flow, kept, uris))
+
+    async def _unfollow(self, flow: Flow, kept: Kept, uris: list[str]) -> None:
+        """One after the other: a server gets no more at once from an agent that goes than from one that comes."""
         for uri in uris:
-            kept.followed[uri] -= 1
-            if not kept.followed[uri]:
+            if uri in kept.followed and not kept.followed[uri]:
                 del kept.followed[uri]
-                self._keeping.aside(kept.ask(flow, "resources/unsubscribe", {"uri": uri}))
+                await kept.ask(flow, "resources/unsubscribe", {"uri": uri})
 
 
 async def _changes(message: Request, wanted: JsonObject, listener: _Listener | None) -> AsyncGenerator[Message, None]:

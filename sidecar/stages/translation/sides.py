@@ -13,6 +13,8 @@ MOST: Final = 4096
 """Sessions of which something is remembered here."""
 SHARE: Final = 256
 """Those of one agent that are not given up for others'."""
+MOST_URIS: Final = 256
+"""Resources of one subscription, or of one legacy session."""
 ROUNDS: Final = 16
 """How often a server may ask about one call."""
 

@@ -26,13 +26,12 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.stages.translation import rounds, spoken
 from openmcp.sidecar.stages.translation.rounds import Rounds
-from openmcp.sidecar.stages.translation.sides import ROUNDS, Remembered, post, request
+from openmcp.sidecar.stages.translation.sides import MOST_URIS, ROUNDS, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import MODERN, JsonObject, Message, MessageId, Notification, Request, Response
 
-MOST_URIS: Final = 256
 URI_BYTES: Final = 32 * 1024
-"""How many resources a session may be subscribed to, and how long their names may be together: they are kept."""
+"""How long the URIs that a session is subscribed to may be together: they are kept."""
 MOST_KEPT: Final = 2048
 """Bytes of what a client says of itself that its session's id can hold."""
 LOOKED_UP_FOR: Final = 60.0
