@@ -17,11 +17,11 @@ from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET
 from openmcp.sidecar.stages.tokens import STATE_LIFETIME
-from openmcp.sidecar.stages.translation import spoken
+from openmcp.sidecar.stages.translation import eras, spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
 from openmcp.sidecar.stages.translation.listening import Listening, ourselves
 from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
-from openmcp.sidecar.stages.translation.sides import Remembered, post, request
+from openmcp.sidecar.stages.translation.sides import OtherEra, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 
@@ -137,6 +137,11 @@ class Downward:
                 if failure.sent or not again:
                     raise
             else:
+                if eras.refuses_legacy(message.method, response):
+                    response.close()
+                    talk.done()
+                    self._keeping.forget(kept)
+                    raise OtherEra("protocol", "the server has another era than a minute ago")
                 if not kept.is_dead(response, talk.sent):
                     return await self._answer(flow, message, talk, response)
                 response.close()

@@ -19,7 +19,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.resend import unreached
 from openmcp.sidecar.stages.sessions import checked_upstream_id
 from openmcp.sidecar.stages.translation import spoken
-from openmcp.sidecar.stages.translation.sides import post, request
+from openmcp.sidecar.stages.translation.sides import OtherEra, post, request
 from openmcp.sidecar.types import JsonObject, Notification
 
 MOST: Final = 1024
@@ -122,7 +122,7 @@ async def begin(flow: Flow, meta: JsonObject) -> Kept:
     answer = await spoken.final(response, flow.upstream.server.limits.response_bytes)
     result = answer.result if answer is not None else None
     if result is None or flow.endpoint is None:
-        raise UpstreamFailed("protocol", "the server has neither era")
+        raise OtherEra("protocol", "the server has neither era")
     version = result.get("protocolVersion")
     if version not in era.LEGACY_VERSIONS:
         raise UpstreamFailed("protocol", "the server chose a version that was not offered")

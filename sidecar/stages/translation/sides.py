@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
+from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
@@ -19,6 +20,10 @@ ROUNDS: Final = 16
 """How often a server may ask about one call."""
 
 T = TypeVar("T")
+
+
+class OtherEra(UpstreamFailed):
+    """The server refuses what is said in the era that it was known to have: nothing was executed."""
 
 
 class Remembered(Generic[T]):

@@ -24,9 +24,9 @@ from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
-from openmcp.sidecar.stages.translation import rounds, spoken
+from openmcp.sidecar.stages.translation import eras, rounds, spoken
 from openmcp.sidecar.stages.translation.rounds import Rounds
-from openmcp.sidecar.stages.translation.sides import MOST_URIS, ROUNDS, Remembered, post, request
+from openmcp.sidecar.stages.translation.sides import MOST_URIS, ROUNDS, OtherEra, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import MODERN, JsonObject, Message, MessageId, Notification, Request, Response
 
@@ -128,7 +128,7 @@ class Upward:
         response = await self._post(flow, Request(message.id, "server/discover", {}), {}, {})
         found = await spoken.final(response, flow.upstream.server.limits.response_bytes)
         if found is None or found.result is None:
-            raise UpstreamFailed("protocol", "the server answers neither initialize nor server/discover")
+            raise OtherEra("protocol", "the server answers neither initialize nor server/discover")
         client["offers"] = _offers(found.result.get("capabilities"))
         answer = spoken.result(message.id, translation.initialized(found.result, given.get("protocolVersion")))
         answer.headers[b"mcp-session-id"] = secrets.token_urlsafe(16).encode()
@@ -158,6 +158,10 @@ class Upward:
             raise _dropped() from None
         finally:
             legacy.under_way.pop(message.id, None)
+        if eras.refuses_modern(message.method, response):
+            response.close()
+            if eras.is_sure(response) or await eras.lacks_modern(flow):
+                raise OtherEra("protocol", "the server has another era than when the session began")
         if not response.streaming:
             response.close()
             answer = rounds.answer_of(response)
