@@ -37,6 +37,8 @@ _URL_REQUIRED: Final = -32042
 2026-07-28 may say so (basic/index, "Error Codes"): it asks (`InputRequiredResult`)."""
 _LISTENED: Final = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 _CHANGED: Final = {f"notifications/{kind}/list_changed": name for kind, name in _LISTENED.items()}
+_MIRRORS: Final = 4096
+"""Characters of headers and paths that are kept of one tool."""
 _SHORT: Final = 512
 """Characters of each text that is kept of what a client says of itself."""
 
@@ -237,11 +239,19 @@ def _without_meta(members: JsonObject) -> JsonObject:
 
 
 def mirrored(schema: object) -> dict[str, tuple[str, ...]]:
-    """The `x-mcp-header` names of a tool's input schema, and the path of the argument that each one mirrors.
+    """The `x-mcp-header` names of a tool's input schema, and the path of the argument that each one mirrors. They are
+    remembered: of a schema that has very many, the first.
 
     Source: 2026-07-28 basic/transports/streamable-http "Custom Headers from Tool Parameters": chains of `properties`.
     """
-    return dict(_mirrored(schema, ()))
+    found: dict[str, tuple[str, ...]] = {}
+    room = _MIRRORS
+    for header, path in _mirrored(schema, ()):
+        room -= len(header) + sum(map(len, path))
+        if room < 0:
+            break
+        found[header] = path
+    return found
 
 
 def _mirrored(schema: object, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -334,6 +334,20 @@ async def test_another_gateway_does_not_know_a_call_that_waits() -> None:
 # What is remembered
 
 
+async def test_of_tools_with_very_long_names_nothing_is_remembered() -> None:
+    schema = {"properties": {"a": {"type": "string", "x-mcp-header": "A"}}}
+    names = [f"{number}" + "x" * 1000 for number in range(5)]
+
+    def tools(sent: Sent) -> Any:
+        found = [{"name": name, "inputSchema": schema} for name in (*names, "short", 7)]
+        return reply(response({"tools": found}, sent.json["id"]))
+
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(tools_list=tools)
+        await it.agent.modern("tools/list")
+        assert list(translator(it)._downward._mirrors._values) == ["tools\0short"]
+
+
 async def test_what_a_session_is_subscribed_to_is_bounded() -> None:
     async with translated(ALL) as it:
         it.server = ModernOnly()

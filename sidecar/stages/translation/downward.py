@@ -21,7 +21,7 @@ from openmcp.sidecar.stages.translation import eras, spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
 from openmcp.sidecar.stages.translation.listening import Listening, ourselves
 from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
-from openmcp.sidecar.stages.translation.sides import OtherEra, Remembered, post, request
+from openmcp.sidecar.stages.translation.sides import LONGEST, OtherEra, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 
@@ -105,11 +105,13 @@ class Downward:
     def _learn(self, flow: Flow, tools: object) -> None:
         """Remember which arguments of these tools are wanted in headers."""
         for tool in tools if type(tools) is list else ():
-            name = f"{flow.server}\0{tool.get('name')}" if type(tool) is dict else ""
-            mirrors = translation.mirrored(tool.get("inputSchema")) if name else {}
+            called = tool.get("name") if type(tool) is dict else None
+            if type(called) is not str or len(called) > LONGEST:
+                continue
+            mirrors, name = translation.mirrored(tool.get("inputSchema")), f"{flow.server}\0{called}"
             if mirrors:
                 self._mirrors.keep(flow.agent, name, mirrors)
-            elif name:
+            else:
                 self._mirrors.lose(name)
 
     def _modern(self, flow: Flow, message: Request, answer: Response) -> Response:

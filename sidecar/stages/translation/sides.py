@@ -16,6 +16,8 @@ SHARE: Final = 256
 """Those of one agent that are not given up for others'."""
 MOST_URIS: Final = 256
 """Resources of one subscription, or of one legacy session."""
+LONGEST: Final = 256
+"""Characters of the name of a tool of which something is remembered."""
 ROUNDS: Final = 16
 """How often a server may ask about one call."""
 

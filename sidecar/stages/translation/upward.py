@@ -26,7 +26,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.stages.translation import eras, rounds, spoken
 from openmcp.sidecar.stages.translation.rounds import Rounds
-from openmcp.sidecar.stages.translation.sides import MOST_URIS, ROUNDS, OtherEra, Remembered, post, request
+from openmcp.sidecar.stages.translation.sides import LONGEST, MOST_URIS, ROUNDS, OtherEra, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import MODERN, JsonObject, Message, MessageId, Notification, Request, Response
 
@@ -195,7 +195,7 @@ class Upward:
         if message.method != "tools/call" or response.streaming or response.status != 400:
             return response
         error = rounds.answer_of(response).error or {}
-        if error.get("code") != HEADER_MISMATCH:
+        if error.get("code") != HEADER_MISMATCH or len(flow.name) > LONGEST:
             return response
         response.close()
         name = f"{flow.server}\0{flow.name}"
