@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from openmcp.sidecar.errors import UpstreamFailed
+from openmcp.sidecar.stages.translation import kept
 from tests.policy.rules import allow
 from tests.stages.scene import Sent, reply, response, stream
 from tests.stages.translating import LegacyOnly, complete, text, translated
@@ -80,6 +81,17 @@ async def test_a_session_that_has_too_much_to_do_is_kept() -> None:
         it.server = server = LegacyOnly(tools_call=busy)
         assert "error" in (await it.agent.modern("tools/call", name="echo")).json
         assert server.begun == 1
+
+
+async def test_a_server_that_says_too_much_of_itself_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "INTRODUCTION", 256)
+    async with translated(ALL) as it:
+        it.server = server = LegacyOnly(tools_call=done)
+        assert "result" in (await it.agent.modern("tools/call", name="echo")).json
+        monkeypatch.setattr("tests.stages.translating.INFO", {"name": "x" * 256, "version": "1"})
+        assert "error" in (await it.eve.modern("tools/call", name="echo")).json
+        assert len(it.snapshot.routes["/tools"].translator._downward._keeping) == 1  # type: ignore[union-attr]  # it has one
+        assert server.begun == 2
 
 
 async def test_all_pages_of_a_list_come_from_one_session() -> None:

@@ -28,6 +28,8 @@ MOST_OF_ONE: Final = 64
 """Those of one agent at one server: who says something else of its client each time makes its own go."""
 UNUSED: Final = 600.0
 """Seconds after which one that nobody uses is ended, as others begin."""
+INTRODUCTION: Final = 128 * 1024
+"""Bytes that a server may say of itself as a session begins: they are kept with it."""
 ASIDE: Final = 16
 """Messages on the side of one session that a server may take its time with; it is not told of more than these."""
 
@@ -123,6 +125,8 @@ async def begin(flow: Flow, meta: JsonObject) -> Kept:
     result = answer.result if answer is not None else None
     if result is None or flow.endpoint is None:
         raise OtherEra("protocol", "the server has neither era")
+    if len(jsonrpc.encode(result)) > INTRODUCTION:
+        raise UpstreamFailed("too_large", f"the answer to initialize has more than {INTRODUCTION // 1024} KiB")
     version = result.get("protocolVersion")
     if version not in era.LEGACY_VERSIONS:
         raise UpstreamFailed("protocol", "the server chose a version that was not offered")
