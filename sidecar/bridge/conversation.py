@@ -88,7 +88,7 @@ class Conversation(Generic[P]):
         self._kept: deque[bytes] = deque()
         self._kept_bytes = 0
         self._given_up: dict[MessageId, bool] = {}
-        self._last = 0
+        self._last = self._subscriptions = 0
         self._noise = 0.0
         self._probe_until = 0.0
         self._agent: str | None = None
@@ -117,6 +117,7 @@ class Conversation(Generic[P]):
             self._changed = self._loop.time() if self._agent is not None else -inf
             self._agent = agent
         stream = self.ask(message, patience)
+        stream.agent = agent
         try:
             return await stream.head
         except asyncio.CancelledError:
@@ -127,8 +128,9 @@ class Conversation(Generic[P]):
         """The same, without waiting."""
         if self.why:
             raise UpstreamFailed("closed", f"{self.process.noun} {self.why}", sent=False)
-        if len(self._open) >= self._in_flight:
-            raise UpstreamFailed("overloaded", f"{len(self._open)} calls are under way", sent=False)
+        under_way = len(self._open) - self._subscriptions  # which have places of their own (`net.pool.Upstream`)
+        if under_way >= self._in_flight and message.method != _LISTEN:
+            raise UpstreamFailed("overloaded", f"{under_way} calls are under way", sent=False)
         self._last += 1
         now = self.used = self._loop.time()
         stream = Stream(self, self._last, message, patience, now)
@@ -138,12 +140,21 @@ class Conversation(Generic[P]):
             document["params"] = message.params | {"_meta": meta}
         self.process.write(jsonrpc.encode(document))
         self._open[self._last] = stream
+        self._subscriptions += message.method == _LISTEN
         return stream
 
     def undelivered(self, stream: Stream, failure: UpstreamFailed) -> None:
         """A request did not arrive."""
         if self._open.pop(stream.id, None) is not None:
+            self._over(stream)
             stream.fail(failure)
+
+    def _over(self, stream: Stream) -> None:
+        """A request is no longer under way. What is still said of it is not the next agent's."""
+        if stream.request is not None and stream.request.method == _LISTEN:
+            self._subscriptions -= 1
+        elif stream.agent is not None and stream.agent != self._agent:
+            self._changed = self._loop.time()
 
     def notify(self, message: Notification | Response) -> None:
         """Send what has no answer. A cancellation of a request that is not under way goes nowhere; in a shared process
@@ -202,6 +213,7 @@ class Conversation(Generic[P]):
 
     def _cancel(self, stream: Stream, reason: str) -> None:
         del self._open[stream.id]
+        self._over(stream)
         self._given_up[stream.id] = True
         if len(self._given_up) > _GIVEN_UP:
             del self._given_up[next(iter(self._given_up))]
@@ -254,6 +266,7 @@ class Conversation(Generic[P]):
             return self._given_up.pop(identifier, False)
         self.spoke = True
         self.used = self.heard
+        self._over(stream)
         stream.answer(message)
         return True
 

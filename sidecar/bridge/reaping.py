@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,10 @@ from openmcp.sidecar.bridge.spawning import MARK
 
 _ROUNDS: Final = 20
 """How often it is looked for descendants: one that forks meanwhile is found by the next round."""
+_STARTING: Final = 0.005
+"""Seconds until it is looked again for those of which it could not be told."""
+_ENV_END: Final = 48
+"""The place of `env_end` in /proc/<pid>/stat behind the name."""
 _PROCESSES: Final = Path("/proc")
 
 
@@ -29,25 +34,43 @@ def kill_marked(mark: str) -> int:
     wanted = f"{MARK}={mark}".encode()
     killed = 0
     for _ in range(_ROUNDS):
-        found = sum(_kill_if(entry.name, wanted) for entry in _PROCESSES.glob("[0-9]*"))
-        killed += found
-        if not found:
-            break
+        found = [_kill_if(entry, wanted) for entry in _PROCESSES.glob("[0-9]*")]
+        killed += found.count(True)
+        if not any(found):
+            if None not in found:
+                break
+            time.sleep(_STARTING)
     return killed
 
 
-def _kill_if(name: str, wanted: bytes) -> bool:
-    """Kill one process, if it is one: by a descriptor, since its number may be another's a moment later."""
+def _kill_if(process: Path, wanted: bytes) -> bool | None:
+    """Kill one process, if it is one: by a descriptor, since its number may be another's a moment later. None where
+    that cannot be told yet."""
     try:
-        handle = os.pidfd_open(int(name))
+        handle = os.pidfd_open(int(process.name))
     except OSError:
         return False
     try:
-        if wanted not in (_PROCESSES / name / "environ").read_bytes().split(b"\0"):
-            return False
+        environment = _environment(process)
+        if environment is None or wanted not in environment.split(b"\0"):
+            return None if environment is None else False
         signal.pidfd_send_signal(handle, signal.SIGKILL)
     except OSError:  # it is gone, or another user's
         return False
     finally:
         os.close(handle)
     return True
+
+
+def _environment(process: Path) -> bytes | None:
+    """The environment of a process. None while it is in the midst of execve(2), where it has none for a moment: there
+    is a program, unlike that of kernel threads and what has ended, and nothing yet where its environment would end
+    (proc(5), `env_end`)."""
+    environ = process / "environ"
+    found = environ.read_bytes()
+    if not found:
+        (process / "exe").readlink()
+        if (process / "stat").read_bytes().rpartition(b")")[2].split()[_ENV_END] == b"0":
+            return None
+        found = environ.read_bytes()  # which may have come meanwhile
+    return found

@@ -52,6 +52,8 @@ def launch(stdio: Stdio) -> Launch:
     program = shutil.which(stdio.command, path=_absolute(environment["PATH"]))
     if program is None:
         raise UpstreamFailed("connect", f"no program {stdio.command} that can be run", sent=False)
+    if stdio.cwd is not None and not os.path.isdir(stdio.cwd):  # execve(2) would blame the program
+        raise UpstreamFailed("connect", f"stdio.cwd: there is no folder {stdio.cwd}", sent=False)
     bounds = _bounds(stdio.limits)
     return Launch((os.path.abspath(program), *stdio.args), environment, stdio.cwd, mark, bounds)
 

@@ -184,6 +184,7 @@ class StdioEndpoint:
         if not begun:
             response.status = 400
             return response
+        self._works()
         token = secrets.token_urlsafe(24)
         self._sessions[token] = conversation
         response.headers[b"mcp-session-id"] = token.encode()
@@ -202,17 +203,23 @@ class StdioEndpoint:
                 modern = await self._is_modern(conversation)
             finally:
                 if not modern:
-                    conversation.process.end("was ended: it is no server of the modern era", Reason.SESSION)
+                    why = "did not answer server/discover" if modern is None else "is no server of the modern era"
+                    conversation.process.end(f"was ended: it {why}", Reason.SESSION)
+            if modern:
+                self._works()
             self._shared = conversation if modern else None
             return self._shared
 
     async def _is_modern(self, conversation: Dialogue) -> bool:
-        """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility")."""
-        patience = Patience(PROBE, PROBE, PROBE)
+        """Ask a server of which era it is (2026-07-28 basic/transports/stdio, "Backward Compatibility"). One that has
+        to be modern may take its time to start."""
+        sure = self._stdio.share == "server"
+        seconds = self._server.timeouts.request if sure else PROBE
+        patience = Patience(seconds, seconds, seconds)
         try:
             response = await conversation.request(discovery("openmcp"), patience, None)
         except UpstreamFailed as failure:
-            if failure.kind != "timeout":
+            if sure or failure.kind != "timeout":
                 raise
             self._legacy_until = self._loop.time() + PROBE_AGAIN
             return False
@@ -267,6 +274,10 @@ class StdioEndpoint:
             self._fault = why
             _log.warning("server %s cannot be used: %s", self._server.name, why)
 
+    def _works(self) -> None:
+        """A process has answered."""
+        self._fault, self._faults = "", 0
+
     def _ended(self, conversation: Dialogue) -> None:
         process, why = conversation.process, conversation.why
         self._counts.process_ended(self._server.name, process.reason)
@@ -276,7 +287,7 @@ class StdioEndpoint:
             self._shared = None
         _log.log(logging.INFO if process.asked else logging.WARNING, "%s %s", process.name, why)
         if conversation.spoke:
-            self._fault, self._faults = "", 0
+            self._works()
         elif not process.asked:
             self._failed(f"the process {why}")
         process.when_gone(lambda: self._gone(conversation))

@@ -33,7 +33,7 @@ class Channel(Protocol):
 
 
 class Stream:
-    """The answer to `request` (None: a session's own stream), which the process knows as `id`.
+    """The answer to `request` (None: a session's own stream) of `agent`, which the process knows as `id`.
 
     `head` is what the pipeline waits for first. `token` is the client's progress token. `deserted`: nobody reads it,
     though the request is under way; `full`: more waits to be read than should; `failed`: the answer is an error.
@@ -44,6 +44,7 @@ class Stream:
     ) -> None:
         self.id: MessageId = identifier if identifier is not None else ""
         self.request = request
+        self.agent: str | None = None
         token = era.meta_of(request.params).get("progressToken") if request is not None else None
         self.token: MessageId | None = token if jsonrpc.valid_id(token) else None
         self.response = UpstreamResponse(self)

@@ -7,7 +7,7 @@ Source: 2026-07-28 changelog, basic/index, basic/patterns/mrtr, server/discover,
 from collections.abc import Iterator
 from typing import Any, Final
 
-from openmcp.sidecar.errors import INVALID_PARAMS
+from openmcp.sidecar.errors import INTERNAL_ERROR, INVALID_PARAMS
 from openmcp.sidecar.mcp import era, headers, methods
 from openmcp.sidecar.types import JsonObject
 
@@ -32,8 +32,13 @@ _CLIENT_CAPABILITIES: Final = ("experimental", "roots", "sampling", "elicitation
 _SERVER_CAPABILITIES: Final = ("experimental", "logging", "completions", "prompts", "resources", "tools")
 _RESOURCE_NOT_FOUND: Final = -32002
 """What it was until 2025-11-25; -32602 since."""
+_URL_REQUIRED: Final = -32042
+"""2025-11-25 client/elicitation: the request can be made again when the user has been at these URLs. No server of
+2026-07-28 may say so (basic/index, "Error Codes"): it asks (`InputRequiredResult`)."""
 _LISTENED: Final = {"tools": "toolsListChanged", "prompts": "promptsListChanged", "resources": "resourcesListChanged"}
 _CHANGED: Final = {f"notifications/{kind}/list_changed": name for kind, name in _LISTENED.items()}
+_MIRRORS: Final = 4096
+"""Characters of headers and paths that are kept of one tool."""
 _SHORT: Final = 512
 """Characters of each text that is kept of what a client says of itself."""
 
@@ -180,7 +185,17 @@ def modern_error(method: str, error: JsonObject) -> JsonObject:
     """A legacy error for a modern client."""
     if method == "resources/read" and error.get("code") == _RESOURCE_NOT_FOUND:
         return error | {"code": INVALID_PARAMS}
+    if error.get("code") == _URL_REQUIRED:
+        return {"code": INTERNAL_ERROR, "message": error["message"]}
     return error
+
+
+def questions_of(error: JsonObject) -> list[JsonObject]:
+    """The input requests that stand for a legacy error: to go to these URLs, before the request is made again."""
+    data = error.get("data")
+    named = data.get("elicitations") if error.get("code") == _URL_REQUIRED and type(data) is dict else None
+    asked = [one for one in named if type(one) is dict and one.get("mode") == "url"] if type(named) is list else []
+    return [modern_question("elicitation/create", one) for one in asked]
 
 
 def modern_question(method: str, params: JsonObject) -> JsonObject:
@@ -224,11 +239,19 @@ def _without_meta(members: JsonObject) -> JsonObject:
 
 
 def mirrored(schema: object) -> dict[str, tuple[str, ...]]:
-    """The `x-mcp-header` names of a tool's input schema, and the path of the argument that each one mirrors.
+    """The `x-mcp-header` names of a tool's input schema, and the path of the argument that each one mirrors. They are
+    remembered: of a schema that has very many, the first.
 
     Source: 2026-07-28 basic/transports/streamable-http "Custom Headers from Tool Parameters": chains of `properties`.
     """
-    return dict(_mirrored(schema, ()))
+    found: dict[str, tuple[str, ...]] = {}
+    room = _MIRRORS
+    for header, path in _mirrored(schema, ()):
+        room -= len(header) + sum(map(len, path))
+        if room < 0:
+            break
+        found[header] = path
+    return found
 
 
 def _mirrored(schema: object, path: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -1,7 +1,10 @@
 """Stdio servers that crash, hang, print what they should not and leave children: nothing of them is left."""
 
 import asyncio
+import os
+import sys
 import time
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from openmcp.config.model import Stdio
 from openmcp.sidecar.bridge import conversation, process, stdio
 from openmcp.sidecar.bridge.spawning import launch
-from tests.bridge.conftest import PATIENCE, Behind
+from tests.bridge.conftest import PATIENCE, SERVER, Behind
 from tests.bridge.test_sessions import said
 from tests.support.gate import ask_modern, call, initialize
 from tests.support.raw import Answer
@@ -85,7 +88,7 @@ async def test_what_it_has_started_ends_with_a_server(behind: Behind) -> None:
     async with behind.gate() as sidecar, sidecar.connect() as agent:
         await initialize(agent)
         children = [int(pid) for pid in said(await agent.ask(call("allowed_fork"))).split()]
-        assert set(children) < set(behind.processes())
+        assert set(children) < set(await behind.left(4))  # one that begins has no environment for a moment
         await agent.ask(method="DELETE")
         await behind.left(0)
 
@@ -104,7 +107,7 @@ async def test_the_end_of_the_sidecar_is_that_of_servers_that_do_not_want_to(beh
         said(await agent.ask(call("allowed_fork")))
         await agent.send(agent.request(call("allowed_stubborn")))
         await sidecar.recorded(event="request", name="allowed_stubborn")
-        assert len(behind.processes()) == 4
+        await behind.left(4)
     assert behind.processes() == []
 
 
@@ -146,10 +149,49 @@ async def test_a_server_that_cannot_start_is_named_and_not_started_again_at_once
         assert "ended with exit status 1" in await sidecar.page("/readyz")
 
 
+@pytest.mark.parametrize("modern", [False, True])
+async def test_a_server_that_has_started_after_all_is_well(
+    behind: Behind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modern: bool
+) -> None:
+    monkeypatch.setattr(stdio, "LONGEST_PAUSE", 0.0)
+    fails_once = f'mkdir "{tmp_path}/tried" 2>/dev/null && exit 1; exec "$@"'
+    command = [sys.executable, SERVER, *(["--modern"] if modern else [])]
+    async with (
+        behind.gate(command="sh", args=["-c", fails_once, "sh", *command]) as sidecar,
+        sidecar.connect() as agent,
+    ):
+        ask = (lambda: ask_modern(agent, call("allowed_echo"))) if modern else (lambda: agent.ask(INITIALIZE | ASKED))
+        failed(await ask(), CLOSED)
+        assert "ended with exit status 1" in await sidecar.page("/readyz")
+        assert "result" in (await ask()).json
+        assert "ended with exit status 1" not in await sidecar.page("/readyz")
+
+
+async def test_a_server_that_has_to_be_modern_may_take_its_time_to_start(
+    behind: Behind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stdio, "PROBE", 0.1)
+    may = tmp_path / "may"
+    os.mkfifo(may)
+    slow = ["-c", f'read word < "{may}"; exec "$@"', "sh", sys.executable, SERVER, "--modern"]
+    async with behind.gate(command="sh", args=slow, share="server") as sidecar, sidecar.connect() as agent:
+        asked = asyncio.ensure_future(ask_modern(agent, call("allowed_echo")))
+        await behind.left(1)
+        await asyncio.wait((asked,), timeout=1.0)  # nothing happens then: there is no event to wait for
+        await asyncio.to_thread(may.write_text, "start\n")
+        said(await asked)
+
+
 async def test_no_program_is_said_in_readyz_and_not_to_agents(behind: Behind) -> None:
     async with behind.gate(command="/no/such/program") as sidecar, sidecar.connect() as agent:
         failed(await agent.ask(call("allowed_echo") | INITIALIZE), UNREACHED)
         assert "no program /no/such/program" in await sidecar.page("/readyz")
+
+
+async def test_a_folder_that_is_not_there_is_named_and_not_the_program(behind: Behind) -> None:
+    async with behind.gate(cwd="/no/such/folder") as sidecar, sidecar.connect() as agent:
+        failed(await agent.ask(call("allowed_echo") | INITIALIZE), UNREACHED)
+        assert "stdio.cwd: there is no folder /no/such/folder" in await sidecar.page("/readyz")
 
 
 async def test_a_server_that_never_answers_initialize_is_killed(behind: Behind) -> None:
@@ -205,6 +247,7 @@ async def test_a_client_that_leaves_cancels_in_the_modern_era(behind: Behind, ca
                 await asyncio.sleep(0.01)
 
 
+ASKED = {"jsonrpc": "2.0", "id": 1}
 INITIALIZE = {
     "method": "initialize",
     "params": {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from openmcp.sidecar.bridge.stdio import StdioEndpoint
 from tests.bridge.conftest import Behind
 from tests.bridge.test_hostile import CLOSED, failed
 from tests.bridge.test_sessions import said
-from tests.support.gate import Gate, ask_modern, call, initialize
+from tests.support.gate import Gate, ask_modern, call, initialize, message, modern, modern_headers
 from tests.support.raw import Answer
 
 
@@ -67,6 +69,39 @@ async def test_what_may_be_another_agent_s_is_nobody_s(behind: Behind, monkeypat
         assert told(await ask_modern(alice, wanted)) == ["answer"]
         monkeypatch.setattr(conversation, "DOUBT", 0.0)
         assert told(await ask_modern(bob, wanted)) == ["notifications/message", "answer"]
+
+
+async def test_subscriptions_take_no_place_of_calls(behind: Behind) -> None:
+    limits = {"limits": {"inFlight": 4}}
+    listen = message("subscriptions/listen", notifications={"toolsListChanged": True})
+    async with behind.gate("--modern", server=limits) as sidecar, AsyncExitStack() as stack:
+        for _ in range(5):
+            agent = await stack.enter_async_context(sidecar.connect())
+            await agent.send(agent.request(modern(listen), **modern_headers(listen)))
+            assert (await agent.answer_head())[0] == 200
+        bob = await stack.enter_async_context(sidecar.connect("bob"))
+        said(await ask_modern(bob, call("allowed_echo")))
+        agent.reset()
+        async with asyncio.timeout(10):
+            while talk(sidecar).busy > 4:  # noqa: ASYNC110  # it is cancelled
+                await asyncio.sleep(0.01)
+        assert talk(sidecar)._subscriptions == 4
+
+
+async def test_what_is_said_of_a_long_request_is_not_whose_is_next(behind: Behind) -> None:
+    async with behind.gate("--modern") as sidecar, sidecar.connect("bob") as bob:
+        async with sidecar.connect() as alice:
+            await alice.send(
+                alice.request(modern(call("allowed_stubborn")), **modern_headers(call("allowed_stubborn")))
+            )
+            await sidecar.recorded(event="request", name="allowed_stubborn")
+            assert told(await ask_modern(bob, call("allowed_gossip"))) == ["answer"]
+            talk(sidecar)._changed = -math.inf  # as if that were long ago
+            alice.reset()
+        async with asyncio.timeout(10):
+            while talk(sidecar).busy:  # noqa: ASYNC110  # it is cancelled
+                await asyncio.sleep(0.01)
+        assert told(await ask_modern(bob, call("allowed_gossip"))) == ["answer"]
 
 
 async def test_a_long_line_of_surrogates_and_depths_is_no_message(behind: Behind) -> None:

@@ -242,3 +242,11 @@ def test_arguments_are_mirrored_as_the_schema_says() -> None:
     assert translation.parameter_lines(mirrors, {"region": None, "deep": "x"}) == b""
     assert translation.parameter_lines(mirrors, None) == b""
     assert translation.mirrored("nonsense") == {}
+
+
+def test_what_is_kept_of_a_schema_is_bounded() -> None:
+    properties = {f"p{number}": {"x-mcp-header": f"H{number}"} for number in range(10_000)}
+    found = translation.mirrored({"properties": properties})
+    assert found["H7"] == ("p7",)
+    assert sum(len(header) + sum(map(len, path)) for header, path in found.items()) <= 4096
+    assert translation.mirrored({"properties": {"x" * 10_000: {"x-mcp-header": "H"}}}) == {}

@@ -11,9 +11,9 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp.translation import META_INFO
 from openmcp.sidecar.stages.translation import downward, kept, sides
 from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
-from openmcp.sidecar.stages.translation.sides import Remembered
+from openmcp.sidecar.stages.translation.sides import MOST_URIS, Remembered
 from openmcp.sidecar.stages.translation.spoken import Spoken
-from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR
+from openmcp.sidecar.stages.translation.upward import LOOKED_UP_FOR, URI_BYTES
 from openmcp.sidecar.types import Message
 from tests.policy.rules import allow
 from tests.stages.scene import MODERN, Agent, Answer, Scene, Sent, failure, reply, request, response, scene, stream
@@ -112,6 +112,15 @@ async def test_a_refusal_that_an_agent_brought_about_is_its_own() -> None:
         assert (await it.agent.modern("tools/call", name="echo")).result == complete(**text("done"))
         assert it.sent[-1].headers["mcp-protocol-version"] == MODERN
         assert sum(b'"odd"' in one.body for one in it.sent) == 1
+
+
+async def test_a_discovery_that_is_refused_makes_no_server_legacy() -> None:
+    async with translated(ALL) as it:
+        it.server = both = Both()
+        await it.eve.modern("server/discover", _meta=client(0) | {"progressToken": "odd"})
+        assert (await it.agent.modern("tools/call", name="echo")).result == complete(**text("done"))
+        assert it.sent[-1].headers["mcp-protocol-version"] == MODERN
+        assert both.legacy.begun == 0
 
 
 async def test_an_initialize_that_is_refused_makes_no_server_modern() -> None:
@@ -323,6 +332,37 @@ async def test_another_gateway_does_not_know_a_call_that_waits() -> None:
 
 
 # What is remembered
+
+
+async def test_of_tools_with_very_long_names_nothing_is_remembered() -> None:
+    schema = {"properties": {"a": {"type": "string", "x-mcp-header": "A"}}}
+    names = [f"{number}" + "x" * 1000 for number in range(5)]
+
+    def tools(sent: Sent) -> Any:
+        found = [{"name": name, "inputSchema": schema} for name in (*names, "short", 7)]
+        return reply(response({"tools": found}, sent.json["id"]))
+
+    async with translated(ALL) as it:
+        it.server = LegacyOnly(tools_list=tools)
+        await it.agent.modern("tools/list")
+        assert list(translator(it)._downward._mirrors._values) == ["tools\0short"]
+
+
+async def test_what_a_session_is_subscribed_to_is_bounded() -> None:
+    async with translated(ALL) as it:
+        it.server = ModernOnly()
+        await it.agent.initialize()
+        for number in range(MOST_URIS):
+            assert (await it.agent.ask("resources/subscribe", uri=f"file:///{number}")).result == {}
+        assert (await it.agent.ask("resources/subscribe", uri="file:///one-more")).code == (200, -32602)
+        assert (await it.agent.ask("resources/subscribe", uri="file:///7")).result == {}  # it is
+        assert (await it.agent.ask("resources/unsubscribe", uri="file:///7")).result == {}
+        assert (await it.agent.ask("resources/subscribe", uri="file:///one-more")).result == {}
+        await it.eve.initialize()
+        for number in range(3):
+            await it.eve.ask("resources/subscribe", uri=f"file:///{number}" + "x" * (URI_BYTES // 2))
+        kept = translator(it)._upward._sessions._values.values()
+        assert max(sum(map(len, legacy.uris)) for _, legacy in kept) <= URI_BYTES
 
 
 def test_nobody_makes_others_go_from_what_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,9 @@ Handler = Callable[[Sent], UpstreamResponse]
 
 
 @asynccontextmanager
-async def translated(*rules: RequestRule | Policy) -> AsyncIterator[Scene]:
+async def translated(*rules: RequestRule | Policy, endpoints: int = 1) -> AsyncIterator[Scene]:
     """A scene with `translate: true`."""
-    async with scene(*rules) as it:
+    async with scene(*rules, endpoints=endpoints) as it:
         route = msgspec.structs.replace(it.snapshot.routes["/tools"], translator=Translator(lambda: it.now))
         it.snapshot = it.pipeline.snapshot = msgspec.structs.replace(it.snapshot, routes={"/tools": route})
         yield it

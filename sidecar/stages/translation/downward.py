@@ -17,16 +17,18 @@ from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.held import QUIET
 from openmcp.sidecar.stages.tokens import STATE_LIFETIME
-from openmcp.sidecar.stages.translation import spoken
+from openmcp.sidecar.stages.translation import eras, spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
 from openmcp.sidecar.stages.translation.listening import Listening, ourselves
-from openmcp.sidecar.stages.translation.sides import Remembered, post, request
+from openmcp.sidecar.stages.translation.rounds import MOST_QUESTIONS
+from openmcp.sidecar.stages.translation.sides import LONGEST, OtherEra, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, MessageId, Notification, Request, Response
 
 MOST_PARKED: Final = 256
 """Calls that wait for an agent to come back with an answer."""
 _KEY: Final = "question"
+_URL: Final = "elicitation.url"
 _STATUS: Final = {METHOD_NOT_FOUND: 404, MISSING_CAPABILITY: 400}
 """What errors come with in the modern era; all others with 200 as well."""
 
@@ -84,6 +86,8 @@ class Downward:
             return spoken.error(message.id, METHOD_NOT_FOUND, f"Method not found: {method}", 404)
         if "requestState" in params:
             return await self._go_on(flow, message, params)
+        if _declines(params):
+            return spoken.error(message.id, INVALID_PARAMS, "the server cannot do this without what it asked for", 400)
         lacking = self._lacking(flow, message) if method == "tools/call" else None
         if lacking is not None:
             said = f"Header mismatch: {lacking} is missing"
@@ -101,17 +105,19 @@ class Downward:
     def _learn(self, flow: Flow, tools: object) -> None:
         """Remember which arguments of these tools are wanted in headers."""
         for tool in tools if type(tools) is list else ():
-            name = f"{flow.server}\0{tool.get('name')}" if type(tool) is dict else ""
-            mirrors = translation.mirrored(tool.get("inputSchema")) if name else {}
+            called = tool.get("name") if type(tool) is dict else None
+            if type(called) is not str or len(called) > LONGEST:
+                continue
+            mirrors, name = translation.mirrored(tool.get("inputSchema")), f"{flow.server}\0{called}"
             if mirrors:
                 self._mirrors.keep(flow.agent, name, mirrors)
-            elif name:
+            else:
                 self._mirrors.lose(name)
 
     def _modern(self, flow: Flow, message: Request, answer: Response) -> Response:
         """An answer for the agent that sent this message."""
         if answer.result is None:
-            return Response(message.id, None, translation.modern_error(message.method, answer.error or {}))
+            return _refused(message, answer.error or {})
         if message.method == "tools/list":
             self._learn(flow, answer.result.get("tools"))
         return Response(message.id, translation.modern_result(message.method, answer.result), None)
@@ -129,26 +135,30 @@ class Downward:
                 talk.cancel()
                 raise
             except UpstreamFailed as failure:
-                self._failed(flow, meta, talk, failure)
+                self._failed(talk, failure)
                 if failure.sent or not again:
                     raise
             else:
+                if eras.refuses_legacy(message.method, response):
+                    response.close()
+                    talk.done()
+                    self._keeping.forget(kept)
+                    raise OtherEra("protocol", "the server has another era than a minute ago")
                 if not kept.is_dead(response, talk.sent):
                     return await self._answer(flow, message, talk, response)
                 response.close()
                 talk.done()
                 flow.endpoint = pinned
-                self._keeping.forget(flow, meta, kept)
+                self._keeping.forget(kept)
             flow.endpoint = pinned
         raise UpstreamFailed("status", "the server ends its sessions as they begin")
 
-    def _failed(self, flow: Flow, meta: JsonObject, talk: _Talk, failure: UpstreamFailed) -> None:
-        """What may still be worked on is cancelled; a session that only was slow is good for others."""
+    def _failed(self, talk: _Talk, failure: UpstreamFailed) -> None:
+        """What may still be worked on is cancelled; a session that can still be reached is good for others."""
         if failure.sent:
             talk.cancel()
         talk.done()
-        if failure.kind != "timeout":
-            self._keeping.forget(flow, meta, talk.kept)
+        self._keeping.failed(talk.kept, failure)
 
     async def _answer(self, flow: Flow, message: Request, talk: _Talk, response: UpstreamResponse) -> UpstreamResponse:
         if response.streaming:
@@ -267,6 +277,25 @@ async def _following(
             yield one
     finally:
         await said.aclose()
+
+
+def _refused(message: Request, error: JsonObject) -> Response:
+    """A legacy error. Where it wants the user to go to URLs first, the agent is asked for that, as it can be."""
+    asked = translation.questions_of(error)
+    if not asked or len(asked) > MOST_QUESTIONS or message.method not in methods.INPUT_REQUIRED:
+        return Response(message.id, None, translation.modern_error(message.method, error))
+    if _URL not in capabilities.declared(era.meta_of(message.params).get(era.META_CAPABILITIES)):
+        data: JsonObject = {"requiredCapabilities": {"elicitation": {"url": {}}}}
+        return Response(message.id, None, {"code": MISSING_CAPABILITY, "message": error["message"], "data": data})
+    wanted = {f"{_KEY} {number}": question for number, question in enumerate(asked, 1)}
+    return Response(message.id, {"resultType": "input_required", "inputRequests": wanted}, None)
+
+
+def _declines(params: JsonObject) -> bool:
+    """Whether the agent comes back without having gone to such URLs: the server would ask for that again."""
+    given = params.get("inputResponses")
+    answers = given.values() if type(given) is dict else ()
+    return any(type(one) is dict and one.get("action") in ("decline", "cancel") for one in answers)
 
 
 def _whole(answer: Response) -> UpstreamResponse:

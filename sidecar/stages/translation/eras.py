@@ -41,6 +41,10 @@ class Eras:
         found, until = self._only.get(server, (None, 0.0))
         return found if until > self._now() else None
 
+    def forget(self, server: str) -> None:
+        """It has another one than was known."""
+        self._only.pop(server, None)
+
     def learn(self, server: str, only: Era) -> None:
         """It has no other."""
         self._only[server] = (only, self._now() + KNOWN_FOR)

@@ -16,9 +16,10 @@ from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.net.values import Outgoing
 from openmcp.sidecar.stages import forward, reply
 from openmcp.sidecar.stages.context import Flow
+from openmcp.sidecar.stages.resend import unreached
 from openmcp.sidecar.stages.sessions import checked_upstream_id
 from openmcp.sidecar.stages.translation import spoken
-from openmcp.sidecar.stages.translation.sides import post, request
+from openmcp.sidecar.stages.translation.sides import OtherEra, post, request
 from openmcp.sidecar.types import JsonObject, Notification
 
 MOST: Final = 1024
@@ -27,6 +28,8 @@ MOST_OF_ONE: Final = 64
 """Those of one agent at one server: who says something else of its client each time makes its own go."""
 UNUSED: Final = 600.0
 """Seconds after which one that nobody uses is ended, as others begin."""
+INTRODUCTION: Final = 128 * 1024
+"""Bytes that a server may say of itself as a session begins: they are kept with it."""
 ASIDE: Final = 16
 """Messages on the side of one session that a server may take its time with; it is not told of more than these."""
 
@@ -121,7 +124,9 @@ async def begin(flow: Flow, meta: JsonObject) -> Kept:
     answer = await spoken.final(response, flow.upstream.server.limits.response_bytes)
     result = answer.result if answer is not None else None
     if result is None or flow.endpoint is None:
-        raise UpstreamFailed("protocol", "the server has neither era")
+        raise OtherEra("protocol", "the server has neither era")
+    if len(jsonrpc.encode(result)) > INTRODUCTION:
+        raise UpstreamFailed("too_large", f"the answer to initialize has more than {INTRODUCTION // 1024} KiB")
     version = result.get("protocolVersion")
     if version not in era.LEGACY_VERSIONS:
         raise UpstreamFailed("protocol", "the server chose a version that was not offered")
@@ -162,12 +167,22 @@ class Keeping:
 
     async def session(self, flow: Flow, meta: JsonObject) -> Kept:
         """The session for a request with this `_meta`; the flow is pinned to its endpoint. Raises as `begin`."""
-        name = _name(flow, meta)
+        pinned = flow.endpoint
+        kept = await self._in(_name(flow, meta), flow, meta)
+        if pinned is not None and kept.endpoint is not pinned:
+            flow.endpoint = pinned
+            kept = await self._in(_name(flow, meta, pinned.key), flow, meta)
+        kept.used = self._now()
+        flow.endpoint = kept.endpoint
+        return kept
+
+    async def _in(self, name: str, flow: Flow, meta: JsonObject) -> Kept:
         slot = self._slots.pop(name, None) or _Slot((flow.server, flow.agent))
         self._slots[name] = slot  # the ones used last are last
         slot.users += 1
         try:
             async with slot.lock:
+                self._leave(slot, flow.upstream.endpoints)
                 kept = slot.kept
                 if kept is None:
                     self._make_room(slot.owner)
@@ -175,17 +190,28 @@ class Keeping:
         finally:
             slot.users -= 1
             self._tidy(name, slot)
-        kept.used = self._now()
-        flow.endpoint = kept.endpoint
         return kept
 
-    def forget(self, flow: Flow, meta: JsonObject, kept: Kept) -> None:
-        """It is of no use any more."""
-        name = _name(flow, meta)
-        slot = self._slots.get(name)
-        if slot is not None and slot.kept is kept:
+    def _leave(self, slot: _Slot, endpoints: tuple[Endpoint, ...]) -> None:
+        """The configuration may have other endpoints for this server now."""
+        kept = slot.kept
+        if kept is not None and kept.endpoint not in endpoints:
+            if slot.idle:
+                self.aside(kept.end())
             slot.kept = None
-            self._tidy(name, slot)
+
+    def failed(self, kept: Kept, failure: UpstreamFailed) -> None:
+        """Where its endpoint got nothing, a session elsewhere may be of more use; not where it has too much to do."""
+        if unreached(failure) and failure.kind != "overloaded":
+            self.forget(kept)
+
+    def forget(self, kept: Kept) -> None:
+        """It is of no use any more."""
+        for name, slot in self._slots.items():
+            if slot.kept is kept:
+                slot.kept = None
+                self._tidy(name, slot)
+                return
 
     def hold(self, kept: Kept) -> None:
         """A call on it begins; `release` has to follow."""
@@ -230,8 +256,8 @@ async def _quietly(work: Coroutine[Any, Any, object]) -> None:
         return  # it was a courtesy
 
 
-def _name(flow: Flow, meta: JsonObject) -> str:
-    """What requests have in common that share a session."""
-    said = [flow.server, flow.agent, flow.identified_by, flow.endpoint.key if flow.endpoint is not None else ""]
+def _name(flow: Flow, meta: JsonObject, endpoint: str = "") -> str:
+    """What requests have in common that share a session; `endpoint` is where it has to be, if another is elsewhere."""
+    said = [flow.server, flow.agent, flow.identified_by, endpoint]
     beside = [translation.initialize_params(meta), meta.get(translation.META_LEVEL)]
     return hashlib.blake2b(jsonrpc.encode([said, beside]), digest_size=16).hexdigest()

@@ -16,6 +16,7 @@ from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.translation import kept as keeping
 from openmcp.sidecar.stages.translation import spoken
 from openmcp.sidecar.stages.translation.kept import Keeping, Kept
+from openmcp.sidecar.stages.translation.sides import MOST_URIS
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import JsonObject, Message, Notification, Request, Response
 
@@ -100,7 +101,12 @@ class Listening:
         """The answer to subscriptions/listen: on the session of the agent's calls, or where that gives no stream on one
         of its own."""
         meta = era.meta_of(params)
-        made = await self._subscribe(flow, message, params, await self._keeping.session(flow, meta), own=False)
+        kept = await self._keeping.session(flow, meta)
+        try:
+            made = await self._subscribe(flow, message, params, kept, own=False)
+        except UpstreamFailed as failure:
+            self._keeping.failed(kept, failure)
+            raise
         if made is None:
             made = await self._subscribe(flow, message, params, await keeping.begin(flow, meta), own=True)
         assert made is not None  # one of its own is what there is
@@ -114,7 +120,7 @@ class Listening:
         uris: list[str] = []
         try:
             wanted = translation.honoured(params.get("notifications"), kept.capabilities)
-            for uri in wanted.pop("resourceSubscriptions", []):
+            for uri in wanted.pop("resourceSubscriptions", [])[:MOST_URIS]:
                 if await self._follow(flow, kept, uri):
                     uris.append(uri)
             hub, status = await self._hub(flow, kept)
@@ -164,11 +170,15 @@ class Listening:
         if own:
             self._keeping.aside(kept.end())
             return
+        kept.followed.subtract(uris)
+        self._keeping.aside(self._unfollow(flow, kept, uris))
+
+    async def _unfollow(self, flow: Flow, kept: Kept, uris: list[str]) -> None:
+        """One after the other: a server gets no more at once from an agent that goes than from one that comes."""
         for uri in uris:
-            kept.followed[uri] -= 1
-            if not kept.followed[uri]:
+            if uri in kept.followed and not kept.followed[uri]:
                 del kept.followed[uri]
-                self._keeping.aside(kept.ask(flow, "resources/unsubscribe", {"uri": uri}))
+                await kept.ask(flow, "resources/unsubscribe", {"uri": uri})
 
 
 async def _changes(message: Request, wanted: JsonObject, listener: _Listener | None) -> AsyncGenerator[Message, None]:

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from typing import Final, Generic, TypeVar
 
+from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.mcp import jsonrpc
 from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
@@ -13,10 +14,18 @@ MOST: Final = 4096
 """Sessions of which something is remembered here."""
 SHARE: Final = 256
 """Those of one agent that are not given up for others'."""
+MOST_URIS: Final = 256
+"""Resources of one subscription, or of one legacy session."""
+LONGEST: Final = 256
+"""Characters of the name of a tool of which something is remembered."""
 ROUNDS: Final = 16
 """How often a server may ask about one call."""
 
 T = TypeVar("T")
+
+
+class OtherEra(UpstreamFailed):
+    """The server refuses what is said in the era that it was known to have: nothing was executed."""
 
 
 class Remembered(Generic[T]):

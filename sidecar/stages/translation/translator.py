@@ -12,6 +12,7 @@ from openmcp.sidecar.stages.sessions import session_not_found
 from openmcp.sidecar.stages.translation import eras
 from openmcp.sidecar.stages.translation.downward import Downward
 from openmcp.sidecar.stages.translation.eras import Eras, refuses_legacy, refuses_modern
+from openmcp.sidecar.stages.translation.sides import OtherEra
 from openmcp.sidecar.stages.translation.upward import Upward
 from openmcp.sidecar.types import LEGACY, MODERN, JsonObject, Request, Response
 
@@ -32,36 +33,52 @@ class Translator:
 
     async def _modern(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
         message, pinned = permit.call.message, flow.endpoint
-        if self._eras.only(flow.server) is not LEGACY:
-            response = await forward.send_call(flow, permit, params)
-            if not isinstance(message, Request) or not refuses_modern(message.method, response):
-                return response
-            response.close()
-            known = message.method == "server/discover" or eras.is_sure(response)
-            if not known and not await eras.lacks_modern(flow):
-                return response
-            flow.endpoint = pinned
-            answer = await self._downward.send(flow, message, params)
-            self._eras.learn(flow.server, LEGACY)
-            return answer
-        return await self._downward.send(flow, message, params)
+        if self._eras.only(flow.server) is LEGACY:
+            try:
+                return await self._downward.send(flow, message, params)
+            except OtherEra:
+                self._eras.forget(flow.server)
+                flow.endpoint = pinned
+        response = await forward.send_call(flow, permit, params)
+        if not isinstance(message, Request) or not refuses_modern(message.method, response):
+            return response
+        response.close()
+        if not eras.is_sure(response) and not await eras.lacks_modern(flow):
+            return response
+        flow.endpoint = pinned
+        answer = await self._downward.send(flow, message, params)
+        self._eras.learn(flow.server, LEGACY)
+        return answer
 
     async def _legacy(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
         call: Call = permit.call
         if flow.session is not None:
-            if flow.session.client is None:
-                return await self._on_its_session(flow, permit, params)
-        elif self._eras.only(flow.server) is not MODERN:
-            response = await forward.send_call(flow, permit, params)
-            if not refuses_legacy(call.method, response):
-                return response
-            response.close()
-            if not eras.is_sure(response) and not await eras.lacks_legacy(flow):
-                return response
-            answer = await self._upward.send(flow, call.message, params)
-            self._eras.learn(flow.server, MODERN)
-            return answer
-        return await self._upward.send(flow, call.message, params)
+            return await self._in_session(flow, permit, params)
+        if self._eras.only(flow.server) is MODERN:
+            try:
+                return await self._upward.send(flow, call.message, params)
+            except OtherEra:
+                self._eras.forget(flow.server)
+                flow.client = flow.endpoint = None
+        response = await forward.send_call(flow, permit, params)
+        if not refuses_legacy(call.method, response):
+            return response
+        response.close()
+        if not eras.is_sure(response) and not await eras.lacks_legacy(flow):
+            return response
+        answer = await self._upward.send(flow, call.message, params)
+        self._eras.learn(flow.server, MODERN)
+        return answer
+
+    async def _in_session(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
+        """On the server's own session, or on ours. Where the server has no use for it any more, it begins anew."""
+        if flow.session is None or flow.session.client is None:
+            return await self._on_its_session(flow, permit, params)
+        try:
+            return await self._upward.send(flow, permit.call.message, params)
+        except OtherEra:
+            self._eras.forget(flow.server)
+            raise session_not_found() from None
 
     async def _on_its_session(self, flow: Flow, permit: Permit, params: JsonObject) -> UpstreamResponse:
         """A session of the server's own. Where it has got the other era alone since, the session begins anew."""

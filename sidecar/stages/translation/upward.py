@@ -24,18 +24,39 @@ from openmcp.sidecar.net.response import UpstreamResponse
 from openmcp.sidecar.stages import forward
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.stages.sessions import session_not_found
-from openmcp.sidecar.stages.translation import rounds, spoken
+from openmcp.sidecar.stages.translation import eras, rounds, spoken
 from openmcp.sidecar.stages.translation.rounds import Rounds
-from openmcp.sidecar.stages.translation.sides import ROUNDS, Remembered, post, request
+from openmcp.sidecar.stages.translation.sides import LONGEST, MOST_URIS, ROUNDS, OtherEra, Remembered, post, request
 from openmcp.sidecar.stages.translation.spoken import Spoken
 from openmcp.sidecar.types import MODERN, JsonObject, Message, MessageId, Notification, Request, Response
 
-MOST_URIS: Final = 256
+URI_BYTES: Final = 32 * 1024
+"""How long the URIs that a session is subscribed to may be together: they are kept."""
 MOST_KEPT: Final = 2048
 """Bytes of what a client says of itself that its session's id can hold."""
 LOOKED_UP_FOR: Final = 60.0
 """Seconds for which the schema of a tool is not looked up again: each time may cost its server many answers."""
 _OFFERED: Final = ("tools", "prompts", "resources")
+
+
+class _Ear:
+    """A session's stream. What it listens to, and the answer to that; `over`: it has to end."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self.changed = asyncio.Event()
+        self.hears: UpstreamResponse | None = None
+
+    def again(self) -> None:
+        """Something else is to be listened to."""
+        self.changed.set()
+        if self.hears is not None:
+            self.hears.stop()
+
+    def end(self) -> None:
+        """Nothing is to be listened to any more."""
+        self.over = True
+        self.again()
 
 
 class _Legacy:
@@ -46,16 +67,19 @@ class _Legacy:
         self.uris: list[str] = []
         self.questions: dict[MessageId, asyncio.Future[Response]] = {}
         self.under_way: dict[MessageId, asyncio.Timeout | Spoken] = {}
-        self.listening: UpstreamResponse | None = None
-        self.changed = asyncio.Event()
+        self.ear: _Ear | None = None
 
-    def subscribe(self, uri: str, *, wanted: bool) -> None:
-        """Another set of resources: what listens begins again with it."""
-        others = [one for one in self.uris if one != uri]
-        self.uris = [*others, uri] if wanted else others
-        self.changed.set()
-        if self.listening is not None:
-            self.listening.stop()
+    def subscribe(self, uri: str, *, wanted: bool) -> bool:
+        """Another set of resources: what listens begins again with it. False where that would be too many."""
+        uris = [one for one in self.uris if one != uri]
+        if wanted:
+            uris.append(uri)
+            if len(uris) > MOST_URIS or sum(len(one.encode()) for one in uris) > URI_BYTES:
+                return False
+        self.uris = uris
+        if self.ear is not None:
+            self.ear.again()
+        return True
 
 
 class _Mirrors(NamedTuple):
@@ -104,7 +128,7 @@ class Upward:
         response = await self._post(flow, Request(message.id, "server/discover", {}), {}, {})
         found = await spoken.final(response, flow.upstream.server.limits.response_bytes)
         if found is None or found.result is None:
-            raise UpstreamFailed("protocol", "the server answers neither initialize nor server/discover")
+            raise OtherEra("protocol", "the server answers neither initialize nor server/discover")
         client["offers"] = _offers(found.result.get("capabilities"))
         answer = spoken.result(message.id, translation.initialized(found.result, given.get("protocolVersion")))
         answer.headers[b"mcp-session-id"] = secrets.token_urlsafe(16).encode()
@@ -118,10 +142,10 @@ class Upward:
                 return spoken.error(message.id, INVALID_PARAMS, "params.level is not a level")
             self._of(flow).level = str(params["level"])
         elif message.method != "ping":
-            legacy, uri = self._of(flow), params.get("uri")
-            if type(uri) is not str or len(legacy.uris) >= MOST_URIS:
-                return spoken.error(message.id, INVALID_PARAMS, f"one URI, and at most {MOST_URIS} in all")
-            legacy.subscribe(uri, wanted=message.method == "resources/subscribe")
+            uri, wanted = params.get("uri"), message.method == "resources/subscribe"
+            if type(uri) is not str or not self._of(flow).subscribe(uri, wanted=wanted):
+                most = f"one URI, at most {MOST_URIS} in all, of {URI_BYTES // 1024} KiB"
+                return spoken.error(message.id, INVALID_PARAMS, most)
         return spoken.result(message.id, {})
 
     async def _call(self, flow: Flow, message: Request, params: JsonObject) -> UpstreamResponse:
@@ -134,6 +158,10 @@ class Upward:
             raise _dropped() from None
         finally:
             legacy.under_way.pop(message.id, None)
+        if eras.refuses_modern(message.method, response):
+            response.close()
+            if eras.is_sure(response) or await eras.lacks_modern(flow):
+                raise OtherEra("protocol", "the server has another era than when the session began")
         if not response.streaming:
             response.close()
             answer = rounds.answer_of(response)
@@ -167,7 +195,7 @@ class Upward:
         if message.method != "tools/call" or response.streaming or response.status != 400:
             return response
         error = rounds.answer_of(response).error or {}
-        if error.get("code") != HEADER_MISMATCH:
+        if error.get("code") != HEADER_MISMATCH or len(flow.name) > LONGEST:
             return response
         response.close()
         name = f"{flow.server}\0{flow.name}"
@@ -227,34 +255,48 @@ class Upward:
         return Spoken(self._changes(flow, client["offers"])).response
 
     async def _changes(self, flow: Flow, offers: JsonObject) -> AsyncGenerator[Message, None]:
-        legacy = self._of(flow)
-        limit = flow.upstream.server.limits.response_bytes
-        while True:
-            legacy.changed.clear()
-            wanted = translation.listened(offers, legacy.uris)
-            if wanted:
-                asked = Request(secrets.token_urlsafe(12), forward.LISTEN, {})
-                response = await self._post(flow, asked, {"notifications": wanted}, {})
-                legacy.listening = response
-                said = spoken.messages(response, limit)
-                try:
-                    async for one in said:
-                        if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
-                            yield Notification(one.method, _without_subscription(one.params))
-                finally:
-                    legacy.listening = None
-                    await said.aclose()
-                if not legacy.changed.is_set():
-                    return
-            await legacy.changed.wait()
+        legacy, ear = self._of(flow), _Ear()
+        if legacy.ear is not None:
+            legacy.ear.end()  # there is one stream, and no more than one gets what is told
+        legacy.ear = ear
+        try:
+            while not ear.over:
+                ear.changed.clear()
+                wanted = translation.listened(offers, legacy.uris)
+                if wanted:
+                    async with aclosing(self._hear(flow, ear, wanted)) as told:
+                        async for one in told:
+                            yield one
+                    if not ear.changed.is_set():
+                        return
+                await ear.changed.wait()
+        finally:
+            if legacy.ear is ear:
+                legacy.ear = None
+
+    async def _hear(self, flow: Flow, ear: _Ear, wanted: JsonObject) -> AsyncGenerator[Message, None]:
+        """What the server says of what is wanted, until something else is."""
+        asked = Request(secrets.token_urlsafe(12), forward.LISTEN, {})
+        response = await self._post(flow, asked, {"notifications": wanted}, {})
+        if ear.changed.is_set():  # meanwhile
+            response.close()
+            return
+        ear.hears = response
+        try:
+            async with aclosing(spoken.messages(response, flow.upstream.server.limits.response_bytes)) as said:
+                async for one in said:
+                    if isinstance(one, Notification) and translation.is_listened(one.method, one.params, wanted):
+                        yield Notification(one.method, _without_subscription(one.params))
+        finally:
+            ear.hears = None
 
     def end(self, flow: Flow) -> None:
         """The session is over."""
         if flow.session is not None:
             gone = self._sessions.lose(flow.session.upstream_id)
             self._ended.keep(flow.agent, flow.session.upstream_id, True)
-            if gone is not None and gone.listening is not None:
-                gone.listening.stop()
+            if gone is not None and gone.ear is not None:
+                gone.ear.end()
 
     def _of(self, flow: Flow) -> _Legacy:
         """What is remembered of the flow's session; of a request without one, nothing. Raises `Refused` (404) for one
