@@ -164,8 +164,7 @@ def _certificate_rules(domain: str, who: Access, server: Server, notices: Notice
         return {"cel": f"{CERTIFICATE_ID} in [{', '.join(cel_text(beginning + one) for one in some)}]"}
 
     allowed = names(as_globs(who.agents, domain), beginning, place, notices)
-    denied = as_globs(who.denied, domain)
-    rules = deny_rules("certificate", names(denied, beginning, place, notices), denied, exact, (place, notices))
+    rules = deny_rules("certificate", as_globs(who.denied, domain), beginning, exact, (place, notices))
     if rules is None:
         return []
     patterns = [("", "")] if allowed.everyone else list(allowed.patterns)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from openmcp.config.model import Configuration
-from openmcp.config.plan.access import Agents, Names
+from openmcp.config.plan.access import Agents, names
 from openmcp.config.plan.values import CannotPlan, Document, Notices
 
 LONGEST: Final = 4096
@@ -69,24 +69,27 @@ def rules_of(rules: list[Document], configuration: Configuration) -> Document:
 
 
 def deny_rules(
-    name: str, denied: Names, agents: Agents, exact: Callable[[list[str]], Document], told: tuple[str, Notices]
+    name: str, agents: Agents, beginning: str, exact: Callable[[list[str]], Document], told: tuple[str, Notices]
 ) -> list[Document] | None:
-    """The rules for callers that nothing is allowed to; None where they cannot be told from others."""
+    """The rules for those of `agents` whose names begin with `beginning`, to whom nothing is allowed; None where they
+    cannot be told from others."""
+    place, notices = told
+    unheard = Notices()
+    denied = names(agents, beginning, place, unheard)
     if denied.everyone:
         return None
-    if denied.patterns or denied.claims or any(not isinstance(agent, str) for agent in agents):
-        told[1].warn(
-            told[0], f"a rule denies everything to agents that Envoy cannot tell: no caller of {name} is let in"
-        )
+    beyond = unheard.warnings or any(not isinstance(agent, str) for agent in agents)
+    if denied.patterns or denied.claims or beyond:
+        notices.warn(place, f"a rule denies everything to agents that Envoy cannot tell: no caller of {name} is let in")
         return None
     return [{"name": f"{name}-denied", "action": "Deny", **exact(some)} for some in portions(denied.exact)]
 
 
-def portions(names: Iterable[str]) -> list[list[str]]:
+def portions(some: Iterable[str]) -> list[list[str]]:
     """Names in lists that are short enough for one rule."""
     made: list[list[str]] = []
     room = 0
-    for name in names:
+    for name in some:
         size = len(cel_text(name)) + 80  # what stands before each of them
         if room < size or len(made[-1]) == _MOST_NAMES:
             made.append([])

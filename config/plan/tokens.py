@@ -60,7 +60,7 @@ def token_rules(index: int, method: JwtAgents, who: Access, server: Server, noti
         return {"principal": {"jwt": {"provider": name, "claims": [{"name": claim, "values": some}]}}}
 
     allowed = names(who.agents, beginning, place, notices)
-    rules = deny_rules(name, names(who.denied, beginning, place, notices), who.denied, exact, (place, notices))
+    rules = deny_rules(name, who.denied, beginning, exact, (place, notices))
     if rules is None:
         return []
     token = f"metadata.filter_metadata['envoy.filters.http.jwt_authn']['{name}']"

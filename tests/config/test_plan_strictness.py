@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -268,6 +269,30 @@ def test_nobody_is_let_in_who_may_not_use_the_server(
         assert request.host in ("g.example", *(host.partition(":")[0] for host in listen.allowed_hosts))
         principals = list(known(configuration, request.headers, request.certificate))
         assert any(may_use(configuration, principal) for principal in principals), (request, principals)
+
+
+@pytest.mark.parametrize("agent", [*AGENTS, "jwt:*#t?am-*", "spiffe://*/x", "spiffe://td.example/ns/?/sa/*"], ids=str)
+def test_who_is_denied_everything_is_not_let_in(agent: str | AgentSelector) -> None:
+    everything = Policy(name="all", servers=("*",), requests=(RequestRule(name="all", action=Action.ALLOW),))
+    nothing = Policy(name="no", servers=("s",), agents=(agent,), requests=(RequestRule(name="no", action=Action.DENY),))
+    configuration = Configuration(
+        listen=Listen(url="https://g.example"),
+        identity=Identity(agents=(METHODS[0], METHODS[2], METHODS[3], METHODS[7])),
+        servers=(Server(name="s", path="/s", endpoints=("http://s.svc/mcp",)),),
+        policies=(everything, nothing),
+    )
+    made = plan(configuration, Target())
+    plain: dict[str, Any] = dict.fromkeys(("key", "claims", "bearer", "certificate", "origin")) | {"host": "g.example"}
+    callers = [{"key": f"{name}-key"} for name in NAMES]
+    callers += [{"claims": {"aud": "openmcp", "iss": IDP, "sub": name}} for name in ("alice", "team-a", "b-x", "ae")]
+    callers += [{"claims": {"aud": "openmcp", "iss": OTHER, "mail": name, "group": "ops"}} for name in ("alice", "b")]
+    callers += [{"certificate": f"spiffe://td.example/{path}"} for path in ("x", "ns/a/sa/b", "ns/c/sa/b")]
+    let_in = [request for request in (asking(plain | caller) for caller in callers) if lets_in(made, request)]
+    for request in let_in:
+        (principal,) = [
+            one for one in known(configuration, request.headers, request.certificate) if one is not ANONYMOUS
+        ]
+        assert may_use(configuration, principal), principal
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
