@@ -44,6 +44,9 @@ servers:
   - {{name: s, endpoints: ["http://up.example:7777/mcp"]}}
   - {{name: open, requireAuth: false, endpoints: ["http://up.example:7777/mcp"], limits: {{requestBytes: 1KiB}}}}
   - {{name: few, endpoints: ["http://up.example:7777/mcp"], rateLimit: [{{by: [agent], requests: 2, per: 1h}}]}}
+  - name: shared
+    endpoints: ["http://up.example:7777/mcp"]
+    rateLimit: [{{by: [agent], requests: 3, per: 1h}}, {{requests: 4, per: 1h}}, {{requests: 50, per: 24h}}]
   - {{name: busy, endpoints: ["http://up.example:7777/busy"], retries: {{attempts: 3, tools: ["*"], budget: 1.0}}}}
   - {{name: reset, endpoints: ["http://up.example:7777/reset"], retries: {{attempts: 3, tools: ["*"], budget: 1.0}}}}
   - name: half
@@ -62,7 +65,7 @@ policies:
     servers: [s, few]
     requests: [{{name: all, action: allow}}]
   - {{name: not-two, agents: ["key:two"], servers: [s], requests: [{{name: all, action: deny}}]}}
-  - {{name: known, agents: ["*"], servers: [busy, reset, half], requests: [{{name: all, action: allow}}]}}
+  - {{name: known, agents: ["*"], servers: [busy, reset, half, shared], requests: [{{name: all, action: allow}}]}}
   - {{name: everybody, agents: [anonymous], servers: [open], requests: [{{name: all, action: allow}}]}}
 """
 
@@ -256,6 +259,12 @@ def test_requests_are_limited_in_size(gateway: Gateway) -> None:
 def test_rates_are_limited_for_each_agent(gateway: Gateway) -> None:
     agents = (key("one"), key("two"), gateway.token(sub="alice"), gateway.token(sub="team-a"))
     assert [[gateway.status("/few", agent) for _ in range(3)] for agent in agents] == [[200, 200, 429]] * 4
+
+
+def test_a_limit_for_all_holds_beside_one_for_each_agent(gateway: Gateway) -> None:
+    assert [gateway.status("/shared", key("one")) for _ in range(2)] == [200, 200]
+    assert [gateway.status("/shared?more", key("two")) for _ in range(3)] == [200, 200, 429]
+    assert gateway.status("/shared", key("one")) == 429
 
 
 @pytest.mark.parametrize(("path", "status"), [("/busy", 503), ("/reset", 503)])
