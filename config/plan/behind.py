@@ -38,18 +38,11 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     """What leads all paths of the configuration to the Service of the sidecars. Raises `CannotPlan`."""
     _warn(configuration, notices)
     paths = [server.path for server in configuration.servers]
-    older = {f"{server.path.rstrip('/')}/messages" for server in configuration.servers if server.compat.sse}
-    if older:
-        why = (
-            "messages go to the sidecar that has the stream: where there are several, give the Service sessionAffinity"
-        )
-        notices.warn("servers: compat.sse", why)
     if not paths:
         notices.warn("servers", "there are none: no route leads to the sidecars")
         return []
     if any(isinstance(method, JwtAgents) for method in configuration.identity.agents):
         paths += [f"/.well-known/oauth-protected-resource{path}" for path in paths]
-    paths += sorted(older)
     matches: list[Document] = [{"path": {"type": "Exact", "value": path}} for path in paths]
     matches += _messages(configuration, notices)
     name = object_name(target.name, "sidecar")
@@ -62,10 +55,7 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     }
     rules = [
         {
-            "matches": [
-                {"path": {"type": "PathPrefix" if path in older else "Exact", "value": path}}
-                for path in paths[at : at + _MATCHES]
-            ],
+            "matches": matches[at : at + _MATCHES],
             "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(NAME_HEADERS)}}],
             "timeouts": {"request": "0s"},
             "backendRefs": [backend],

@@ -64,6 +64,14 @@ def test_rate_limits(tmp_path: Path, limit: str, rule: dict[str, Any], warned: s
     assert all(warned in text for text in about)
 
 
+def test_limits_for_all_are_about_everybody_where_there_are_others(tmp_path: Path) -> None:
+    limits = "{by: [agent], requests: 5, per: 1s}, {requests: 9, per: 1s}, {requests: 99, per: 1m}"
+    spec, _ = traffic(tmp_path, f"rateLimit: [{limits}]")
+    told = [rule["clientSelectors"] for rule in spec["rateLimit"]["local"]["rules"]]
+    everybody = [{"path": {"type": "PathPrefix", "value": "/"}}]
+    assert told == [[{"headers": [{"name": "x-openmcp-agent", "type": "Distinct"}]}], everybody, everybody]
+
+
 @pytest.mark.parametrize("limit", ["{by: [tool], requests: 5, per: 1s}", "{tools: [a], requests: 5, per: 1s}"])
 def test_limits_of_tools_are_not_made_limits_of_everything(tmp_path: Path, limit: str) -> None:
     spec, warnings = traffic(tmp_path, f"rateLimit: [{limit}]")
@@ -160,7 +168,15 @@ def test_the_addresses_of_old_agents_lead_to_the_sidecar(tmp_path: Path) -> None
         {"type": "Exact", "value": "/s"},
         {"type": "PathPrefix", "value": "/s/messages"},
     ]
-    assert any("sessionAffinity" in str(warning) for warning in made.warnings)
+    assert any("only one has the agent's stream" in str(warning) for warning in made.warnings)
+
+
+def test_no_rule_to_the_sidecars_is_without_a_path(tmp_path: Path) -> None:
+    server = "{name: %s, endpoints: ['http://s.svc/mcp']%s}"
+    servers = [server % (f"s{index}", ", compat: {sse: true}" if index < 2 else "") for index in range(62)]
+    text = f"{HEAD % 'none'}agents: [{{type: none}}]}}\nservers: [{', '.join(servers)}]\n{POLICY}"
+    (rule,) = found(planned(tmp_path, text, "behind"), "HTTPRoute")["rules"]
+    assert len(rule["matches"]) == 64
 
 
 def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:
