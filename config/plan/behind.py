@@ -32,6 +32,7 @@ from openmcp.config.plan.values import (
 _MATCHES: Final = 64
 """Of one rule of a route."""
 _RULES: Final = 16
+_NO_LIMIT: Final = 2**32 - 1
 
 
 def behind(configuration: Configuration, sidecar: Service, target: Target, notices: Notices) -> list[Document]:
@@ -117,13 +118,16 @@ def _warn(configuration: Configuration, notices: Notices) -> None:
 
 
 def _traffic() -> Document:
-    """Without limits on time, which the sidecar has; a session stays with a sidecar as long as their number does."""
+    """Without limits on time and number, which the sidecars have; a session stays with one as long as their number
+    does."""
     return {
         "timeout": {
             "tcp": {"connectTimeout": duration(5)},
             "http": {"requestTimeout": "0s", "streamIdleTimeout": "0s"},
         },
         "retry": {"numRetries": 2, "retryOn": {"triggers": list(SAFE)}},
+        # Envoy's own 1024 are for all servers together, and streams count: one agent could have all of them
+        "circuitBreaker": dict.fromkeys(("maxConnections", "maxPendingRequests", "maxParallelRequests"), _NO_LIMIT),
         "loadBalancer": {
             "type": "ConsistentHash",
             "consistentHash": {"type": "Headers", "headers": [{"name": "Mcp-Session-Id"}]},

@@ -18,6 +18,8 @@ from openmcp.config.plan.values import (
 SAFE: Final = ("connect-failure", "refused-stream", "reset-before-request")
 """When nothing was served yet. What Envoy Gateway retries by default (503 and more) would run a tool twice."""
 _UNITS: Final = {1: "Second", 60: "Minute", 3600: "Hour", 86400: "Day", 604800: "Week", 31_536_000: "Year"}
+_CONNECTIONS: Final = 1024
+"""That Envoy takes where nothing is said."""
 _LOCAL_RULES: Final = 16
 _EVERYBODY: Final = {"clientSelectors": [{"path": {"type": "PathPrefix", "value": "/"}}]}
 _MOST_REQUESTS: Final = 2**32 - 1
@@ -49,6 +51,7 @@ def backend_traffic(server: Server, routes: dict[str, Door], target: Target, not
             "perRetry": {"backOff": {"baseInterval": duration(max(retries.backoff, 0.001))}},
         },
         "circuitBreaker": {
+            "maxConnections": max(server.limits.in_flight, _CONNECTIONS),  # each request has one, over HTTP/1.1
             "maxParallelRequests": server.limits.in_flight,
             "retryBudget": {"percent": {"numerator": round(retries.budget * 1000), "denominator": 1000}},
         },

@@ -39,6 +39,13 @@ def test_streams_may_last(tmp_path: Path) -> None:
     assert spec["timeout"] == {"tcp": {"connectTimeout": "1s500ms"}, "http": http}
 
 
+def test_envoy_has_no_limits_of_its_own_on_what_goes_on_at_once(tmp_path: Path) -> None:
+    made = plan_of(tmp_path, 'endpoints: ["http://s.svc/mcp"]', mode="behind")
+    assert set(found(made, "BackendTrafficPolicy")["circuitBreaker"].values()) == {2**32 - 1}
+    spec, _ = traffic(tmp_path, "limits: {inFlight: 3000}")
+    assert spec["circuitBreaker"].items() >= {"maxConnections": 3000, "maxParallelRequests": 3000}.items()
+
+
 @pytest.mark.parametrize(
     ("limit", "rule", "warned"),
     [
@@ -90,6 +97,13 @@ def test_the_ids_of_a_server_are_checked_and_not_its_name(tmp_path: Path) -> Non
     told = [str(one) for one in made.warnings]
     assert any("serverIds: Envoy Gateway compares at most five whole IDs" in text for text in told)
     assert "servers: s: auth: Envoy Gateway cannot present our SVID: the server will refuse" in told
+
+
+@pytest.mark.parametrize(("other", "warned"), [("td.example", 0), ("more.example", 1)])
+def test_cas_of_servers_are_not_tied_to_their_domains(tmp_path: Path, other: str, warned: int) -> None:
+    ids = f"serverIds: ['spiffe://td.example/s', 'spiffe://{other}/t']"
+    made = plan_of(tmp_path, f"endpoints: ['https://s.svc/mcp'], auth: {{type: spiffe, {ids}}}")
+    assert sum("serverIds: Envoy does not tie a CA" in str(one) for one in made.warnings) == warned
 
 
 @pytest.mark.parametrize(
