@@ -232,6 +232,14 @@ def test_a_gateway_without_a_name_is_warned_of(tmp_path: Path) -> None:
     assert any("a request for any Host is let in" in str(one) for one in made.warnings)
 
 
+@pytest.mark.parametrize(("mode", "warned"), [("direct", False), ("ai", True)])
+def test_two_hosts_are_not_held_by_routes_without_hostnames(tmp_path: Path, mode: str, warned: bool) -> None:
+    listen = ", url: 'https://g.example', allowedHosts: [more.example]"
+    made = planned(tmp_path, configuration(BY_KEY, allow("key:one"), listen=listen), mode)
+    told = [str(one) for one in made.warnings if one.place == "listen.allowedHosts"]
+    assert told == ["listen.allowedHosts: an MCPRoute has no hostnames: a request for any Host is let in"] * warned
+
+
 @pytest.mark.parametrize(
     "agent",
     ["{namespace: a/sa/b, serviceAccount: c}", "{claims: {nonce: x}}", "{claims: {a.b: x}}", "{claims: {g: '*'}}"],
