@@ -49,19 +49,25 @@ def cel_origin(configuration: Configuration) -> str:
     return f"({here} || request.headers['origin'] in [{origins}])" if origins else here
 
 
+def _cel_fit(configuration: Configuration) -> str:
+    """A condition on what sidecars answer at all: a method of MCP, no query, an `Origin` that is listed, if any."""
+    fit = "request.method in ['POST', 'GET', 'DELETE'] && !request.path.contains('?')"
+    return f"{fit} && {cel_origin(configuration)}"
+
+
 def rules_of(rules: list[Document], configuration: Configuration) -> Document:
-    """The rules, with what browsers may not do: a request with an `Origin` that is not listed is let in by none.
+    """The rules, with what nobody may do: a request that a sidecar would not take from anybody is let in by none.
 
     A condition that cannot be evaluated is no match: what allows is never a negation of what failed. Raises
     `CannotPlan`.
     """
-    here = cel_origin(configuration)
+    fit = _cel_fit(configuration)
     made = []
     for index, rule in enumerate(rules):
         named = {**rule, "name": f"{rule['name']}-{index}"}
         if rule["action"] == "Allow":
             own = rule.get("cel", "true")
-            named["cel"] = here if own == "true" else f"{here} && {own}"
+            named["cel"] = fit if own == "true" else f"{fit} && {own}"
         if len(str(named.get("cel", ""))) > LONGEST:
             raise CannotPlan("listen.allowedOrigins, policies: more in one condition than Envoy Gateway takes")
         made.append(named)

@@ -10,7 +10,8 @@ from openmcp.config.plan import CannotPlan
 from openmcp.config.plan.conditions import cel_sound
 from tests.config.planning import KEYS, found, kinds, planned
 
-ORIGIN = "!('origin' in request.headers)"
+FIT = "request.method in ['POST', 'GET', 'DELETE'] && !request.path.contains('?')"
+ORIGIN = f"{FIT} && !('origin' in request.headers)"
 ID = "connection.uri_san_peer_certificate"
 SERVER = 'servers: [{name: s, endpoints: ["http://s.tools.svc:80/mcp"]}]\n'
 BY_KEY = f"{{type: apiKey, keys: {KEYS}}}"
@@ -151,7 +152,10 @@ def test_none_is_an_explicit_allow(tmp_path: Path) -> None:
 def test_origins_that_are_listed_are_let_in(tmp_path: Path) -> None:
     text = configuration("{type: none}", allow("*"), listen=", allowedOrigins: ['https://a.example']")
     (rule,) = found(planned(tmp_path, text), "SecurityPolicy", "s")["authorization"]["rules"]
-    assert rule["cel"] == f"({ORIGIN} || request.headers['origin'] in ['https://a.example'])"
+    assert (
+        rule["cel"]
+        == f"{FIT} && (!('origin' in request.headers) || request.headers['origin'] in ['https://a.example'])"
+    )
 
 
 @pytest.mark.parametrize("method", ["{type: jwtSvid, audience: a, trustDomains: [td.example]}", "{type: workload}"])
