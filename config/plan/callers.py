@@ -125,8 +125,8 @@ def _by_token(configuration: Configuration, who: Access, context: _Context) -> D
     target, server, notices = context
     methods = issuers(configuration)
     rules: list[Document] = []
-    for index, method in methods:
-        rules += token_rules(index, method, who, server, notices)
+    for found in methods:
+        rules += token_rules(found, who, (configuration, server, notices))
     if not any(rule["action"] == "Allow" for rule in rules):
         return None
     providers = [provider(index, method, target, notices) for index, method in methods]

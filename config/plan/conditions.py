@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from openmcp.config.model import Configuration
+from openmcp.config.model import Configuration, JwtSvidAgents
 from openmcp.config.plan.access import Agents, names
 from openmcp.config.plan.values import CannotPlan, Document, Notices
 
@@ -33,13 +33,17 @@ def cel_text(text: str) -> str:
     return "'" + "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in plain) + "'"
 
 
-def cel_sound(token: str, claim: str) -> str:
+def cel_sound(token: str, claim: str, configuration: Configuration) -> str:
     """A condition on the claims of a token that the sidecar has and Envoy has not: it ends, is not bound to a key, and
-    says in `claim` who calls, by a text that can be a name."""
+    says in `claim` who calls, by a text that can be a name. Where JWT-SVIDs are taken, what says that it is one is not
+    for its issuer."""
     who = f"{token}[{cel_text(claim)}]"
     name = f"size({who}) > 0 && size({who}) <= {_MAX_SUBJECT} && !{who}.contains('#')"
     blanks = f"!{who}.startsWith(' ') && !{who}.endsWith(' ')"
-    return f"double({token}['exp']) > 0.0 && !('cnf' in {token}) && {name} && {blanks}"
+    sound = f"double({token}['exp']) > 0.0 && !('cnf' in {token}) && {name} && {blanks}"
+    if not any(isinstance(method, JwtSvidAgents) for method in configuration.identity.agents):
+        return sound
+    return f"{sound} && (!('sub' in {token}) || !{token}['sub'].startsWith('spiffe://'))"
 
 
 def cel_origin(configuration: Configuration) -> str:

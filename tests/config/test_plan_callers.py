@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openmcp.config.model import Configuration
 from openmcp.config.plan import CannotPlan
 from openmcp.config.plan.conditions import cel_sound
 from tests.config.planning import KEYS, found, kinds, planned
@@ -122,7 +123,7 @@ def test_tokens_are_let_in_by_their_subject(tmp_path: Path) -> None:
         "name": "jwt-0-names-0",
         "action": "Allow",
         "principal": {"jwt": {"provider": "jwt-0", "claims": claims}},
-        "cel": f"{ORIGIN} && {cel_sound(TOKEN_CLAIMS, 'sub')}",
+        "cel": f"{ORIGIN} && {cel_sound(TOKEN_CLAIMS, 'sub', Configuration())}",
     }
 
 
