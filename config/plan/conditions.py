@@ -54,13 +54,14 @@ def cel_origin(configuration: Configuration) -> str:
 
 
 def _cel_fit(configuration: Configuration) -> str:
-    """A condition on what sidecars answer at all: a method of MCP, no query, an `Origin` that is listed, if any."""
+    """A condition on what sidecars pass on from anybody: a method of MCP, no query (which they take off, and Envoy
+    cannot), an `Origin` that is listed, if any."""
     fit = "request.method in ['POST', 'GET', 'DELETE'] && !request.path.contains('?')"
     return f"{fit} && {cel_origin(configuration)}"
 
 
 def rules_of(rules: list[Document], configuration: Configuration) -> Document:
-    """The rules, with what nobody may do: a request that a sidecar would not take from anybody is let in by none.
+    """The rules, with what nobody may do: what a sidecar would pass on from nobody is let in by none.
 
     A condition that cannot be evaluated is no match: what allows is never a negation of what failed. Raises
     `CannotPlan`.

@@ -275,7 +275,7 @@ def test_browsers_are_refused(gateway: Gateway) -> None:
     assert gateway.status("/s", origin, spiffe_id="spiffe://td.example/exact") == 403
 
 
-def test_what_a_sidecar_would_not_take_reaches_no_server(gateway: Gateway) -> None:
+def test_what_a_sidecar_passes_on_from_nobody_reaches_no_server(gateway: Gateway) -> None:
     assert [gateway.status("/s", key("one"), method=method) for method in ("GET", "DELETE")] == [200, 200]
     assert [gateway.status("/s", key("one"), method=method) for method in ("PUT", "PATCH", "OPTIONS")] == [403] * 3
     assert gateway.status("/s?toolset=all", key("one")) == 403
