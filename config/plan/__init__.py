@@ -39,7 +39,7 @@ def plan(configuration: Configuration, target: Target) -> Plan:
     else:
         notices.need("Envoy Gateway", "`extensionApis.enableBackend: true` in its configuration")
         warn_of_methods(configuration, notices)
-        warn_of_hosts(configuration, notices)
+        warn_of_hosts(configuration, target, notices)
         warn_of_sections(configuration, notices)
         for server in configuration.servers:
             documents += _server(configuration, server, target, notices)

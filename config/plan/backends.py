@@ -117,4 +117,8 @@ def _ids(server: Server, notices: Notices) -> tuple[str, ...]:
         raise CannotPlan(f"{place}: Envoy Gateway compares whole IDs: a glob alone cannot be planned")
     if len(exact) < len(server.auth.server_ids):
         notices.warn(place, "Envoy Gateway compares at most five whole IDs: globs and further ones are not trusted")
+    if len({urlsplit(one).netloc for one in exact}) > 1:
+        notices.warn(
+            place, "Envoy does not tie a CA to its trust domain: each of these can make certificates of the others"
+        )
     return exact

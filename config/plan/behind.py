@@ -32,24 +32,18 @@ from openmcp.config.plan.values import (
 _MATCHES: Final = 64
 """Of one rule of a route."""
 _RULES: Final = 16
+_NO_LIMIT: Final = 2**32 - 1
 
 
 def behind(configuration: Configuration, sidecar: Service, target: Target, notices: Notices) -> list[Document]:
     """What leads all paths of the configuration to the Service of the sidecars. Raises `CannotPlan`."""
     _warn(configuration, notices)
     paths = [server.path for server in configuration.servers]
-    older = {f"{server.path.rstrip('/')}/messages" for server in configuration.servers if server.compat.sse}
-    if older:
-        why = (
-            "messages go to the sidecar that has the stream: where there are several, give the Service sessionAffinity"
-        )
-        notices.warn("servers: compat.sse", why)
     if not paths:
         notices.warn("servers", "there are none: no route leads to the sidecars")
         return []
     if any(isinstance(method, JwtAgents) for method in configuration.identity.agents):
         paths += [f"/.well-known/oauth-protected-resource{path}" for path in paths]
-    paths += sorted(older)
     matches: list[Document] = [{"path": {"type": "Exact", "value": path}} for path in paths]
     matches += _messages(configuration, notices)
     name = object_name(target.name, "sidecar")
@@ -62,10 +56,7 @@ def behind(configuration: Configuration, sidecar: Service, target: Target, notic
     }
     rules = [
         {
-            "matches": [
-                {"path": {"type": "PathPrefix" if path in older else "Exact", "value": path}}
-                for path in paths[at : at + _MATCHES]
-            ],
+            "matches": matches[at : at + _MATCHES],
             "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": list(NAME_HEADERS)}}],
             "timeouts": {"request": "0s"},
             "backendRefs": [backend],
@@ -127,13 +118,16 @@ def _warn(configuration: Configuration, notices: Notices) -> None:
 
 
 def _traffic() -> Document:
-    """Without limits on time, which the sidecar has; a session stays with a sidecar as long as their number does."""
+    """Without limits on time and number, which the sidecars have; a session stays with one as long as their number
+    does."""
     return {
         "timeout": {
             "tcp": {"connectTimeout": duration(5)},
             "http": {"requestTimeout": "0s", "streamIdleTimeout": "0s"},
         },
         "retry": {"numRetries": 2, "retryOn": {"triggers": list(SAFE)}},
+        # Envoy's own 1024 are for all servers together, and streams count: one agent could have all of them
+        "circuitBreaker": dict.fromkeys(("maxConnections", "maxPendingRequests", "maxParallelRequests"), _NO_LIMIT),
         "loadBalancer": {
             "type": "ConsistentHash",
             "consistentHash": {"type": "Headers", "headers": [{"name": "Mcp-Session-Id"}]},

@@ -125,8 +125,8 @@ def _by_token(configuration: Configuration, who: Access, context: _Context) -> D
     target, server, notices = context
     methods = issuers(configuration)
     rules: list[Document] = []
-    for index, method in methods:
-        rules += token_rules(index, method, who, server, notices)
+    for found in methods:
+        rules += token_rules(found, who, (configuration, server, notices))
     if not any(rule["action"] == "Allow" for rule in rules):
         return None
     providers = [provider(index, method, target, notices) for index, method in methods]
@@ -164,8 +164,7 @@ def _certificate_rules(domain: str, who: Access, server: Server, notices: Notice
         return {"cel": f"{CERTIFICATE_ID} in [{', '.join(cel_text(beginning + one) for one in some)}]"}
 
     allowed = names(as_globs(who.agents, domain), beginning, place, notices)
-    denied = as_globs(who.denied, domain)
-    rules = deny_rules("certificate", names(denied, beginning, place, notices), denied, exact, (place, notices))
+    rules = deny_rules("certificate", as_globs(who.denied, domain), beginning, exact, (place, notices))
     if rules is None:
         return []
     patterns = [("", "")] if allowed.everyone else list(allowed.patterns)

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from openmcp.config.model import Configuration
-from openmcp.config.plan.access import Agents, Names
+from openmcp.config.model import Configuration, JwtSvidAgents
+from openmcp.config.plan.access import Agents, names
 from openmcp.config.plan.values import CannotPlan, Document, Notices
 
 LONGEST: Final = 4096
@@ -33,13 +33,17 @@ def cel_text(text: str) -> str:
     return "'" + "".join(one if one.isprintable() else f"\\U{ord(one):08x}" for one in plain) + "'"
 
 
-def cel_sound(token: str, claim: str) -> str:
+def cel_sound(token: str, claim: str, configuration: Configuration) -> str:
     """A condition on the claims of a token that the sidecar has and Envoy has not: it ends, is not bound to a key, and
-    says in `claim` who calls, by a text that can be a name."""
+    says in `claim` who calls, by a text that can be a name. Where JWT-SVIDs are taken, what says that it is one is not
+    for its issuer."""
     who = f"{token}[{cel_text(claim)}]"
     name = f"size({who}) > 0 && size({who}) <= {_MAX_SUBJECT} && !{who}.contains('#')"
     blanks = f"!{who}.startsWith(' ') && !{who}.endsWith(' ')"
-    return f"double({token}['exp']) > 0.0 && !('cnf' in {token}) && {name} && {blanks}"
+    sound = f"double({token}['exp']) > 0.0 && !('cnf' in {token}) && {name} && {blanks}"
+    if not any(isinstance(method, JwtSvidAgents) for method in configuration.identity.agents):
+        return sound
+    return f"{sound} && (!('sub' in {token}) || !{token}['sub'].startsWith('spiffe://'))"
 
 
 def cel_origin(configuration: Configuration) -> str:
@@ -49,19 +53,26 @@ def cel_origin(configuration: Configuration) -> str:
     return f"({here} || request.headers['origin'] in [{origins}])" if origins else here
 
 
+def _cel_fit(configuration: Configuration) -> str:
+    """A condition on what sidecars pass on from anybody: a method of MCP, no query (which they take off, and Envoy
+    cannot), an `Origin` that is listed, if any."""
+    fit = "request.method in ['POST', 'GET', 'DELETE'] && !request.path.contains('?')"
+    return f"{fit} && {cel_origin(configuration)}"
+
+
 def rules_of(rules: list[Document], configuration: Configuration) -> Document:
-    """The rules, with what browsers may not do: a request with an `Origin` that is not listed is let in by none.
+    """The rules, with what nobody may do: what a sidecar would pass on from nobody is let in by none.
 
     A condition that cannot be evaluated is no match: what allows is never a negation of what failed. Raises
     `CannotPlan`.
     """
-    here = cel_origin(configuration)
+    fit = _cel_fit(configuration)
     made = []
     for index, rule in enumerate(rules):
         named = {**rule, "name": f"{rule['name']}-{index}"}
         if rule["action"] == "Allow":
             own = rule.get("cel", "true")
-            named["cel"] = here if own == "true" else f"{here} && {own}"
+            named["cel"] = fit if own == "true" else f"{fit} && {own}"
         if len(str(named.get("cel", ""))) > LONGEST:
             raise CannotPlan("listen.allowedOrigins, policies: more in one condition than Envoy Gateway takes")
         made.append(named)
@@ -69,24 +80,27 @@ def rules_of(rules: list[Document], configuration: Configuration) -> Document:
 
 
 def deny_rules(
-    name: str, denied: Names, agents: Agents, exact: Callable[[list[str]], Document], told: tuple[str, Notices]
+    name: str, agents: Agents, beginning: str, exact: Callable[[list[str]], Document], told: tuple[str, Notices]
 ) -> list[Document] | None:
-    """The rules for callers that nothing is allowed to; None where they cannot be told from others."""
+    """The rules for those of `agents` whose names begin with `beginning`, to whom nothing is allowed; None where they
+    cannot be told from others."""
+    place, notices = told
+    unheard = Notices()
+    denied = names(agents, beginning, place, unheard)
     if denied.everyone:
         return None
-    if denied.patterns or denied.claims or any(not isinstance(agent, str) for agent in agents):
-        told[1].warn(
-            told[0], f"a rule denies everything to agents that Envoy cannot tell: no caller of {name} is let in"
-        )
+    beyond = unheard.warnings or any(not isinstance(agent, str) for agent in agents)
+    if denied.patterns or denied.claims or beyond:
+        notices.warn(place, f"a rule denies everything to agents that Envoy cannot tell: no caller of {name} is let in")
         return None
     return [{"name": f"{name}-denied", "action": "Deny", **exact(some)} for some in portions(denied.exact)]
 
 
-def portions(names: Iterable[str]) -> list[list[str]]:
+def portions(some: Iterable[str]) -> list[list[str]]:
     """Names in lists that are short enough for one rule."""
     made: list[list[str]] = []
     room = 0
-    for name in names:
+    for name in some:
         size = len(cel_text(name)) + 80  # what stands before each of them
         if room < size or len(made[-1]) == _MOST_NAMES:
             made.append([])

@@ -65,9 +65,12 @@ def _is_hostname(host: str | None) -> bool:
     return _HOSTNAME.fullmatch(host) is not None
 
 
-def warn_of_hosts(configuration: Configuration, notices: Notices) -> None:
+def warn_of_hosts(configuration: Configuration, target: Target, notices: Notices) -> None:
     """Say which names the gateway does not hold requests against, and that it takes any where there are none."""
-    if not hostnames(configuration):
+    names = hostnames(configuration)
+    if target.ai_gateway and len(names) > 1:
+        notices.warn("listen.allowedHosts", "an MCPRoute has no hostnames: a request for any Host is let in")
+    if not names:
         notices.warn("listen.url", "says no name of the gateway: a request for any Host is let in; write https://NAME")
     for host in configuration.listen.allowed_hosts:
         if not _is_hostname(urlsplit(f"//{host}").hostname):

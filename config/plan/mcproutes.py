@@ -133,7 +133,7 @@ def _by_token(
         "protectedResourceMetadata": {"resource": resource},
     }
     subject = f"request.auth.jwt.claims[{cel_text(method.principal_claim)}]"
-    sound = cel_sound("request.auth.jwt.claims", method.principal_claim)
+    sound = cel_sound("request.auth.jwt.claims", method.principal_claim, configuration)
     return _Callers({"oauth": oauth}, f"jwt:{method.issuer}#", subject, sound=sound)
 
 

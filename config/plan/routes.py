@@ -22,7 +22,8 @@ from openmcp.config.plan.values import (
 
 _PROOFS = ("Authorization", "X-API-Key", "X-Forwarded-Client-Cert")
 """What callers prove themselves by; no server sees it."""
-
+_ENTICING: Final = ("Location", "Set-Cookie", "WWW-Authenticate", "Alt-Svc")
+"""By which a server would have callers go elsewhere with their proofs, or come back with others; none is passed on."""
 
 _LONGEST_NOTE: Final = 64 * 1024
 """Characters of an annotation; Kubernetes takes 256 KiB of all of them."""
@@ -80,6 +81,7 @@ def _rule(server: Server, up: Upstream, door: Door, filters: Document | None) ->
     applied: list[Document] = [
         {"type": "URLRewrite", "urlRewrite": rewrite},
         {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": _removed(server)}},
+        {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": list(_ENTICING)}},
     ]
     if filters is not None:
         applied.append({"type": "ExtensionRef", "extensionRef": reference("HTTPRouteFilter", _own(server), ENVOY)})

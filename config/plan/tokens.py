@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from openmcp.config.model import Jwks, JwtAgents, Server
+from openmcp.config.model import Configuration, Jwks, JwtAgents, Server
 from openmcp.config.plan.access import Access, names
 from openmcp.config.plan.conditions import cel_like, cel_sound, cel_text, deny_rules, portions
 from openmcp.config.plan.values import SUBJECT_HEADER, Document, Notices, Target, duration, object_name
@@ -45,8 +45,12 @@ def keys_of(index: int, method: JwtAgents, target: Target, notices: Notices) -> 
     return {"remoteJWKS": {"uri": method.jwks.url, "cacheDuration": duration(300)}}
 
 
-def token_rules(index: int, method: JwtAgents, who: Access, server: Server, notices: Notices) -> list[Document]:
+def token_rules(
+    found: tuple[int, JwtAgents], who: Access, context: tuple[Configuration, Server, Notices]
+) -> list[Document]:
     """Rules for tokens of one issuer; none that allows: nobody gets in by one."""
+    index, method = found
+    configuration, server, notices = context
     beginning, place = f"jwt:{method.issuer}#", f"servers: {server.name}"
     name, claim = f"jwt-{index}", method.principal_claim
     if not _is_plain(claim):
@@ -60,11 +64,11 @@ def token_rules(index: int, method: JwtAgents, who: Access, server: Server, noti
         return {"principal": {"jwt": {"provider": name, "claims": [{"name": claim, "values": some}]}}}
 
     allowed = names(who.agents, beginning, place, notices)
-    rules = deny_rules(name, names(who.denied, beginning, place, notices), who.denied, exact, (place, notices))
+    rules = deny_rules(name, who.denied, beginning, exact, (place, notices))
     if rules is None:
         return []
     token = f"metadata.filter_metadata['envoy.filters.http.jwt_authn']['{name}']"
-    sound = cel_sound(token, claim)
+    sound = cel_sound(token, claim, configuration)
     conditions = [f"{token}['iss'] == {cel_text(method.issuer)}"] if allowed.everyone else []
     conditions += [cel_like(f"{token}[{cel_text(claim)}]", *pattern) for pattern in allowed.patterns]
     rules += [{"name": name, "action": "Allow", "cel": f"{sound} && {condition}"} for condition in conditions]

@@ -18,7 +18,10 @@ from openmcp.config.plan.values import (
 SAFE: Final = ("connect-failure", "refused-stream", "reset-before-request")
 """When nothing was served yet. What Envoy Gateway retries by default (503 and more) would run a tool twice."""
 _UNITS: Final = {1: "Second", 60: "Minute", 3600: "Hour", 86400: "Day", 604800: "Week", 31_536_000: "Year"}
+_CONNECTIONS: Final = 1024
+"""That Envoy takes where nothing is said."""
 _LOCAL_RULES: Final = 16
+_EVERYBODY: Final = {"clientSelectors": [{"path": {"type": "PathPrefix", "value": "/"}}]}
 _MOST_REQUESTS: Final = 2**32 - 1
 
 
@@ -48,6 +51,7 @@ def backend_traffic(server: Server, routes: dict[str, Door], target: Target, not
             "perRetry": {"backOff": {"baseInterval": duration(max(retries.backoff, 0.001))}},
         },
         "circuitBreaker": {
+            "maxConnections": max(server.limits.in_flight, _CONNECTIONS),  # each request has one, over HTTP/1.1
             "maxParallelRequests": server.limits.in_flight,
             "retryBudget": {"percent": {"numerator": round(retries.budget * 1000), "denominator": 1000}},
         },
@@ -117,8 +121,31 @@ def _balance(server: Server, notices: Notices) -> Document:
 
 def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Document | None:
     """Envoy Gateway has one kind of limit in a policy: shared ones where one is shared."""
-    shared = any(limit.shared for limit in server.rate_limit)
-    rules = []
+    rules = _held(server, doors, notices)
+    if not rules:
+        return None
+    place = f"servers: {server.name}: rateLimit"
+    if any(limit.shared for limit in server.rate_limit):
+        notices.need(
+            "Envoy Gateway",
+            f"`rateLimit.backend` with a Redis, for {place}, which is shared; while that is away nothing is counted, "
+            "or, with `rateLimit.failClosed: true`, nothing is let through",
+        )
+        # without `shared`, each route, so each way to prove who one is, has a count of its own
+        return {"type": "Global", "global": {"rules": [{**rule, "shared": True} for rule in rules]}}
+    notices.warn(
+        place, "each Envoy, and each way to prove who one is, counts for itself; `shared: true` counts for all"
+    )
+    if len(rules) > _LOCAL_RULES:
+        notices.warn(place, f"Envoy Gateway takes {_LOCAL_RULES} limits that are not shared: the others are not held")
+    if len(rules) > 1:  # a rule about nobody is held for those alone whom no other rule is about, and there may be one
+        rules = [{**_EVERYBODY, **rule} for rule in rules]
+    return {"type": "Local", "local": {"rules": rules[:_LOCAL_RULES]}}
+
+
+def _held(server: Server, doors: list[Door], notices: Notices) -> list[Document]:
+    """The limits that Envoy can hold."""
+    rules: list[Document] = []
     for index, limit in enumerate(server.rate_limit):
         place = f"servers: {server.name}: rateLimit[{index}]"
         if "tool" in limit.by or limit.tools:
@@ -129,19 +156,7 @@ def _rate_limits(server: Server, doors: list[Door], notices: Notices) -> Documen
         if limit.agents:
             notices.warn(place, "Envoy holds it for all callers, not for these agents alone")
         rules += _rate_limit(limit, doors, place, notices)
-    if not rules:
-        return None
-    place = f"servers: {server.name}: rateLimit"
-    if shared:
-        notices.need("Envoy Gateway", f"`rateLimit.backend` with a Redis, for {place}, which is shared")
-        # without `shared`, each route, so each way to prove who one is, has a count of its own
-        return {"type": "Global", "global": {"rules": [{**rule, "shared": True} for rule in rules]}}
-    notices.warn(
-        place, "each Envoy, and each way to prove who one is, counts for itself; `shared: true` counts for all"
-    )
-    if len(rules) > _LOCAL_RULES:
-        notices.warn(place, f"Envoy Gateway takes {_LOCAL_RULES} limits that are not shared: the others are not held")
-    return {"type": "Local", "local": {"rules": rules[:_LOCAL_RULES]}}
+    return rules
 
 
 def _rate_limit(limit: RateLimit, doors: list[Door], place: str, notices: Notices) -> list[Document]:

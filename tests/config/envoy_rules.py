@@ -116,7 +116,7 @@ def _decides(made: Plan, route: Json, asking: Asking) -> bool:
             return False
     certificate = {} if asking.certificate is None else {"uri_san_peer_certificate": asking.certificate}
     about = {
-        "request": {"headers": headers, "method": "POST"},
+        "request": {"headers": headers, "method": "POST", "path": asking.path},
         "connection": {"mtls": asking.certificate is not None, **certificate},
         "metadata": {"filter_metadata": {"envoy.filters.http.jwt_authn": tokens}},
     }

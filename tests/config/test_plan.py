@@ -17,7 +17,6 @@ from tests.config.planning import (
     called,
     cases,
     configurations,
-    found,
     kinds,
     planned,
     refusal,
@@ -77,16 +76,6 @@ def test_names_that_are_cut_alike_are_not_planned(tmp_path: Path, monkeypatch: p
     text = f"identity: {{workloadApi: none, agents: [{{type: none}}]}}\nservers: [{servers}]\n"
     with pytest.raises(CannotPlan, match="give one of the two another name"):
         planned(tmp_path, f"{text}policies: [{{name: p, servers: ['*'], requests: [{{name: r, action: allow}}]}}]\n")
-
-
-def test_messages_of_old_agents_lead_to_the_sidecars(tmp_path: Path) -> None:
-    servers = "servers: [{name: s, endpoints: ['http://a.svc/mcp'], compat: {sse: true}}]\n"
-    made = planned(
-        tmp_path, f"{servers}policies: [{{name: p, servers: ['*'], requests: [{{name: r, action: allow}}]}}]", "behind"
-    )
-    (rule,) = found(made, "HTTPRoute")["rules"]
-    assert [match["path"]["value"] for match in rule["matches"]] == ["/s", "/s/messages"]
-    assert any("only one has the agent's stream" in str(one) for one in made.warnings)
 
 
 def test_without_servers_no_route_leads_to_sidecars(tmp_path: Path) -> None:

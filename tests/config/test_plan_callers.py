@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from openmcp.config.model import Configuration
 from openmcp.config.plan import CannotPlan
 from openmcp.config.plan.conditions import cel_sound
 from tests.config.planning import KEYS, found, kinds, planned
 
-ORIGIN = "!('origin' in request.headers)"
+FIT = "request.method in ['POST', 'GET', 'DELETE'] && !request.path.contains('?')"
+ORIGIN = f"{FIT} && !('origin' in request.headers)"
 ID = "connection.uri_san_peer_certificate"
 SERVER = 'servers: [{name: s, endpoints: ["http://s.tools.svc:80/mcp"]}]\n'
 BY_KEY = f"{{type: apiKey, keys: {KEYS}}}"
@@ -121,7 +123,7 @@ def test_tokens_are_let_in_by_their_subject(tmp_path: Path) -> None:
         "name": "jwt-0-names-0",
         "action": "Allow",
         "principal": {"jwt": {"provider": "jwt-0", "claims": claims}},
-        "cel": f"{ORIGIN} && {cel_sound(TOKEN_CLAIMS, 'sub')}",
+        "cel": f"{ORIGIN} && {cel_sound(TOKEN_CLAIMS, 'sub', Configuration())}",
     }
 
 
@@ -151,7 +153,10 @@ def test_none_is_an_explicit_allow(tmp_path: Path) -> None:
 def test_origins_that_are_listed_are_let_in(tmp_path: Path) -> None:
     text = configuration("{type: none}", allow("*"), listen=", allowedOrigins: ['https://a.example']")
     (rule,) = found(planned(tmp_path, text), "SecurityPolicy", "s")["authorization"]["rules"]
-    assert rule["cel"] == f"({ORIGIN} || request.headers['origin'] in ['https://a.example'])"
+    assert (
+        rule["cel"]
+        == f"{FIT} && (!('origin' in request.headers) || request.headers['origin'] in ['https://a.example'])"
+    )
 
 
 @pytest.mark.parametrize("method", ["{type: jwtSvid, audience: a, trustDomains: [td.example]}", "{type: workload}"])
@@ -230,6 +235,14 @@ def test_a_gateway_without_a_name_is_warned_of(tmp_path: Path) -> None:
     made = planned(tmp_path, configuration("{type: none}", allow("*")))
     assert "hostnames" not in found(made, "HTTPRoute")
     assert any("a request for any Host is let in" in str(one) for one in made.warnings)
+
+
+@pytest.mark.parametrize(("mode", "warned"), [("direct", False), ("ai", True)])
+def test_two_hosts_are_not_held_by_routes_without_hostnames(tmp_path: Path, mode: str, warned: bool) -> None:
+    listen = ", url: 'https://g.example', allowedHosts: [more.example]"
+    made = planned(tmp_path, configuration(BY_KEY, allow("key:one"), listen=listen), mode)
+    told = [str(one) for one in made.warnings if one.place == "listen.allowedHosts"]
+    assert told == ["listen.allowedHosts: an MCPRoute has no hostnames: a request for any Host is let in"] * warned
 
 
 @pytest.mark.parametrize(

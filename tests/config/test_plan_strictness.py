@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ from openmcp.config.plan import CannotPlan, Target, plan
 from openmcp.identity import agents, jose
 from openmcp.identity.connection import Mtls
 from openmcp.identity.jwt_issuer import Jwts, Terms
+from openmcp.identity.jwt_svid import JwtSvids
 from openmcp.identity.peer import Peer, PeerCertificate
 from openmcp.identity.principal import ANONYMOUS, Principal
 from openmcp.identity.refusal import KeysNeeded, Refused, Unavailable
@@ -156,6 +158,15 @@ def configurations(methods: tuple[Any, ...] = METHODS) -> st.SearchStrategy[Conf
     )
 
 
+class _NoBundles:
+    """A Workload API that gives no keys of trust domains."""
+
+    jwt_generation = 1
+    jwt_bundles: ClassVar[dict[str, bytes]] = {}
+
+    def want_jwt_bundles(self) -> None: ...
+
+
 class _Keys:
     """The key set of every issuer."""
 
@@ -177,11 +188,13 @@ KEYS = _Keys()
 
 
 def identifier(identity: Identity) -> agents.Identifier:
-    """The callers that a sidecar would know, by its own code; it has no keys for JWT-SVIDs here."""
+    """The callers that a sidecar would know, by its own code; it has no keys for JWT-SVIDs here, and refuses them."""
     made: list[agents.Method] = []
     for method in identity.agents:
         if isinstance(method, MtlsAgents):
             made.append(Mtls(method.trust_domains))
+        elif isinstance(method, JwtSvidAgents):
+            made.append(JwtSvids(_NoBundles(), method.audience, method.trust_domains))
         elif isinstance(method, JwtAgents):
             made.append(Jwts(Terms(method.issuer, method.audience, method.principal_claim), KEYS))
         elif isinstance(method, ApiKeyAgents):
@@ -268,6 +281,47 @@ def test_nobody_is_let_in_who_may_not_use_the_server(
         assert request.host in ("g.example", *(host.partition(":")[0] for host in listen.allowed_hosts))
         principals = list(known(configuration, request.headers, request.certificate))
         assert any(may_use(configuration, principal) for principal in principals), (request, principals)
+
+
+@pytest.mark.parametrize("agent", [*AGENTS, "jwt:*#t?am-*", "spiffe://*/x", "spiffe://td.example/ns/?/sa/*"], ids=str)
+def test_who_is_denied_everything_is_not_let_in(agent: str | AgentSelector) -> None:
+    everything = Policy(name="all", servers=("*",), requests=(RequestRule(name="all", action=Action.ALLOW),))
+    nothing = Policy(name="no", servers=("s",), agents=(agent,), requests=(RequestRule(name="no", action=Action.DENY),))
+    configuration = Configuration(
+        listen=Listen(url="https://g.example"),
+        identity=Identity(agents=(METHODS[0], METHODS[2], METHODS[3], METHODS[7])),
+        servers=(Server(name="s", path="/s", endpoints=("http://s.svc/mcp",)),),
+        policies=(everything, nothing),
+    )
+    made = plan(configuration, Target())
+    plain: dict[str, Any] = dict.fromkeys(("key", "claims", "bearer", "certificate", "origin")) | {"host": "g.example"}
+    callers = [{"key": f"{name}-key"} for name in NAMES]
+    callers += [{"claims": {"aud": "openmcp", "iss": IDP, "sub": name}} for name in ("alice", "team-a", "b-x", "ae")]
+    callers += [{"claims": {"aud": "openmcp", "iss": OTHER, "mail": name, "group": "ops"}} for name in ("alice", "b")]
+    callers += [{"certificate": f"spiffe://td.example/{path}"} for path in ("x", "ns/a/sa/b", "ns/c/sa/b")]
+    let_in = [request for request in (asking(plain | caller) for caller in callers) if lets_in(made, request)]
+    for request in let_in:
+        (principal,) = [
+            one for one in known(configuration, request.headers, request.certificate) if one is not ANONYMOUS
+        ]
+        assert may_use(configuration, principal), principal
+
+
+@pytest.mark.parametrize("ai", [False, True])
+def test_a_token_that_says_it_is_a_jwt_svid_is_not_for_its_issuer(ai: bool) -> None:
+    everything = Policy(name="all", servers=("*",), requests=(RequestRule(name="all", action=Action.ALLOW),))
+    configuration = Configuration(
+        listen=Listen(url="https://g.example"),
+        identity=Identity(agents=(METHODS[8], METHODS[2])),
+        servers=(Server(name="s", path="/s", endpoints=("http://s.svc/mcp",)),),
+        policies=(everything,),
+    )
+    made = plan(configuration, Target(ai_gateway=ai))
+    plain: dict[str, Any] = dict.fromkeys(("key", "bearer", "certificate", "origin")) | {"host": "g.example"}
+    for subject, let_in in (("alice", True), ("spiffe://td.example/a", False)):
+        request = asking(plain | {"claims": {"aud": "openmcp", "iss": IDP, "sub": subject}})
+        assert (lets_call(made, request, "t") if ai else lets_in(made, request)) is let_in
+        assert bool(list(known(configuration, request.headers, None))) is let_in
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])

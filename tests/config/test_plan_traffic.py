@@ -39,6 +39,13 @@ def test_streams_may_last(tmp_path: Path) -> None:
     assert spec["timeout"] == {"tcp": {"connectTimeout": "1s500ms"}, "http": http}
 
 
+def test_envoy_has_no_limits_of_its_own_on_what_goes_on_at_once(tmp_path: Path) -> None:
+    made = plan_of(tmp_path, 'endpoints: ["http://s.svc/mcp"]', mode="behind")
+    assert set(found(made, "BackendTrafficPolicy")["circuitBreaker"].values()) == {2**32 - 1}
+    spec, _ = traffic(tmp_path, "limits: {inFlight: 3000}")
+    assert spec["circuitBreaker"].items() >= {"maxConnections": 3000, "maxParallelRequests": 3000}.items()
+
+
 @pytest.mark.parametrize(
     ("limit", "rule", "warned"),
     [
@@ -64,6 +71,14 @@ def test_rate_limits(tmp_path: Path, limit: str, rule: dict[str, Any], warned: s
     assert all(warned in text for text in about)
 
 
+def test_limits_for_all_are_about_everybody_where_there_are_others(tmp_path: Path) -> None:
+    limits = "{by: [agent], requests: 5, per: 1s}, {requests: 9, per: 1s}, {requests: 99, per: 1m}"
+    spec, _ = traffic(tmp_path, f"rateLimit: [{limits}]")
+    told = [rule["clientSelectors"] for rule in spec["rateLimit"]["local"]["rules"]]
+    everybody = [{"path": {"type": "PathPrefix", "value": "/"}}]
+    assert told == [[{"headers": [{"name": "x-openmcp-agent", "type": "Distinct"}]}], everybody, everybody]
+
+
 @pytest.mark.parametrize("limit", ["{by: [tool], requests: 5, per: 1s}", "{tools: [a], requests: 5, per: 1s}"])
 def test_limits_of_tools_are_not_made_limits_of_everything(tmp_path: Path, limit: str) -> None:
     spec, warnings = traffic(tmp_path, f"rateLimit: [{limit}]")
@@ -82,6 +97,13 @@ def test_the_ids_of_a_server_are_checked_and_not_its_name(tmp_path: Path) -> Non
     told = [str(one) for one in made.warnings]
     assert any("serverIds: Envoy Gateway compares at most five whole IDs" in text for text in told)
     assert "servers: s: auth: Envoy Gateway cannot present our SVID: the server will refuse" in told
+
+
+@pytest.mark.parametrize(("other", "warned"), [("td.example", 0), ("more.example", 1)])
+def test_cas_of_servers_are_not_tied_to_their_domains(tmp_path: Path, other: str, warned: int) -> None:
+    ids = f"serverIds: ['spiffe://td.example/s', 'spiffe://{other}/t']"
+    made = plan_of(tmp_path, f"endpoints: ['https://s.svc/mcp'], auth: {{type: spiffe, {ids}}}")
+    assert sum("serverIds: Envoy does not tie a CA" in str(one) for one in made.warnings) == warned
 
 
 @pytest.mark.parametrize(
@@ -160,7 +182,15 @@ def test_the_addresses_of_old_agents_lead_to_the_sidecar(tmp_path: Path) -> None
         {"type": "Exact", "value": "/s"},
         {"type": "PathPrefix", "value": "/s/messages"},
     ]
-    assert any("sessionAffinity" in str(warning) for warning in made.warnings)
+    assert any("only one has the agent's stream" in str(warning) for warning in made.warnings)
+
+
+def test_no_rule_to_the_sidecars_is_without_a_path(tmp_path: Path) -> None:
+    server = "{name: %s, endpoints: ['http://s.svc/mcp']%s}"
+    servers = [server % (f"s{index}", ", compat: {sse: true}" if index < 2 else "") for index in range(62)]
+    text = f"{HEAD % 'none'}agents: [{{type: none}}]}}\nservers: [{', '.join(servers)}]\n{POLICY}"
+    (rule,) = found(planned(tmp_path, text, "behind"), "HTTPRoute")["rules"]
+    assert len(rule["matches"]) == 64
 
 
 def test_who_needs_translation_is_not_served(tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ servers:
   - {{name: s, endpoints: ["http://up.example:7777/mcp"]}}
   - {{name: open, requireAuth: false, endpoints: ["http://up.example:7777/mcp"], limits: {{requestBytes: 1KiB}}}}
   - {{name: few, endpoints: ["http://up.example:7777/mcp"], rateLimit: [{{by: [agent], requests: 2, per: 1h}}]}}
+  - {{name: elsewhere, endpoints: ["http://up.example:7777/elsewhere"]}}
+  - name: shared
+    endpoints: ["http://up.example:7777/mcp"]
+    rateLimit: [{{by: [agent], requests: 3, per: 1h}}, {{requests: 4, per: 1h}}, {{requests: 50, per: 24h}}]
   - {{name: busy, endpoints: ["http://up.example:7777/busy"], retries: {{attempts: 3, tools: ["*"], budget: 1.0}}}}
   - {{name: reset, endpoints: ["http://up.example:7777/reset"], retries: {{attempts: 3, tools: ["*"], budget: 1.0}}}}
   - name: half
@@ -62,13 +66,25 @@ policies:
     servers: [s, few]
     requests: [{{name: all, action: allow}}]
   - {{name: not-two, agents: ["key:two"], servers: [s], requests: [{{name: all, action: deny}}]}}
-  - {{name: known, agents: ["*"], servers: [busy, reset, half], requests: [{{name: all, action: allow}}]}}
+  - name: known
+    agents: ["*"]
+    servers: [busy, reset, half, shared, elsewhere]
+    requests: [{{name: all, action: allow}}]
   - {{name: everybody, agents: [anonymous], servers: [open], requests: [{{name: all, action: allow}}]}}
 """
 
 
+ELSEWHERE = {
+    "Location": "https://evil.example/s",
+    "Set-Cookie": "a=b",
+    "WWW-Authenticate": 'Bearer resource_metadata="https://evil.example"',
+    "Alt-Svc": 'h2="evil.example:443"',
+}
+
+
 class Server(BaseHTTPRequestHandler):
-    """Answers with what it was sent; below `/busy` that it is, and below `/reset` by an end of the connection."""
+    """Answers with what it was sent; below `/busy` that it is, below `/reset` by an end of the connection, and below
+    `/elsewhere` by what leads a client away."""
 
     protocol_version = "HTTP/1.1"
     served: ClassVar[Counter[str]] = Counter()
@@ -84,6 +100,13 @@ class Server(BaseHTTPRequestHandler):
             self.send_header("content-length", "0")
             self.end_headers()
             return
+        if self.path == "/elsewhere":
+            self.send_response(307)
+            for name, value in ELSEWHERE.items():
+                self.send_header(name, value)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         told = json.dumps(
             {":path": self.path, **{name.lower(): value for name, value in self.headers.items()}}
         ).encode()
@@ -91,6 +114,8 @@ class Server(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(told)))
         self.end_headers()
         self.wfile.write(told)
+
+    do_GET = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = do_POST
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -107,18 +132,19 @@ class Gateway:
     folder: Path
 
     def call(self, path: str, headers: dict[str, str] | None = None, **more: Any) -> tuple[int, dict[str, str]]:
-        """Return the status, and what reached the server; `spiffe_id` and `ca` of a certificate, `body`."""
+        """Return the status, and what reached the server, or the headers of an answer that is not 200; `spiffe_id` and
+        `ca` of a certificate, `method`, `body`."""
         context = ssl.create_default_context(cadata=self.authority.cert_pem.bytes().decode())
         if "spiffe_id" in more:
             file = self.folder / "leaf.pem"
             file.write_bytes(more.get("ca", self.domain).leaf(more["spiffe_id"]).pem())
             context.load_cert_chain(file)
         connection = http.client.HTTPSConnection("localhost", self.port, context=context, timeout=10)
-        connection.request("POST", path, more.get("body", b"{}"), headers or {})
+        connection.request(more.get("method", "POST"), path, more.get("body", b"{}"), headers or {})
         answer = connection.getresponse()
         text = answer.read()
         connection.close()
-        return answer.status, json.loads(text) if answer.status == 200 else {}
+        return answer.status, json.loads(text) if answer.status == 200 else dict(answer.getheaders())
 
     def status(self, path: str, headers: dict[str, str] | None = None, **more: Any) -> int:
         """Return the status alone."""
@@ -249,6 +275,19 @@ def test_browsers_are_refused(gateway: Gateway) -> None:
     assert gateway.status("/s", origin, spiffe_id="spiffe://td.example/exact") == 403
 
 
+def test_what_a_sidecar_passes_on_from_nobody_reaches_no_server(gateway: Gateway) -> None:
+    assert [gateway.status("/s", key("one"), method=method) for method in ("GET", "DELETE")] == [200, 200]
+    assert [gateway.status("/s", key("one"), method=method) for method in ("PUT", "PATCH", "OPTIONS")] == [403] * 3
+    assert gateway.status("/s?toolset=all", key("one")) == 403
+    assert gateway.status("/open?", {}) == 403
+
+
+def test_no_server_sends_callers_elsewhere(gateway: Gateway) -> None:
+    status, headers = gateway.call("/elsewhere", key("one"))
+    assert status == 307
+    assert not {name.lower() for name in ELSEWHERE} & {name.lower() for name in headers}
+
+
 def test_requests_are_limited_in_size(gateway: Gateway) -> None:
     assert gateway.status("/open", body=b"x" * 1025) == 413
 
@@ -256,6 +295,12 @@ def test_requests_are_limited_in_size(gateway: Gateway) -> None:
 def test_rates_are_limited_for_each_agent(gateway: Gateway) -> None:
     agents = (key("one"), key("two"), gateway.token(sub="alice"), gateway.token(sub="team-a"))
     assert [[gateway.status("/few", agent) for _ in range(3)] for agent in agents] == [[200, 200, 429]] * 4
+
+
+def test_a_limit_for_all_holds_beside_one_for_each_agent(gateway: Gateway) -> None:
+    assert [gateway.status("/shared", key("one")) for _ in range(2)] == [200, 200]
+    assert [gateway.status("/shared", key("two")) for _ in range(3)] == [200, 200, 429]
+    assert gateway.status("/shared", key("one")) == 429
 
 
 @pytest.mark.parametrize(("path", "status"), [("/busy", 503), ("/reset", 503)])
