@@ -87,6 +87,8 @@ def hostile() -> dict[str, str]:
         "addresses": cut("a@b.example ", size),
         "@": cut("a@b", size),
         "headers of keys": cut("-----BEGIN PRIVATE KEY-----", size),
+        "headers in headers of keys": cut("-----BEGIN PRIVATE KEY\nComment:", size),
+        "beginnings of keys": cut("MHcCAQEEI", size),
         "escapes": cut("%41a", size),
         "JSON escapes": cut("\\u0041a", size),
         "backslashes": "\\" * size,

@@ -5,7 +5,6 @@ call, keeps a value or logs.
 """
 
 import importlib.util
-import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,8 +38,6 @@ else:
         return module
 
     messages = _generated()
-
-logging.getLogger("grpc").setLevel(logging.INFO)  # at debug it tells of each call
 
 PATIENCE: Final = 3.0
 """Seconds that a JWT-SVID may take; an agent that is just starting again is waited for."""

@@ -5,13 +5,17 @@ Sources: RFC 7468 and RFC 4716 (PEM and SSH2), RFC 5958, 8017 and 5915 (how keys
 
 import binascii
 import re
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 from openmcp.sidecar.detection.candidates import Found, byte_at, is_word, nothing, opens
+from openmcp.sidecar.detection.sets import compiled
 
 _SECRET_WINDOW: Final = 120
 _SECRET: Final = re.compile(rb"(?<![A-Za-z0-9+/])(?:[A-Za-z0-9+]|\\?/){40}(?![A-Za-z0-9+/=])")
 _HEX: Final = b"0123456789abcdefABCDEF"
+_MEMORY: Final = 1 << 20
+"""Bytes that the automata of one pattern may take."""
 
 
 def access_key(data: bytes, start: int, end: int) -> Found:
@@ -32,23 +36,29 @@ def secret_key(data: bytes, start: int, end: int) -> Found:
 
 
 _KEY_MAX: Final = 16 * 1024
+_HEADERS_MAX: Final = 4 * 1024
+"""Bytes within which a key begins behind its header: other headers and what is between lines."""
 _BETWEEN: Final = (
-    rb"(?:[\s\"'`+,>#|*]|\\{1,4}[nrt\"]|(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset):[^\r\n\\]{0,200})"
+    rb"(?:[\s\x0b\"'`+,>#|*]|\\{1,4}[nrt\"]|(?:Proc-Type|DEK-Info|Version|Comment|Hash|Charset):[^\r\n\\]{0,200})"
 )
-_BODY_BEGINS: Final = re.compile(rb"[A-Z ]{0,20} ?-{0,5}" + _BETWEEN + rb"{0,2000}[A-Za-z0-9+/]{16}")
-_BODY_ALL: Final = re.compile(
-    rb"[A-Z ]{0,20} ?-{0,5}(?:" + _BETWEEN + rb"|[A-Za-z0-9+/=]{16,}|[A-Za-z0-9+/]{1,64}={1,2})*"
-)
-_LAST: Final = re.compile(rb"-{2,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?(?: ?-{2,5})?")
-_LAST_PUTTY: Final = re.compile(rb"Private-MAC: ?[0-9a-f]+")
+_BODY_BEGINS: Final = rb"[A-Z ]{0,20} ?-{0,5}" + _BETWEEN + rb"*[A-Za-z0-9+/]{16}"
+_BODY_ALL: Final = rb"[A-Z ]{0,20} ?-{0,5}(?:" + _BETWEEN + rb"|[A-Za-z0-9+/=]{16,}|[A-Za-z0-9+/]{1,64}={1,2})*"
+_LAST: Final = rb"-{2,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?(?: ?-{2,5})?"
+_LAST_PUTTY: Final = rb"Private-MAC: ?[0-9a-f]+"
+
+
+@cache
+def _linear(source: bytes) -> Any:
+    """A pattern of RE2: what may stand in a key can be read in many ways, and `re` would try each of them."""
+    return compiled(source, _MEMORY)
 
 
 def armoured_key(data: bytes, start: int, end: int) -> Found:
     """A private key behind its header, to its last line or as far as it goes; a header alone is none."""
-    limit = min(len(data), end + _KEY_MAX)
-    if _BODY_BEGINS.match(data, end, limit) is None:
+    if _linear(_BODY_BEGINS).match(data, end, end + _HEADERS_MAX) is None:
         return nothing(end)
-    last = _LAST.search(data, end, limit) or _BODY_ALL.match(data, end, limit)
+    limit = min(len(data), end + _KEY_MAX)
+    last = _linear(_LAST).search(data, end, limit) or _linear(_BODY_ALL).match(data, end, limit)
     stop = last.end() if last is not None else limit
     return (start, stop, stop)
 
@@ -58,7 +68,7 @@ def putty_key(data: bytes, start: int, end: int) -> Found:
     limit = min(len(data), end + _KEY_MAX)
     if data.find(b"Private-Lines:", end, limit) < 0:
         return nothing(end)
-    last = _LAST_PUTTY.search(data, end, limit)
+    last = _linear(_LAST_PUTTY).search(data, end, limit)
     stop = last.end() if last is not None else limit
     return (start, stop, stop)
 
@@ -69,9 +79,10 @@ _DER_LEAST: Final = 60
 
 def bare_key(data: bytes, start: int, end: int) -> Found:
     """A private key without header, known by how its DER or OpenSSH form begins."""
-    before = byte_at(data, start - 1)
+    if byte_at(data, start - 1) in b"+/" or not opens(data, start):  # asked first: it costs nothing
+        return nothing(start + 1)
     match = _DER_RUN.match(data, start, start + _KEY_MAX)
-    if match is None or before in b"+/" or not opens(data, start) or len(match[0]) < _DER_LEAST:
+    if match is None or len(match[0]) < _DER_LEAST:
         return nothing(start + 1)
     return (start, match.end(), match.end())
 

@@ -77,9 +77,12 @@ def _fits(made: Any) -> bool:
     return True
 
 
-def compiled(source: str, memory: int = 8 << 20) -> Any:
-    """One pattern by itself, with the bytes that its automata may take; nothing is logged."""
+def compiled(source: str | bytes, memory: int = 8 << 20) -> Any:
+    """One pattern by itself, with the bytes that its automata may take; nothing is logged. One in bytes is for bytes of
+    any kind, one in text for UTF-8."""
     options = re2.Options()
+    if isinstance(source, bytes):
+        options.encoding = re2.Options.Encoding.LATIN1
     options.max_mem = memory
     options.log_errors = False
     return re2.compile(source, options)

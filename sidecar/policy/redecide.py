@@ -20,7 +20,8 @@ from openmcp.sidecar.policy.globs import GlobSet
 from openmcp.sidecar.types import METHOD, PROMPT, RESOURCE, Era, JsonObject, Request, Subject
 
 _NO_SERVER: Final = Decision(DENY, reason="the configuration has no such server")
-_CLIPPED: Final = "…(+"
+_NOT_WHOLE: Final = ("…(+", "[redacted:", "[credential]")
+"""What stands in a name that was clipped or redacted."""
 _WITHOUT_CLAIMS: Final = frozenset(("apiKey", "none"))
 _CONNECTING: Final = (Subject(METHOD, "initialize"),)
 """By what an agent's answers to its server are judged."""
@@ -99,7 +100,7 @@ def _subjects(line: JsonObject) -> list[tuple[Subject, ...]]:
         return []
     if type(name) is not str:
         return [(Subject(METHOD, method),)] if method not in NAMED and method != "completion/complete" else []
-    if _CLIPPED in name:
+    if any(mark in name for mark in _NOT_WHOLE):
         return []
     kinds = (NAMED[method][0],) if method in NAMED else (PROMPT, RESOURCE)
     try:

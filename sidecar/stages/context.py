@@ -30,6 +30,7 @@ class Flow:
     for the record. `undecided`: how its message counts where policy was not asked.
     `ending` is the event that its last record is. `canonical`: the request's body is what we would write ourselves.
     `approval`: the approval that the call waits for, or was made under. `progress`: what we told of it ourselves.
+    `kept`: the name that the record has instead of `name`, where something was redacted in that.
     `client`: what a session that begins here remembers for a server that knows no sessions (`Session.client`).
     `older`: it comes from an agent of 2024-11-05, over HTTP+SSE.
     `parameters`: the `Mcp-Param-*` header lines to pass on. `common`: the encoded fields that its records share.
@@ -67,6 +68,7 @@ class Flow:
     why = ""
     undecided = "refused"
     approval = ""
+    kept = ""
     progress = 0.0
     error: JsonObject | None = None
     answer: JsonObject | None = None

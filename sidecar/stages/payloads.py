@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from openmcp.sidecar.inspection.findings import Finding
 from openmcp.sidecar.mcp import jsonrpc
+from openmcp.sidecar.mcp.methods import NAMED
 from openmcp.sidecar.stages.context import Flow
 from openmcp.sidecar.telemetry.records import clip, encode, escaped, fingerprint
 from openmcp.sidecar.types import JsonObject
@@ -30,12 +31,15 @@ class Payloads:
         self._key = key
 
     def sent(self, flow: Flow, member: str, value: JsonObject) -> bytes:
-        """What an agent sends, redacted: `"params":{...}`, `"removed":[...]`."""
+        """What an agent sends, redacted: `"params":{...}`, `"removed":[...]`. Where that is in the name of what is
+        asked for, the record's lines have `flow.kept` in its place."""
         inspector = flow.snapshot.inspectors.find(flow.principal, flow.server)
         if inspector is None:
             return self._members(flow, member, value, ())
         subjects = flow.call.subjects if flow.call is not None else ()
         examined = inspector.redacted(subjects, value)
+        if examined.document is not value:
+            flow.kept = _name(flow.method, examined.document)
         return self._members(flow, member, examined.document, examined.findings)
 
     def passed(self, flow: Flow, member: str, value: JsonObject | None, size: int) -> bytes:
@@ -50,6 +54,7 @@ class Payloads:
         secrets = _secrets(flow, text)
         if secrets:
             text = _encoded(_without(value, secrets))
+            flow.kept = _without(flow.kept or flow.name, secrets)
         text = escaped(text)
         kept = b'"%b":%b' % (member.encode(), text) if len(text) <= MAX_BYTES else _clipped(member, len(text), text)
         removed = [finding for finding in findings if finding.removed and not finding.shadow]
@@ -99,6 +104,17 @@ def _secrets(flow: Flow, text: bytes) -> list[str]:
     if flow.session is not None:
         found.append(flow.session.upstream_id.encode())
     return [secret.decode("latin-1") for secret in found if len(secret) >= _SHORTEST_SECRET and _stands(secret, text)]
+
+
+def _name(method: str, params: JsonObject) -> str:
+    """The name in the params of a call; empty where there is none."""
+    named = NAMED.get(method)
+    if named is not None:
+        return str(params.get(named[1], ""))
+    reference = params.get("ref")
+    if type(reference) is not dict:
+        return ""
+    return str(reference.get("uri" if reference.get("type") == "ref/resource" else "name", ""))
 
 
 def _stands(secret: bytes, text: bytes) -> bool:

@@ -57,13 +57,14 @@ class Recorder:
     def call(self, flow: Flow, event: str, decision: Decision) -> None:
         """The agent's request or notification, with what was decided; written before it goes on."""
         flow.decision = decision
-        flow.common = _common(flow)
         call = flow.call
         assert call is not None
+        said = self._payloads.sent(flow, "params", call.message.params) if self._payloads is not None else b""
+        flow.common = _common(flow)
         decided = _decided(flow.identified_by, flow.era, call.version, decision)
         members = [flow.common, decided, b'"bytes_in":%d' % flow.bytes_in]
-        if self._payloads is not None:
-            members.append(self._payloads.sent(flow, "params", call.message.params))
+        if said:
+            members.append(said)
         self._write(event, TO_SERVER, members)
 
     def end(self, flow: Flow) -> None:
@@ -233,8 +234,9 @@ def _found(finding: Finding, count: int, path: str) -> dict[str, object]:
 
 def _common(flow: Flow) -> bytes:
     """The fields that all lines of a flow share, encoded once."""
-    names = (flow.agent, flow.server, flow.method, flow.session_ref, flow.name)
-    shape = (_shape if len(flow.name) <= _REMEMBERED and len(flow.agent) <= _REMEMBERED else _shape.__wrapped__)(*names)
+    name = flow.kept or flow.name
+    names = (flow.agent, flow.server, flow.method, flow.session_ref, name)
+    shape = (_shape if len(name) <= _REMEMBERED and len(flow.agent) <= _REMEMBERED else _shape.__wrapped__)(*names)
     head = f'"call":"{flow.id}","trace":"{flow.trace.trace_id}","span":"{flow.trace.span_id}",'.encode() + shape
     identifier = flow.message_id
     if identifier is None:
@@ -245,7 +247,7 @@ def _common(flow: Flow) -> bytes:
 def _fields(flow: Flow) -> dict[str, object]:
     """The same, for lines in which some of them differ."""
     fields: dict[str, object] = {"call": flow.id, "trace": flow.trace.trace_id, "span": flow.trace.span_id}
-    fields |= _named(flow.agent, flow.server, flow.method, flow.session_ref, flow.name)
+    fields |= _named(flow.agent, flow.server, flow.method, flow.session_ref, flow.kept or flow.name)
     if flow.message_id is not None:
         fields["id"] = flow.message_id
     return fields

@@ -10,6 +10,8 @@ from openmcp.sidecar.telemetry.records import encode, timestamp
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every `LogRecord` has; all else came in as `extra` and is logged as a field."""
 
+_OURS = "openmcp"
+
 
 class JsonFormatter(logging.Formatter):
     """One JSON object per record: time, level, logger, message, the fields given as `extra`, exception."""
@@ -44,7 +46,8 @@ class TerminalFormatter(logging.Formatter):
 def configure(level: str, stream: TextIO | None = None) -> None:
     """Set up logging: `level` is `debug`, `info`, `warning` or `error`; `stream` is standard error by default.
 
-    JSON lines where the stream is not a terminal. Called again (a reload) it replaces what it set up before.
+    JSON lines where the stream is not a terminal. Called again (a reload) it replaces what it set up before. `debug` is
+    for our own loggers: libraries, such as botocore, tell there whole messages with the credentials in them.
     """
     output = stream or sys.stderr
     handler = logging.StreamHandler(output)
@@ -55,7 +58,9 @@ def configure(level: str, stream: TextIO | None = None) -> None:
             root.removeHandler(old)
     handler.openmcp = True  # type: ignore[attr-defined]  # marks ours among handlers a host program may have
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    wanted = logging.getLevelNamesMapping()[level.upper()]
+    root.setLevel(max(wanted, logging.INFO))
+    logging.getLogger(_OURS).setLevel(wanted)
     logging.raiseExceptions = False  # a closed standard error must not stop anything
 
 

@@ -233,8 +233,16 @@ class Check:
             self._begin_at(link, Head(previous.seq, _value(previous.chain)))
             return self._follows(link)
         if checkpoint.kind == START and self._kind != STOP:
-            self._note("the process before ended without a last checkpoint: it was killed, or its last lines were cut")
+            what = "the process before ended without a last checkpoint: it was killed, or its last lines were cut"
+            self._note(what + self._in_doubt(self._head.seq))
         return self._follows(link)
+
+    def _in_doubt(self, last: int) -> str:
+        """Which lines of a process that was killed nobody had signed: the next one signs what it finds in the file."""
+        if self._verifier is None or self._covered >= last:
+            return ""
+        lines = f"seq {self._covered + 1} to {last}" if self._covered + 1 < last else f"seq {last}"
+        return f"; {lines} had no signature then, and may have been changed by whoever could write the file"
 
     def _begins_anew(self, link: Link) -> bool:
         if self._head is not None and self._kind == STOP:

@@ -87,6 +87,34 @@ async def test_what_is_redacted_is_not_in_the_record_but_its_hash_is() -> None:
         assert MAIL not in json.dumps(it.audit.lines)
 
 
+async def test_what_is_redacted_is_not_in_the_names_of_the_record_either() -> None:
+    async with scene(allow(), guarded(REDACT)) as it:
+        keeping(it)
+        await it.agent.initialize()
+        it.server = lambda sent: stream(
+            notification("message", level="info", data="x"), response({"contents": []}, sent.json["id"])
+        )
+        await it.agent.send(request("resources/read", uri=f"crm:///customers/{MAIL}"))
+        await it.agent.send(
+            request(
+                "completion/complete",
+                ref={"type": "ref/resource", "name": "x", "uri": f"crm:///{MAIL}"},
+                argument={"name": "a", "value": "b"},
+            )
+        )
+        assert {line["name"] for line in it.audit.lines if "name" in line} == {
+            "crm:///customers/[redacted:email]",
+            "crm:///[redacted:email]",
+        }
+        assert it.sent[-2].json["params"]["uri"] == f"crm:///customers/{MAIL}", "the server gets what was said"
+        await it.agent.call(f"tool-{it.agent.session}")
+        assert it.ended["name"] == "tool-[credential]"
+        record = json.dumps(it.audit.lines)
+        assert it.agent.session is not None
+        assert MAIL not in record
+        assert it.agent.session not in record
+
+
 async def test_what_is_blocked_is_nowhere_in_the_record() -> None:
     async with scene(allow(), guarded(BLOCK)) as it:
         keeping(it)

@@ -17,11 +17,12 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restore() -> Iterator[None]:
-    root = logging.getLogger()
-    level, handlers, raising = root.level, root.handlers[:], logging.raiseExceptions
+    root, ours = logging.getLogger(), logging.getLogger("openmcp")
+    levels, handlers, raising = (root.level, ours.level), root.handlers[:], logging.raiseExceptions
     yield
     root.handlers[:] = handlers
-    root.setLevel(level)
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
     logging.raiseExceptions = raising
 
 
@@ -52,6 +53,19 @@ def test_readable_on_a_terminal_and_text_cannot_act_on_it() -> None:
     log.configure("info", stream)
     logging.getLogger("openmcp.test").info("a \x1b[31mred\nline", extra={"server": "zendesk"})
     assert stream.getvalue()[8:] == " info    a \\x1b[31mred\\nline server=zendesk\n"
+
+
+def test_at_debug_libraries_do_not_tell_what_they_send() -> None:
+    stream = io.StringIO()
+    log.configure("debug", stream)
+    logging.getLogger("botocore.parsers").debug("Response body: <SecretAccessKey>wJalr</SecretAccessKey>")
+    logging.getLogger("botocore.credentials").info("Found credentials")
+    logging.getLogger("openmcp.test").debug("ours")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["Found credentials", "ours"]
+    log.configure("error", stream)
+    logging.getLogger("botocore.credentials").warning("not this")
+    logging.getLogger("openmcp.test").warning("nor this")
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_configuring_again_replaces() -> None:

@@ -191,6 +191,10 @@ CONFIGURATION: Json = {
         ),
         ({"name": "free"}, "allow"),
         ({"name": "other"}, "deny"),
+        (
+            {"name": "[redacted:email]", "params": {"name": "[redacted:email]"}, "removed": [{}]},
+            "depends: it depends on what the message says, and some of that was removed from the record",
+        ),
         ({"name": "free", "server": "gone"}, "deny: the configuration has no such server"),
         (
             {"method": "completion/complete", "name": "x"},

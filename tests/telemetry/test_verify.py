@@ -188,6 +188,26 @@ def test_a_restart_continues_the_chain(tmp_path: Path) -> None:
     assert whats(verify(b"".join(lines[:2] + lines[5:]))) == ["3 6 seq 3 to 5 missing before this line"]
 
 
+def test_what_was_written_into_a_record_before_a_restart_is_in_doubt(tmp_path: Path) -> None:
+    """The process that goes on signs what it finds, which somebody else may have put there."""
+    path = tmp_path / "audit.log"
+    write(path, 3, killed=True)
+    begun = path.read_bytes().splitlines(keepends=True)[:2]
+    two = parse(begun[1][:-1])
+    assert two is not None
+    forged = Chain(Head(two.seq, two.value)).link(line(7))
+    path.write_bytes(b"".join([*begun, forged]))
+    write(path, 1)
+    write(path, 1)
+    report = check(path, key=PUBLIC)
+    assert (report.whole, report.signatures) == (True, "valid")
+    (note,) = report.notes
+    assert note.what == (
+        "the process before ended without a last checkpoint: it was killed, or its last lines were cut;"
+        " seq 2 to 3 had no signature then, and may have been changed by whoever could write the file"
+    )
+
+
 def test_what_was_killed_is_told_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     write(path, 3, killed=True)
@@ -200,7 +220,7 @@ def test_what_was_killed_is_told_and_goes_on(tmp_path: Path) -> None:
     assert [str(note) for note in report.notes] == [
         "audit.log:6 (seq 4): audit.log:5 is a torn line; it was left by a process that was killed or a full disk",
         "audit.log:6 (seq 4): the process before ended without a last checkpoint: it was killed, or its last lines were"
-        " cut",
+        " cut; seq 2 to 4 had no signature then, and may have been changed by whoever could write the file",
     ]
     other = path.read_bytes().replace(line(3)[:33] + b"\n", line(3)[:32] + b"?\n")
     assert whats(verify(other)) == ["5 None not a line of a record: changed, cut, or written by somebody else"]
