@@ -6,7 +6,7 @@ import logging
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +21,10 @@ from openmcp.injector.settings import Settings
 PATH: Final = "/mutate"
 BODY: Final = 4 * 1024 * 1024
 """Bytes of a review. An API server takes requests of 3 MiB at most."""
+SMALL: Final = 64 * 1024
+"""Bytes of a review that is read without waiting for others: as much is held of every request in any case."""
 AT_ONCE: Final = 16
-"""Reviews that are read at the same time: with `BODY`, what strangers can make us hold."""
+"""Larger reviews that are read at the same time: with `BODY`, what strangers can make us hold."""
 _BODY_PATIENCE: Final = 4.0
 """Seconds for a request to arrive whole: an API server gives up after five."""
 KEPT: Final = 120.0
@@ -68,8 +70,7 @@ class Webhook:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(_BODY_PATIENCE), self._reading:
-                body = await request.read()
+            body = await self._body(request)
             began = time.perf_counter()
             admission = self._judge(body, self._settings)
             await self._records.write(admission, time.perf_counter() - began)
@@ -92,6 +93,13 @@ class Webhook:
         if self._draining:
             response.force_close()
         return response
+
+
+    async def _body(self, request: web.Request) -> bytes:
+        """A review of a pod is mostly small, and then waits for no stranger who sends slowly. Raises `TimeoutError`."""
+        small = request.content_length is not None and request.content_length <= SMALL
+        async with asyncio.timeout(_BODY_PATIENCE), nullcontext() if small else self._reading:
+            return await request.read()
 
 
 class Operations:

@@ -275,6 +275,26 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
         writer.close()
 
 
+@pytest.mark.parametrize("length", [100, server.BODY])
+async def test_strangers_who_send_slowly_keep_no_review_waiting(monkeypatch, length):
+    """Twice as many as are read at once; the 100 (Continue) says that the body of each is waited for."""
+    monkeypatch.setattr(server, "_BODY_PATIENCE", 3600)
+    async with Scene() as scene:
+        trusting = ssl.create_default_context(cadata=scene.generation.ca.decode())
+        strangers = []
+        for _ in range(2 * server.AT_ONCE):
+            reader, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=trusting, server_hostname=NAME)
+            strangers.append(writer)
+            head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % length)
+            assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 100")
+            writer.write(b"{")
+        status, body, _ = await asyncio.wait_for(scene.post(asked()), 30)
+        assert (status, json.loads(body)["response"]["allowed"]) == (200, True)
+        for writer in strangers:
+            writer.close()
+
+
 async def test_no_more_connections_than_there_may_be(monkeypatch):
     monkeypatch.setattr(server, "CONNECTIONS", 2)
     monkeypatch.setattr(server, "SWEEP", 0.05)

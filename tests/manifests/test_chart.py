@@ -148,6 +148,8 @@ def test_every_value_is_in_the_schema_and_every_mapping_is_closed() -> None:
         ({"sidecar": {"apiServer": "https://10.0.0.1:6443"}}, "apiServer"),
         ({"sidecar": {"resources": {"memory": "128MB"}}}, "memory"),
         ({"injector": {"adminPort": 8443}}, "injector.port and injector.adminPort"),
+        ({"injector": {"podDisruptionBudget": {"minAvailable": 2}}}, "injector.podDisruptionBudget.minAvailable is all"),
+        ({"injector": {"podDisruptionBudget": {"minAvailable": "100%"}}}, "minAvailable is all of injector.replicas"),
         ({"injector": {"failurePolicy": "fail"}}, "failurePolicy"),
         ({"sidecar": {"spiffe": {"volume": "hostPath"}}}, "volume"),
         ({"spire": {"olderDigests": ["latest"]}}, "olderDigests"),
