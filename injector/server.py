@@ -94,7 +94,6 @@ class Webhook:
             response.force_close()
         return response
 
-
     async def _body(self, request: web.Request) -> bytes:
         """A review of a pod is mostly small, and then waits for no stranger who sends slowly. Raises `TimeoutError`."""
         small = request.content_length is not None and request.content_length <= SMALL
