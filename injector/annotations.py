@@ -150,7 +150,7 @@ class Annotations:
         """A request and its limit; where only one is written, the other follows it rather than contradicts it."""
         request_given, limit_given = self._quantity(name), self._quantity(f"{name}-limit")
         request, limit = request_given or request, limit_given or limit
-        if limit is None or _at_most(request, limit):
+        if limit is None or references.at_most(request, limit):
             return request, limit
         if request_given and limit_given:
             self._fault(f"{name}-limit", f"{limit} is less than {PREFIX}{name}, {request}")
@@ -196,8 +196,3 @@ class Annotations:
         """`a, b`: the parts that are not empty; a comma at the end does no harm."""
         parts = (part.strip() for part in self._given.get(name, "").split(","))
         return tuple(part for part in parts if part)
-
-
-def _at_most(request: str, limit: str) -> bool:
-    low, high = references.quantity(request), references.quantity(limit)
-    return low is not None and high is not None and low <= high

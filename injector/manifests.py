@@ -52,9 +52,18 @@ def _flat(documents: list[Any]) -> Iterator[Any]:
     for document in documents:
         is_list = isinstance(document, dict) and str(document.get("kind", "")).endswith("List")
         if is_list and isinstance(document.get("items"), list):
+            _name_items(document)
             yield from _flat(document["items"])
         else:
             yield document
+
+
+def _name_items(found: Json) -> None:
+    """The items of a `PodList` are pods, whether they say so or not: kubectl takes them for that."""
+    kind = str(found["kind"]).removesuffix("List")
+    for item in found["items"]:
+        if kind and isinstance(item, dict) and "kind" not in item:
+            item |= {"apiVersion": item.get("apiVersion") or found.get("apiVersion"), "kind": kind}
 
 
 def _path(document: Any) -> tuple[str, ...] | None:

@@ -69,3 +69,9 @@ def quantity(text: str) -> Decimal | None:
         return None
     value = Decimal(found["number"]) * _UNITS[found["unit"]]
     return value if value > 0 else None
+
+
+def at_most(request: str, limit: str) -> bool:
+    """Whether one quantity is not above another."""
+    low, high = quantity(request), quantity(limit)
+    return low is not None and high is not None and low <= high

@@ -22,9 +22,9 @@ _HARMLESS = frozenset(
 def faults(pod: Json, settings: Settings) -> list[str]:
     """Everything that keeps a well-formed pod from being governed, as sentences that say what to do."""
     spec = pod["spec"]
-    found = [*_shared(spec), *_volumes(spec, settings), *_annotations(pod)]
+    found = [*_shared(spec), *_alone(spec), *_volumes(spec, settings), *_annotations(pod)]
     if not settings.trust.dns:
-        found += _names(spec)
+        found += _names(pod.get("metadata") or {}, spec)
     for container in agents(spec):
         found += [f"container {container['name']}: {fault}" for fault in _container(container, spec, settings)]
     return found
@@ -55,9 +55,24 @@ def _shared(spec: Json) -> Iterator[str]:
         yield "os: the sidecar runs on Linux"
 
 
-def _names(spec: Json) -> Iterator[str]:
-    """The sidecar resolves the names of MCP servers and of the API server as the pod says."""
+def _alone(spec: Json) -> Iterator[str]:
+    """An `exec` that names no container goes to the only one, and no policy on `exec` sees which that is."""
+    if all(one["name"] == CONTAINER for one in spec["containers"]):
+        yield f"containers: there is none but {CONTAINER}; who gives no container's name to exec would be in it"
+
+
+def _names(metadata: Json, spec: Json) -> Iterator[str]:
+    """The sidecar resolves the names of MCP servers and of the API server as the pod says. The kubelet writes the
+    hostname into the hosts file of all containers: `hostnameOverride`, else `hostname`, which has no dot, else the
+    pod's name. Names that controllers make end by chance, and lead nowhere."""
     remedy = "an operator may allow it by trust.dns"
+    if spec.get("hostnameOverride"):
+        yield f"hostnameOverride: the sidecar would find a server of that name in the pod itself; {remedy}"
+    elif not spec.get("hostname") and "." in str(metadata.get("name") or ""):
+        yield (
+            "metadata.name: it is the hostname too, and the sidecar would find a server of that name in the pod "
+            f"itself; write it without dots, or a hostname; {remedy}"
+        )
     if spec.get("hostAliases"):
         yield f"hostAliases: they would say where the sidecar finds its servers; {remedy}"
     given = spec.get("dnsConfig") or {}

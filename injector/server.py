@@ -5,8 +5,9 @@ import asyncio
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Final
 
 import msgspec
@@ -21,8 +22,10 @@ from openmcp.injector.settings import Settings
 PATH: Final = "/mutate"
 BODY: Final = 4 * 1024 * 1024
 """Bytes of a review. An API server takes requests of 3 MiB at most."""
+SMALL: Final = 64 * 1024
+"""Bytes of a review that is read without waiting for others: as much is held of every request in any case."""
 AT_ONCE: Final = 16
-"""Reviews that are read at the same time: with `BODY`, what strangers can make us hold."""
+"""Larger reviews that are read at the same time: with `BODY`, what strangers can make us hold."""
 _BODY_PATIENCE: Final = 4.0
 """Seconds for a request to arrive whole: an API server gives up after five."""
 KEPT: Final = 120.0
@@ -30,8 +33,8 @@ KEPT: Final = 120.0
 SWEEP: Final = 5.0
 _FIRST: Final = 10.0
 """Seconds until the first request of a connection has begun."""
-CONNECTIONS: Final = 1000
-"""At once; more are closed."""
+CONNECTIONS: Final = 128
+"""At once: with TLS and 64 KiB of a body, one takes half a MiB. Beyond it the address that has most makes room."""
 _PATIENCE: Final = 5.0
 """Seconds that requests under way have at the end."""
 _EXPOSITION: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -68,8 +71,7 @@ class Webhook:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         began = time.perf_counter()
         try:
-            async with asyncio.timeout(_BODY_PATIENCE), self._reading:
-                body = await request.read()
+            body = await self._body(request)
             began = time.perf_counter()
             admission = self._judge(body, self._settings)
             await self._records.write(admission, time.perf_counter() - began)
@@ -92,6 +94,16 @@ class Webhook:
         if self._draining:
             response.force_close()
         return response
+
+    async def _body(self, request: web.Request) -> bytes:
+        """A review of a pod is mostly small, and then waits for no stranger who sends slowly. Raises `TimeoutError`,
+        and `NotAReview` where nobody is there any more."""
+        small = request.content_length is not None and request.content_length <= SMALL
+        async with asyncio.timeout(_BODY_PATIENCE), nullcontext() if small else self._reading:
+            try:
+                return await request.read()
+            except (ConnectionError, RuntimeError):  # the latter where it was gone before we began
+                raise NotAReview("whoever asked has gone") from None
 
 
 class Operations:
@@ -138,10 +150,19 @@ class _Listener:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_PATIENCE, keepalive_timeout=KEPT)
         self._since: dict[Any, float] = {}
         self._busy: set[Any] = set()
+        self._cut: set[Any] = set()
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self, address: Address, tls: ssl.SSLContext | None) -> tuple[str, int]:
         await self._runner.setup()
+        assert self._runner.server is not None
+        joined = self._runner.server.connection_made
+
+        def join(connection: Any, transport: Any) -> None:
+            joined(connection, transport)
+            self._make_room(connection)
+
+        self._runner.server.connection_made = join  # type: ignore[assignment, method-assign]  # aiohttp has no limit
         try:
             await web.TCPSite(self._runner, address.host, address.port, ssl_context=tls, backlog=1024).start()
         except OSError:
@@ -171,15 +192,36 @@ class _Listener:
             self._busy.discard(connection)
             self._since[connection] = time.monotonic() + KEPT
 
+    def _make_room(self, newest: Any) -> None:
+        """Cut connections of the address that has most of them, those first on which nothing is asked: API servers have
+        few, and who opens many shuts none of them out."""
+        assert self._runner.server is not None
+        there = [one for one in self._runner.server.connections if one not in self._cut]
+        if len(there) <= CONNECTIONS:
+            return
+        addresses = {one: _address(one) for one in there if one is not newest}
+        most = Counter(addresses.values()).most_common(1)[0][0]
+        theirs = sorted((one for one, address in addresses.items() if address == most), key=self._busy.__contains__)
+        self._end(theirs[: len(there) - CONNECTIONS])
+
+    def _end(self, connections: Iterable[Any]) -> None:
+        for one in connections:
+            self._cut.add(one)
+            if one.transport is not None:
+                one.transport.abort()  # TLS would wait for the other side's goodbye
+            one.force_close()
+
     async def _sweep(self) -> None:
-        """Close connections that send no request, or the next one too slowly, and those that are too many."""
+        """Close connections that send no request, or the next one too slowly."""
         server = self._runner.server
         while server is not None:
             await asyncio.sleep(SWEEP)
             now, there = time.monotonic(), server.connections
             self._since = {one: self._since.get(one, now + _FIRST) for one in there}
-            late = [one for one, until in self._since.items() if until < now and one not in self._busy]
-            for one in {*late, *there[CONNECTIONS:]}:
-                one.force_close()
-                if one.transport is not None:
-                    one.transport.close()
+            self._cut &= self._since.keys()
+            self._end([one for one, until in self._since.items() if until < now and one not in self._busy])
+
+
+def _address(connection: Any) -> str:
+    peer = None if connection.transport is None else connection.transport.get_extra_info("peername")
+    return str(peer[0]) if peer else ""

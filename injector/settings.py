@@ -196,10 +196,26 @@ def _made(make: Callable[..., T]) -> Callable[..., T]:
     return with_none
 
 
-_resources: Reading[Resources] = Shape(
+_quantities: Reading[Resources] = Shape(
     _made(Resources),
     {"cpu": _quantity, "cpuLimit": _or_none(_quantity), "memory": _quantity, "memoryLimit": _or_none(_quantity)},
 )
+
+
+def _resources(at: At) -> Resources | None:
+    """A request above its limit, which may be the limit that holds without one, would be no pod's."""
+    found = _quantities(at)
+    if found is None:
+        return None
+    for key, request, limit in (
+        ("cpu", found.cpu, found.cpu_limit),
+        ("memory", found.memory, found.memory_limit),
+    ):
+        if limit is not None and not references.at_most(request, limit):
+            at.error(f"{key}, {request}, is more than {key}Limit, {limit}", f'raise {key}Limit, or write "none"')
+            return None
+    return found
+
 
 _sidecar: Reading[Sidecar] = Shape(
     _made(Sidecar),

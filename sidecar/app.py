@@ -45,6 +45,8 @@ DRAIN: Final = 20.0
 """Seconds for calls under way to finish after SIGTERM; Kubernetes allows 30 in all by default."""
 UNSERVED: Final = 2.0
 """Seconds for the end of a record when the start fails; another process may have the file."""
+OPERATORS: Final = 256
+"""Connections of operators and probes: in Kubernetes whoever reaches a pod may make some, and each takes memory."""
 MIN_BODY: Final = 64 * 1024
 """Body limit of paths that no server has: their requests are read only to be refused."""
 _log = logging.getLogger("openmcp.app")
@@ -117,6 +119,7 @@ class App:
         self._listener = Listener(self._pipeline, self._body_limit, self._recorder.unreadable, self._sweeper)
         admin = Admin(self._readiness, self.metrics.exposition)
         self._admin = Listener(admin, lambda path: 0, lambda status: None, self._sweeper, http2=False)
+        self._admin.most_connections = OPERATORS
         self.metrics.on_scrape(self._scrape)
 
     def _guarding(self, tokens: Tokens, results: Results) -> "Approvals":

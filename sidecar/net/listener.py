@@ -66,6 +66,7 @@ class Listener:
         self._empty.set()
         self._silent_until = 0.0
         self.most_kept = MOST_KEPT
+        self.most_connections = MAX_CONNECTIONS
         self._came = 0
         self._date_second = 0
         self.date = b""
@@ -121,7 +122,7 @@ class Listener:
         """A connection was made (called by the connection)."""
         self._connections.add(connection)
         self._empty.clear()
-        if len(self._connections) > MAX_CONNECTIONS:
+        if len(self._connections) > self.most_connections:
             self._make_room(connection)
 
     def came(self, size: int) -> None:
@@ -147,7 +148,7 @@ class Listener:
         if self.clock >= self._silent_until:
             self._silent_until = self.clock + SILENCE
             which = f"some of {most or 'a socket'} that wait" if waiting else "new ones"
-            _log.warning("more than %d connections: %s are cut", MAX_CONNECTIONS, which)
+            _log.warning("more than %d connections: %s are cut", self.most_connections, which)
         for one in gone:
             self._connections.discard(one)  # now: others may join before they have gone
             one.abort()

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from openmcp.config import load
+from openmcp.sidecar import app as app_module
 from openmcp.sidecar.app import App
-from tests.support.gate import configuration
+from tests.support.gate import Gate, configuration
 from tests.support.hostile import Hostile
 from tests.support.process import free_ports
 
@@ -108,3 +109,16 @@ def test_a_record_that_cannot_be_written_is_named(tmp_path: Path, caplog: pytest
 def _openmcp(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "openmcp.sidecar.cli", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+
+
+async def test_strangers_keep_no_probe_from_its_answer(sidecar: Gate) -> None:
+    """The port for operators is open to a whole cluster: half a head on each of many connections takes memory."""
+    strangers = []
+    for _ in range(app_module.OPERATORS + 1):
+        reader, writer = await asyncio.open_connection(*sidecar.app.admin_address, local_addr=("127.0.0.2", 0))
+        writer.write(b"GET /healthz HTTP/1.1\r\nx: ")
+        strangers.append((reader, writer))
+    assert "HTTP/1.1 200" in await sidecar.page("/healthz")
+    assert sidecar.app._admin.connections <= app_module.OPERATORS
+    for _, writer in strangers:
+        writer.close()

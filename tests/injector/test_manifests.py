@@ -72,6 +72,17 @@ def test_lists_are_looked_into():
     assert template_of(made["items"][0]) == patched(TEMPLATE)
 
 
+def test_the_items_of_a_pod_list_are_pods_without_saying_so():
+    """kubectl applies them as pods."""
+    bare = {key: value for key, value in pod().items() if key not in ("apiVersion", "kind")}
+    given = [{"apiVersion": "v1", "kind": "PodList", "items": [bare, "text", {"kind": "Service"}]}]
+    before = copy.deepcopy(given)
+    ((made,), (note,)) = inject_all(given, SETTINGS, "support-ai")
+    assert given == before
+    assert (note.name, note.outcome) == ("Pod support-ai/support", "injected")
+    assert made["items"] == [patched(pod()), "text", {"kind": "Service"}]
+
+
 def test_the_namespace_of_an_object_counts():
     given = workload("apps/v1", "Deployment", {"template": TEMPLATE}, namespace="kube-system")
     (made,), (note,) = inject_all([given], SETTINGS, "support-ai")

@@ -28,6 +28,20 @@ def secured(**fields):
             pod(hostAliases=[{"ip": "10.0.0.9", "hostnames": ["zendesk.tools.svc"]}]),
             ["hostAliases: they would say where the sidecar finds its servers; an operator may allow it by trust.dns"],
         ),
+        (
+            pod(hostname="agent", hostnameOverride="zendesk.tools.svc"),
+            [
+                "hostnameOverride: the sidecar would find a server of that name in the pod itself; "
+                "an operator may allow it by trust.dns"
+            ],
+        ),
+        (
+            pod(meta={"name": "zendesk.tools.svc"}),
+            [
+                "metadata.name: it is the hostname too, and the sidecar would find a server of that name in the pod "
+                "itself; write it without dots, or a hostname; an operator may allow it by trust.dns"
+            ],
+        ),
         (pod(secured(privileged=True)), ["container agent: privileged: it is not kept from the sidecar; remove it"]),
         (
             pod(secured(capabilities={"add": ["NET_ADMIN", "CAP_SYS_PTRACE", "CHOWN"]})),
@@ -253,9 +267,21 @@ def test_a_container_of_our_name_among_the_others():
 
 
 def test_a_container_of_our_name_alone():
-    assert refused(pod({"name": "openmcp", "image": "evil.example/x"})) == [
-        "a container named openmcp is among the containers, ours would be among the initContainers"
-    ]
+    """Even the very sidecar: an exec that names no container goes to the only one."""
+    made = patched(pod(notes={"native_sidecar": "false"}))
+    made["spec"]["containers"] = [sidecar_of(made)]
+    for given in (made, pod({"name": "openmcp", "image": "evil.example/x"})):
+        assert refused(given) == [
+            "containers: there is none but openmcp; who gives no container's name to exec would be in it"
+        ]
+
+
+def test_a_name_with_dots_is_for_those_who_may_say_where_servers_are():
+    named = {"name": "zendesk.tools.svc"}
+    for given in (pod(meta=named, hostname="zendesk"), pod(meta={"generateName": "zendesk.v2-", "name": ""})):
+        assert isinstance(inject(given, SETTINGS, "n"), Patch)
+    for given in (pod(meta=named), pod(hostnameOverride="zendesk.tools.svc")):
+        assert isinstance(inject(given, settings(trust="{dns: true}"), "n"), Patch)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The webhook over TLS: what it answers, what it records before, how certificates change under connections."""
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -275,21 +276,65 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch):
         writer.close()
 
 
-async def test_no_more_connections_than_there_may_be(monkeypatch):
-    monkeypatch.setattr(server, "CONNECTIONS", 2)
-    monkeypatch.setattr(server, "SWEEP", 0.05)
+@pytest.mark.parametrize("length", [100, server.BODY])
+async def test_strangers_who_send_slowly_keep_no_review_waiting(monkeypatch, length):
+    """Twice as many as are read at once; the 100 (Continue) says that the body of each is waited for."""
+    monkeypatch.setattr(server, "_BODY_PATIENCE", 3600)
     async with Scene() as scene:
         trusting = ssl.create_default_context(cadata=scene.generation.ca.decode())
-        streams = [
-            await asyncio.open_connection("127.0.0.1", scene.port, ssl=trusting, server_hostname=NAME) for _ in range(4)
-        ]
-        ends = [asyncio.ensure_future(reader.read()) for reader, _ in streams]
-        done, pending = await asyncio.wait(ends, timeout=5, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.wait([ends[3]], timeout=5)
-        assert [end.done() for end in ends] == [False, False, True, True]
-        for _, writer in streams:
+        strangers = []
+        for _ in range(2 * server.AT_ONCE):
+            reader, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=trusting, server_hostname=NAME)
+            strangers.append(writer)
+            head = b"POST /mutate HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+            writer.write(head % length)
+            assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 100")
+            writer.write(b"{")
+        status, body, _ = await asyncio.wait_for(scene.post(asked()), 30)
+        assert (status, json.loads(body)["response"]["allowed"]) == (200, True)
+        for writer in strangers:
             writer.close()
-        await asyncio.gather(*ends)
+
+
+async def test_who_has_most_connections_makes_room(monkeypatch):
+    monkeypatch.setattr(server, "CONNECTIONS", 4)
+    monkeypatch.setattr(server, "_BODY_PATIENCE", 3600)
+    async with Scene() as scene:
+        assert (await scene.post(asked()))[0] == 200
+        trusting = ssl.create_default_context(cadata=scene.generation.ca.decode())
+        ends, writers = [], []
+        for number in range(5):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", scene.port, ssl=trusting, server_hostname=NAME, local_addr=("127.0.0.2", 0)
+            )
+            if number < 4:
+                writer.write(b"POST /mutate HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+                assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 100")
+            writers.append(writer)
+            ends.append(asyncio.ensure_future(ended(reader)))
+        await asyncio.wait_for(asyncio.gather(*ends[:2]), 5)
+        assert [end.done() for end in ends] == [True, True, False, False, False]
+        (kept,) = scene.session.connector._conns.values()  # the connection of before is used again
+        assert [protocol.is_connected() for protocol, _ in kept] == [True]
+        assert (await scene.post(asked()))[0] == 200
+    await asyncio.gather(*ends)
+
+
+async def ended(reader):
+    """Wait until the other side has ended a connection, whichever way."""
+    with contextlib.suppress(ConnectionError):
+        await reader.read()
+
+
+async def test_who_leaves_within_a_review_is_no_fault(caplog):
+    async with Scene() as scene:
+        trusting = ssl.create_default_context(cadata=scene.generation.ca.decode())
+        reader, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=trusting, server_hostname=NAME)
+        writer.write(b"POST /mutate HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n{")
+        assert (await asyncio.wait_for(reader.readline(), 5)).startswith(b"HTTP/1.1 100")
+        writer.transport.abort()
+    assert scene.counted('openmcp_injector_admissions_total{result="error"}') == 1, "stopping waits for it"
+    assert caplog.text == ""
 
 
 async def test_a_handshake_that_fails_is_counted():

@@ -151,6 +151,15 @@ def test_files_are_beside_the_settings(tmp_path):
             "(write host:port, such as 10.96.0.1:443)",
         ),
         (
+            "sidecar: {image: a/b, resources: {memory: 1Gi}}",
+            "injector.yaml:1: sidecar.resources: memory, 1Gi, is more than memoryLimit, 256Mi "
+            '(raise memoryLimit, or write "none")',
+        ),
+        (
+            "sidecar: {image: a/b, resources: {cpu: 1, cpuLimit: 999m}}",
+            'injector.yaml:1: sidecar.resources: cpu, 1, is more than cpuLimit, 999m (raise cpuLimit, or write "none")',
+        ),
+        (
             "sidecar: {image: a/b, resources: {cpu: lots}}",
             'injector.yaml:1: sidecar.resources.cpu: not a quantity: "lots" (such as 100m, 0.5 or 128Mi)',
         ),

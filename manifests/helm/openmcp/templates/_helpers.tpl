@@ -61,6 +61,15 @@ annotations:
 {{- concat (list "kube-system" "kube-public" "kube-node-lease" .Release.Namespace) .Values.injector.excludedNamespaces | uniq | toYaml -}}
 {{- end -}}
 
+{{/* A quantity as a number: include "openmcp.quantity" "64Mi". */}}
+{{- define "openmcp.quantity" -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 -}}
+{{- range $power, $unit := list "Ki" "Mi" "Gi" "Ti" "Pi" "Ei" -}}
+{{- $_ := set $units $unit (index (list 1024.0 1048576.0 1073741824.0 1099511627776.0 1125899906842624.0 1152921504606846976.0) $power) -}}
+{{- end -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (get $units (regexReplaceAll "^[0-9.]+" . "")) -}}
+{{- end -}}
+
 {{/* What our own pods have in common. */}}
 {{- define "openmcp.podSecurityContext" -}}
 runAsNonRoot: true

@@ -175,6 +175,25 @@ def test_a_shell_in_the_sidecar(kube: KubeApi, governed: dict[str, Any], how: st
     assert "ValidatingAdmissionPolicy" not in theirs.message  # no kubelet runs it here
 
 
+def test_a_pod_of_the_sidecar_alone(kube: KubeApi, injectors: Replicas, developer: None):
+    """An exec that names no container is in the only one, and the API server does not tell policies which that is."""
+    notes = {"annotations": {"openmcp.dev/native-sidecar": "false"}}
+    model = create(kube, pod("model", meta=notes), GOVERNED)
+    kube.delete(model, GOVERNED)
+    alone = pod("alone", *model["spec"]["containers"][1:], meta=notes, volumes=model["spec"]["volumes"])
+    message = refused(lambda: create(kube, alone, GOVERNED)).message
+    assert "containers: there is none but openmcp" in message
+
+
+@pytest.mark.parametrize("how", [{"name": "zendesk.tools.svc"}, {"hostnameOverride": "zendesk.tools.svc"}])
+def test_a_pod_with_the_name_of_a_server(kube: KubeApi, developer: None, how: dict[str, str]):
+    """The kubelet writes it into the hosts file of the sidecar."""
+    given = pod(how.get("name", "zendesk"))
+    given["spec"] |= {key: value for key, value in how.items() if key != "name"}
+    message = refused(lambda: create(kube, given, GOVERNED)).message
+    assert "the sidecar would find a server of that name in the pod itself" in message
+
+
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
 def test_the_ca_of_the_cluster(kube: KubeApi, governed: dict[str, Any], method: str):
     path = f"/api/v1/namespaces/{GOVERNED}/configmaps/kube-root-ca.crt"

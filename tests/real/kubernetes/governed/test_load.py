@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.real.kubernetes.governed.conftest import FREE, GOVERNED, STRICT
-from tests.real.kubernetes.governed.test_pods import pod
+from tests.real.kubernetes.governed.test_pods import SECURE, pod
 from tests.support.cluster import Replicas, chosen, install, trusted
 from tests.support.kubernetes import KubeApi, Rejected, refused
 from tests.support.spire import wait_until
@@ -198,9 +198,14 @@ def test_without_its_webhook_the_api_server_still_refuses(kube: KubeApi, injecto
     """Somebody deletes the webhook: the admission policy is the second lock."""
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration"}
     webhook = kube.read({**kind, "metadata": {"name": "openmcp-injector"}})
+    sidecar = {"name": "openmcp", "image": "registry.example/openmcp:v1", "args": ["run"], "securityContext": SECURE}
+    marked = {"labels": {"openmcp.dev/injected": "true"}}
     kube.delete(webhook)
     try:
         wait_until(lambda: "the OpenMCP sidecar and does not have it" in said(kube), "the policy's refusal")
+        alone = refused(lambda: kube.create(pod("sidecar-only", sidecar, meta=marked), GOVERNED)).message
+        assert "ValidatingAdmissionPolicy" in alone
+        assert "there is no container but openmcp" in alone
     finally:
         for key in ("uid", "resourceVersion", "managedFields", "creationTimestamp", "generation"):
             webhook["metadata"].pop(key, None)
