@@ -59,7 +59,8 @@ def _container(choices: Choices, settings: Settings) -> Json:
         "env": _environment(choices, settings),
         "resources": _resources(choices),
         "volumeMounts": _mounts(choices),
-        "startupProbe": _probe("/readyz", settings, period=2, failures=150),
+        # Ready within the second that passes before the first probe, or soon after: the agent waits for the next one.
+        "startupProbe": _probe("/readyz", settings, period=1, failures=300),
         "readinessProbe": _probe("/readyz", settings, period=5, failures=3),
         "livenessProbe": _probe("/healthz", settings, period=10, failures=6),
         "terminationMessagePath": "/dev/termination-log",

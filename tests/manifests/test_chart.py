@@ -664,6 +664,27 @@ def test_the_console_takes_its_configuration(case: str, tmp_path: Path, monkeypa
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "replaced"),
+    [
+        ({"url": "https://other.acme.example"}, True),
+        ({"logLevel": "debug"}, True),
+        ({"workflowsFrom": "support-ai", "workflows": []}, True),
+        ({"dynamodb": {**APPROVALS["dynamodb"], "table": "other"}}, True),
+        ({"dynamodb": {**APPROVALS["dynamodb"], "roleArn": "arn:aws:iam::123456789012:role/other"}}, True),
+        ({"tokens": []}, False),
+        ({"workflows": []}, False),
+        ({"channels": []}, False),
+        ({"oidc": {**APPROVALS["oidc"], "clientId": "other"}}, False),
+    ],
+)
+def test_the_console_s_pods_are_replaced_for_what_is_taken_over_at_a_start_alone(change: Json, replaced: bool) -> None:
+    """The rest of the ConfigMap reaches pods that run; logins are in their memory, so nobody has to log in anew."""
+    before, after = (template({"approvals": APPROVALS | more}) for more in ({}, change))
+    pods = [one(documents, "Deployment", "openmcp-approvals")["spec"]["template"] for documents in (before, after)]
+    assert (pods[0] != pods[1]) is replaced
+
+
 @CASES
 def test_no_key_of_aws_is_anywhere(case: str) -> None:
     text = json.dumps(of(case))

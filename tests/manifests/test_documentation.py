@@ -34,6 +34,14 @@ def test_values_are_the_chart_s(values: Json) -> None:
     assert template(values)
 
 
+def test_namespaces_that_the_release_binds_are_there_before_it() -> None:
+    """Helm stops at a RoleBinding in a namespace that is not there, with half of the release installed."""
+    before, found, _ = TEXT.partition("\nhelm install ")
+    assert found
+    for name in VALUES[0]["sidecar"]["namespaces"]:
+        assert re.search(rf"^kubectl create namespace {name}\b", before, re.M)
+
+
 def test_the_configuration_of_sidecars_with_shared_approvals_is_good(tmp_path: Path) -> None:
     (found,) = (block for block in BLOCKS if block.get("kind") == "ConfigMap")
     (tmp_path / "gateway.yaml").write_text(found["data"]["gateway.yaml"])
