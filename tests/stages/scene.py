@@ -357,7 +357,9 @@ class _Audit:
 
     def close(self) -> None:
         """End its thread."""
-        self.log.close(0 if self._refused.is_set() else 5)
+        if self._refused.is_set():
+            self.log.close(0)  # give up what cannot be written
+        self.log.close(5)  # it would make its file anew while the folder is removed
 
 
 class Scene:
