@@ -219,7 +219,10 @@ class StdioEndpoint:
         try:
             response = await conversation.request(discovery("openmcp"), patience, None)
         except UpstreamFailed as failure:
-            if sure or failure.kind != "timeout":
+            if failure.kind != "timeout":
+                raise
+            if sure:
+                self._failed("a process did not answer server/discover")  # whoever waits is not to wait for another one
                 raise
             self._legacy_until = self._loop.time() + PROBE_AGAIN
             return False

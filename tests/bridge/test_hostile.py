@@ -182,6 +182,23 @@ async def test_a_server_that_has_to_be_modern_may_take_its_time_to_start(
         said(await asked)
 
 
+async def test_nobody_waits_for_a_modern_server_again_that_does_not_answer(
+    behind: Behind, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", "openmcp.bridge")
+    monkeypatch.setattr(stdio, "FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(stdio, "LONGEST_PAUSE", 60.0)
+    async with (
+        behind.gate("--mute", server=QUICK, share="server") as sidecar,
+        sidecar.connect() as agent,
+        sidecar.connect("bob") as other,
+    ):
+        both = await asyncio.gather(*(ask_modern(one, call("allowed_echo")) for one in (agent, other)))
+        assert sorted(answer.json["error"]["message"] for answer in both) == [UNREACHED, LATE]
+        assert sum("has started" in line for line in caplog.messages) == 1
+        assert "did not answer server/discover" in await sidecar.page("/readyz")
+
+
 async def test_no_program_is_said_in_readyz_and_not_to_agents(behind: Behind) -> None:
     async with behind.gate(command="/no/such/program") as sidecar, sidecar.connect() as agent:
         failed(await agent.ask(call("allowed_echo") | INITIALIZE), UNREACHED)
