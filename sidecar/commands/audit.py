@@ -8,8 +8,9 @@ from typing import Final
 import click
 import msgspec
 
-from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT
+from openmcp.sidecar.commands.common import OUTSIDE, WRONG_INPUT, printable
 from openmcp.sidecar.telemetry import signing, verify
+from openmcp.sidecar.telemetry.records import escaped
 
 _STDIN: Final = Path("-")
 
@@ -46,7 +47,7 @@ def verify_command(files: tuple[Path, ...], keys: tuple[Path, ...], live: bool, 
         sys.exit(OUTSIDE)
     report = check.finish()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2).decode())
+        click.echo(escaped(msgspec.json.format(msgspec.json.encode(report), indent=2)))
     else:
         _tell(report)
     sys.exit(0 if report.whole else WRONG_INPUT)
@@ -67,9 +68,9 @@ def _verifier(keys: tuple[Path, ...]) -> signing.Verifier | None:
 
 def _tell(report: verify.Report) -> None:
     for note in report.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(printable(f"note: {note}"), err=True)
     for problem in report.problems:
-        click.echo(str(problem), err=True)
+        click.echo(printable(str(problem)), err=True)
     lines = f"{report.lines} lines (seq {report.first} to {report.last}) in {_count(report.files, 'file')}"
     if not report.whole:
         click.echo(f"not whole: {_count(len(report.problems), 'problem')} in {lines}", err=True)

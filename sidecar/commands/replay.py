@@ -195,7 +195,7 @@ def _details(entry: record.Entry) -> Iterator[str]:
             yield click.style(_cut(entry.line[member]), dim=True)
     clipped = entry.line.get("clipped")
     if type(clipped) is dict:
-        yield click.style(f"({clipped.get('bytes')} bytes, too long to be kept)", dim=True)
+        yield click.style(printable(f"({clipped.get('bytes')} bytes, too long to be kept)"), dim=True)
     for member in ("removed", "findings"):
         kinds = _kinds(entry.line.get(member))
         if kinds:

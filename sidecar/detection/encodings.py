@@ -13,10 +13,22 @@ from typing import Final
 from openmcp.sidecar.detection.folding import Piece
 from openmcp.sidecar.detection.sets import compiled
 
+_SPACES: Final = (
+    "nbsp ensp emsp emsp13 emsp14 thinsp ThinSpace hairsp VeryThinSpace numsp puncsp MediumSpace NonBreakingSpace"
+)
+_DASHES: Final = "dash hyphen hybull ndash mdash horbar minus"
+_UNSEEN: Final = (
+    "shy zwj zwnj lrm rlm NoBreak ZeroWidthSpace NegativeVeryThinSpace NegativeThinSpace NegativeMediumSpace"
+    " NegativeThickSpace af ApplyFunction ic InvisibleComma it InvisibleTimes"
+)
 _NAMES: Final = {
-    **{"commat": "@", "period": ".", "hyphen": "-", "dash": "-", "nbsp": " ", "shy": "", "zwnj": "", "zwj": ""},
-    **{"colon": ":", "plus": "+", "lowbar": "_", "sol": "/"},
+    **{"commat": "@", "period": ".", "colon": ":", "plus": "+", "lowbar": "_", "UnderBar": "_", "sol": "/"},
+    **{"lpar": "(", "rpar": ")", "Tab": "\t", "NewLine": "\n"},
+    **dict.fromkeys(_DASHES.split(), "-"),
+    **dict.fromkeys(_SPACES.split(), " "),
+    **dict.fromkeys(_UNSEEN.split(), ""),
 }
+"""Entities of HTML that stand for what is in numbers and addresses, or between their characters."""
 _NAMED: Final = f"(?:{'|'.join(_NAMES)});"
 
 ESCAPES: Final = rf"\\[uUx][0-9A-Fa-f{{]|%(?:[0-9A-Fa-f]{{2}}|u[0-9A-Fa-f]{{4}})|&(?:amp;)*(?:#[0-9xX]|{_NAMED})"
@@ -24,7 +36,10 @@ BASE64: Final = (
     "(?:[CDI-Za-f][A-HQ-Xg-nw-z0-3][ABEFIJMNQRUVYZcdghklopstwx014589][A-Za-z0-9+/_-]){4}"  # twelve bytes of ASCII
 )
 HEXADECIMAL: Final = "(?:[2-7][0-9A-Fa-f]){10}"
-MARKERS: Final = (ESCAPES, BASE64, HEXADECIMAL)
+_SHORT_END: Final = r"\r?\n[ \t>]{0,4}"
+SHORT_LINES: Final = BASE64.replace("]", rf"](?:{_SHORT_END})?")
+"""Base64 in which a line may end behind each character."""
+MARKERS: Final = (ESCAPES, BASE64, HEXADECIMAL, SHORT_LINES)
 
 # Begins with a class of characters: `re` goes fast over all that is none of them.
 _ESCAPE: Final = re.compile(
@@ -95,6 +110,12 @@ _LEGIBLE: Final = re.compile(rb"[\t\n\r -~]{9,}")
 _HEXADECIMAL_RUN: Final = f"[0-9A-Fa-f]*{HEXADECIMAL}[0-9A-Fa-f]*"
 
 
+_SHORT_RUN: Final = rf"{_ALPHABET}+(?:{_SHORT_END}{_ALPHABET}+)+(?:(?:{_SHORT_END})?=){{0,2}}"
+_LEAST: Final = 17
+"""Characters of twelve bytes in base64 and the end of one line."""
+_SHORT_ENDS: Final = re.compile(_SHORT_END)
+
+_FIND_SHORT: Final = compiled(_SHORT_RUN)
 _FIND_BASE64: Final = compiled(_BASE64_RUN)
 _FIND_HEXADECIMAL: Final = compiled(_HEXADECIMAL_RUN)
 
@@ -117,6 +138,18 @@ def base64_pieces(text: str) -> Iterator[Piece]:
         if not run.isalnum():
             run = _NOT_ALPHABET.sub("", run).translate(_URL_SAFE)
         yield from _decoded(start, end, [_base64(run[cut:]) for cut in range(4) if _may_begin(run, cut)])
+
+
+def short_lines_pieces(text: str) -> Iterator[Piece]:
+    """What base64 stands for that is broken into lines which are shorter than those of `base64_pieces`."""
+    for match in _FIND_SHORT.finditer(text):
+        start, end = match.span()
+        if end - start < _LEAST:
+            continue
+        lines = _SHORT_ENDS.split(text[start:end].rstrip("=\r\n\t >"))
+        if any(len(line) < _LONG_LINE for line in lines[:-1]):
+            run = "".join(lines).translate(_URL_SAFE)
+            yield from _decoded(start, end, [_base64(run[cut:]) for cut in range(4) if _may_begin(run, cut)])
 
 
 def _may_begin(run: str, cut: int) -> bool:
@@ -153,5 +186,5 @@ def _legible(reading: bytes) -> str:
         return b"\n".join(_LEGIBLE.findall(reading)).decode("ascii")
 
 
-PACKINGS: Final = (base64_pieces, hexadecimal_pieces)
+PACKINGS: Final = (base64_pieces, hexadecimal_pieces, short_lines_pieces)
 """In the order of `MARKERS`, after the escapes."""

@@ -43,8 +43,9 @@ class Blob:
 
     @property
     def plain(self) -> bool:
-        """Whether it has to be looked at as it stands as well: it is short, or no proper base64."""
-        return not self.strict or len(self._written) <= SMALL
+        """Whether it has to be looked at as it stands as well: it is short, or no proper base64, or the text that it
+        seems to be may be another one to a reader who does not go by its first bytes."""
+        return not self.strict or len(self._written) <= SMALL or self._charset.startswith("utf-16")
 
     def close(self, text: str) -> str:
         """The base64 of another text in the same encoding."""

@@ -40,6 +40,12 @@ class Checkpoint(msgspec.Struct, frozen=True):
     signature: str = ""
 
 
+class Gap(msgspec.Struct, frozen=True):
+    """A gap as it is read back: how many lines are missing there."""
+
+    dropped: int
+
+
 class TraceContext(msgspec.Struct, frozen=True):
     """One position in a trace: `trace_id` of 32 and `span_id` of 16 lower-case hexadecimal digits, not all zero; of the
     `flags` the two lowest bits."""

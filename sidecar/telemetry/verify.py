@@ -29,7 +29,7 @@ from openmcp.sidecar.telemetry.chain import (
 )
 from openmcp.sidecar.telemetry.output import tail
 from openmcp.sidecar.telemetry.signing import Verifier
-from openmcp.sidecar.telemetry.values import Checkpoint
+from openmcp.sidecar.telemetry.values import Checkpoint, Gap
 
 MAX_LINE: Final = 4 * 1024 * 1024
 """Bytes; no line of a record is nearly as long."""
@@ -196,8 +196,11 @@ class Check:
         if b'"event":"checkpoint"' in head:
             self._problem(link.seq, "a checkpoint that is not well formed")
         elif b'"event":"gap"' in head:
-            dropped = msgspec.json.decode(link.body + b"}").get("dropped")
-            count = dropped if type(dropped) is int else 0
+            try:
+                count = msgspec.json.decode(link.body + b"}", type=Gap).dropped
+            except (msgspec.MsgspecError, UnicodeError):
+                self._problem(link.seq, "a gap that is not well formed")
+                return
             self._missing += count
             self._note(f"{count} lines are missing here: the output refused, and they were dropped")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from openmcp.config.model import Rotation
+from openmcp.sidecar.telemetry.chain import Chain
+from openmcp.sidecar.telemetry.records import encode
 from tests.support.process import OPENMCP
 from tests.telemetry.recording import keys, write
 
@@ -41,6 +43,21 @@ def test_a_whole_record_says_what_is_proven(record: Path, tmp_path: Path) -> Non
     code, said, _ = openmcp("audit", "verify", tmp_path / "unsigned.jsonl")
     assert code == 0
     assert "signatures: there are none (telemetry.audit.signingKey): who can write the files could have" in said
+
+
+def test_nothing_in_a_record_acts_on_the_terminal_of_who_verifies_it(tmp_path: Path) -> None:
+    """Who can write the file could have it say, on a screen wiped clean, that the record is whole."""
+    (tmp_path / "public.pem").write_bytes(keys()[1])
+    record = tmp_path / "audit.jsonl"
+    fields = {"time": "2026-07-28T09:30:00.123456Z", "event": "checkpoint", "kind": "start"}
+    said = encode(fields | {"key": "\x1b[2Jwhole: \x9b8m\u202e", "signature": "A" * 88})
+    record.write_bytes(Chain().link(said))
+    code, _, wrong = openmcp("audit", "verify", "--live", "--key", tmp_path / "public.pem", record)
+    assert code == 1
+    assert f"{record}:1 (seq 1): the checkpoint is signed by another key, \\x1b[2Jwhole: \\x9b8m\\u202e\n" in wrong
+    _, told, _ = openmcp("audit", "verify", "--json", "--live", "--key", tmp_path / "public.pem", record)
+    assert told.isascii()
+    assert json.loads(told)["problems"][0]["what"].endswith("\x1b[2Jwhole: \x9b8m\u202e")
 
 
 def test_what_is_wrong_is_told_with_its_place(record: Path) -> None:

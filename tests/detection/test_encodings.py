@@ -27,6 +27,11 @@ def between(text: str, mark: str) -> str:
     return mark.join(text)
 
 
+def lines_of(length: int, text: str, between: str = "\n") -> str:
+    """The text broken into lines of this length."""
+    return between.join(text[at : at + length] for at in range(0, len(text), length))
+
+
 SPELLED: dict[str, Callable[[str], str]] = {
     "as it is": str,
     "JSON escapes": lambda text: each(text, "\\u{:04x}"),
@@ -62,6 +67,7 @@ SPELLED: dict[str, Callable[[str], str]] = {
     "terminal colours": lambda text: between(text, "\x1b[31m"),
     "struck out": lambda text: "".join(one + "\u0336" if " " < one <= "~" else one for one in text),
     "zero width spaces in JSON escapes": lambda text: between(text, "\\u200b"),
+    "named entities without width": lambda text: between(text, "&ZeroWidthSpace;&lrm;"),
     "zero width entities": lambda text: between(text, "&#8203;"),
 }
 
@@ -88,6 +94,9 @@ PACKED: dict[str, Callable[[str], str]] = {
     "base64": lambda text: base64.b64encode(text.encode()).decode(),
     "base64 of URLs": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
     "base64 in lines": lambda text: base64.encodebytes(text.encode()).decode().rstrip("\n"),
+    "base64 in lines of sixteen": lambda text: lines_of(16, base64.b64encode(text.encode()).decode()),
+    "base64 in lines of seven": lambda text: lines_of(7, base64.b64encode(text.encode()).decode()),
+    "base64 in lines of four, quoted": lambda text: lines_of(4, base64.b64encode(text.encode()).decode(), "\r\n> "),
     "base64 twice": lambda text: base64.b64encode(base64.b64encode(text.encode())).decode(),
     "base64 thrice": lambda text: base64.b64encode(base64.b64encode(base64.b64encode(text.encode()))).decode(),
     "base64 in percent": lambda text: urllib.parse.quote(base64.b64encode(text.encode()).decode(), safe=""),
@@ -109,6 +118,14 @@ def test_a_packed_value_is_redacted_with_all_that_it_is_packed_in(what, packing)
 def test_what_stands_before_base64_does_not_shift_it(before):
     packed = base64.b64encode(ENVELOPE.format(CARD).encode()).decode()
     assert [span.what for span in looking_for("credit_card").spans(before + packed)] == ["credit_card"]
+
+
+def test_words_on_lines_of_their_own_are_no_base64():
+    text = "Apples\nBananas\nCherries\nDates\nElderberries\nFigs\nGrapes\nHoneydew\nCARD\n"
+    assert looking_for("credit_card").spans(text * 20) == []
+    packed = base64.b64encode(f"it is {CARD}.".encode()).decode()
+    told = redacted(looking_for("credit_card"), f"the number:\n\n{lines_of(9, packed)}\n\nis the one")
+    assert told == "the number:\n\n[redacted:credit_card]\n\nis the one"
 
 
 def test_base64_that_can_be_cut_in_two_ways_is_read_in_both():

@@ -198,6 +198,18 @@ def test_a_blob_is_read_as_the_text_it_is(data: bytes, redacted: bytes) -> None:
     assert rules.examine(CALLED, item(**image)).document == item(**image | {"data": packed(redacted)})
 
 
+@pytest.mark.parametrize(("before", "after"), [(b"\xff\xfe", b""), (b"\xfe\xff", b""), (b"", bytes(1_200))])
+def test_a_blob_that_poses_as_another_encoding_is_read_as_ascii_as_well(before: bytes, after: bytes) -> None:
+    """By a mark at its beginning, or by its zeros, in so much that it is not searched as it stands for being short."""
+    rules = inspector(redact(detect=["email"]))
+    data = before + f"{MAIL} ".encode().ljust(1_600) + after
+    examined = rules.examine(CALLED, resource(blob=packed(data)))
+    assert examined.document["content"][0] == REPLACED
+    assert [finding.what for finding in examined.findings] == ["email"]
+    clean = resource(blob=packed(before + b"none here ".ljust(1_600) + after))
+    assert rules.examine(CALLED, clean).document is clean
+
+
 def test_a_blob_that_is_said_to_be_text_is_read_as_text() -> None:
     rules = inspector(redact(detect=["email"]))
     noise = bytes(range(128, 256)) * 20

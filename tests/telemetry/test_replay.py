@@ -113,6 +113,7 @@ def test_nothing_of_a_record_acts_on_a_terminal(tmp_path: Path) -> None:
         ],
         line("response", to_agent=True) | hostile | {"result": [evil], "findings": [{"what": evil, "count": evil}]},
         line("gap", dropped=evil),
+        line("response", to_agent=True) | {"clipped": {"bytes": evil}},
     )
     code, said, _ = openmcp("replay", "--audit", path)
     assert code == 0

@@ -208,6 +208,15 @@ def test_what_was_written_into_a_record_before_a_restart_is_in_doubt(tmp_path: P
     )
 
 
+def test_a_gap_that_is_no_json_does_not_end_the_check(record: bytes) -> None:
+    lines = record.splitlines(keepends=True)
+    lines[3] = lines[3].replace(b'"event":"request"', b'"event":"gap",oops')
+    assert whats(verify(b"".join(lines))) == [
+        "4 4 the line was changed: its chain value does not fit",
+        "4 4 a gap that is not well formed",
+    ]
+
+
 def test_what_was_killed_is_told_and_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     write(path, 3, killed=True)
