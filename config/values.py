@@ -189,7 +189,8 @@ def origin(at: At) -> str | None:
     if value is None:
         return None
     text = value.lower()
-    if not re.fullmatch(r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?", text):
+    form = r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
+    if not re.fullmatch(form, text) or _url_fault(text) is not None:
         hint = "scheme, host and port alone, such as https://app.example; each one by name"
         at.error(f'not an origin: "{shortened(value)}"', hint)
         return None

@@ -1,5 +1,7 @@
 """`openmcp plan`: what of a configuration Envoy Gateway can do, as documents for Kubernetes; pure."""
 
+from typing import Final
+
 from openmcp.config.model import Configuration, Server
 from openmcp.config.plan.access import warn_of_rules
 from openmcp.config.plan.backends import upstream
@@ -26,11 +28,18 @@ from openmcp.config.plan.values import (
 __all__ = ["CannotPlan", "Document", "Notice", "Plan", "Service", "Target", "is_label", "plan", "service"]
 
 
+_LONGEST_PATH: Final = 960
+"""Characters, with room for what stands before it at `/.well-known`; a route takes 1024."""
+
+
 def plan(configuration: Configuration, target: Target) -> Plan:
     """The documents in the order in which they may be applied; the same for the same configuration.
 
     Raises `CannotPlan` where there is no plan that is as strict as what the configuration says.
     """
+    for server in configuration.servers:
+        if len(server.path) > _LONGEST_PATH:
+            raise CannotPlan(f"servers: {server.name}: path: Gateway API takes {_LONGEST_PATH} characters")
     notices = Notices()
     need_of_source(configuration, notices)
     documents = gateway(configuration, target, notices)

@@ -8,6 +8,7 @@ import msgspec
 
 from openmcp.config.globs import is_literal
 from openmcp.config.model import Server, SpiffeAuth
+from openmcp.config.plan.gateway import is_hostname
 from openmcp.config.plan.values import (
     ENVOY,
     GATEWAY_API,
@@ -21,6 +22,8 @@ from openmcp.config.plan.values import (
     reference,
 )
 
+_MOST_BACKENDS: Final = 16
+"""That a rule of a route may lead to."""
 _MAX_NAMES: Final = 5
 """Subject names that a BackendTLSPolicy may list."""
 
@@ -44,12 +47,12 @@ def upstream(server: Server, target: Target, notices: Notices) -> Upstream | Non
     place = f"servers: {server.name}: endpoints"
     if len({url.path for url in urls}) > 1:
         raise CannotPlan(f"{place}: a route has one path for all of them")
-    for url in urls:
-        if url.hostname == "localhost" or _address(url) and ip_address(url.hostname or "").is_loopback:
-            notices.warn(place, f"{url.netloc} is the pod of Envoy itself, which Envoy Gateway refuses: name a Service")
+    _check_hosts(urls, place, notices)
     groups: dict[tuple[bool, str | None], list[SplitResult]] = {}
     for url in urls:
         groups.setdefault((_address(url), _tls_name(server, url, urls[0])), []).append(url)
+    if len(groups) > _MOST_BACKENDS:
+        raise CannotPlan(f"{place}: a route takes {_MOST_BACKENDS} TLS names: say servers[].tls.serverName")
     documents: list[Document] = []
     backends: list[str] = []
     for index, ((_, name), members) in enumerate(groups.items()):
@@ -60,6 +63,14 @@ def upstream(server: Server, target: Target, notices: Notices) -> Upstream | Non
         if name is not None:
             documents.append(_tls(server, backend, name, (target, notices)))
     return Upstream(tuple(documents), tuple(backends), urls[0].path or "/", _hosts(urls))
+
+
+def _check_hosts(urls: list[SplitResult], place: str, notices: Notices) -> None:
+    for url in urls:
+        if url.hostname == "localhost" or _address(url) and ip_address(url.hostname or "").is_loopback:
+            notices.warn(place, f"{url.netloc} is the pod of Envoy itself, which Envoy Gateway refuses: name a Service")
+        if not _address(url) and not is_hostname(url.hostname):
+            raise CannotPlan(f"{place}: {url.netloc}: Kubernetes takes lower-case letters, digits and - in names alone")
 
 
 def _hosts(urls: list[SplitResult]) -> tuple[str, ...]:
@@ -90,7 +101,10 @@ def _tls_name(server: Server, url: SplitResult, first: SplitResult) -> str | Non
     if server.tls.server_name is None and _address(url):
         place = f"servers: {server.name}: endpoints"
         raise CannotPlan(f"{place}: {url.netloc}: Envoy Gateway checks names alone: say servers[].tls.serverName")
-    return server.tls.server_name or url.hostname
+    name = (server.tls.server_name or url.hostname or "").lower()
+    if not is_hostname(name):
+        raise CannotPlan(f"servers: {server.name}: tls.serverName: {name}: Gateway API takes the name of a host alone")
+    return name
 
 
 def _tls(server: Server, backend: str, name: str, context: tuple[Target, Notices]) -> Document:

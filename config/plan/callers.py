@@ -30,6 +30,7 @@ CERTIFICATE_ID: Final = "connection.uri_san_peer_certificate"
 """The SPIFFE ID of a client's certificate in CEL; without one, nothing can be said of it: no rule holds."""
 
 _MOST_KEYS: Final = 256
+_MOST_ISSUERS: Final = 16
 
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,6 +125,9 @@ def key_secret(keys: list[ApiKey], target: Target, notices: Notices) -> str:
 def _by_token(configuration: Configuration, who: Access, context: _Context) -> Door | None:
     target, server, notices = context
     methods = issuers(configuration)
+    if len(methods) > _MOST_ISSUERS:
+        notices.warn("identity.agents", f"Envoy Gateway takes {_MOST_ISSUERS} issuers: tokens of others let nobody in")
+        methods = methods[:_MOST_ISSUERS]
     rules: list[Document] = []
     for found in methods:
         rules += token_rules(found, who, (configuration, server, notices))

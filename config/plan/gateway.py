@@ -30,6 +30,8 @@ from openmcp.config.plan.values import (
 )
 
 LISTENER: Final = "https"
+_MOST_HOSTS: Final = 16
+"""Of a route."""
 _HOSTNAME: Final = re.compile(r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?(?:\.[a-z0-9](?:[-a-z0-9]*[a-z0-9])?)*")
 
 
@@ -49,17 +51,22 @@ def gateway(configuration: Configuration, target: Target, notices: Notices) -> l
 def hostname(configuration: Configuration) -> str | None:
     """The name that clients call the gateway by, where `listen.url` says it; an address is none."""
     host = urlsplit(configuration.listen.url or "").hostname
-    return host if _is_hostname(host) else None
+    return host if is_hostname(host) else None
 
 
 def hostnames(configuration: Configuration) -> list[str]:
     """The names that a request may be for; none: Gateway API has no word for those of the configuration."""
+    return _names(configuration)[:_MOST_HOSTS]
+
+
+def _names(configuration: Configuration) -> list[str]:
     found = [urlsplit(configuration.listen.url or "").hostname]
     found += [urlsplit(f"//{host}").hostname for host in configuration.listen.allowed_hosts]
-    return [host for host in dict.fromkeys(found) if host is not None and _is_hostname(host)]
+    return [host for host in dict.fromkeys(found) if host is not None and is_hostname(host)]
 
 
-def _is_hostname(host: str | None) -> bool:
+def is_hostname(host: str | None) -> bool:
+    """Whether Gateway API takes it for the name of a host."""
     if host is None or len(host) > 253 or host.replace(".", "").isdigit():
         return False
     return _HOSTNAME.fullmatch(host) is not None
@@ -73,7 +80,7 @@ def warn_of_hosts(configuration: Configuration, target: Target, notices: Notices
     if not names:
         notices.warn("listen.url", "says no name of the gateway: a request for any Host is let in; write https://NAME")
     for host in configuration.listen.allowed_hosts:
-        if not _is_hostname(urlsplit(f"//{host}").hostname):
+        if not is_hostname(urlsplit(f"//{host}").hostname):
             notices.warn("listen.allowedHosts", f"{host} cannot be the hostname of a route: it is not let in")
     if any(":" in host for host in configuration.listen.allowed_hosts):
         notices.warn("listen.allowedHosts", "Envoy does not look at the port of a Host")
@@ -89,6 +96,8 @@ def _gateway(configuration: Configuration, target: Target, notices: Notices) -> 
     if isinstance(tls, SpiffeTls):
         notices.warn("listen.tls", "the gateway has a certificate from a Secret: Envoy Gateway takes no SVIDs")
     names = hostnames(configuration)
+    if len(_names(configuration)) > len(names) and not target.ai_gateway:
+        notices.warn("listen.allowedHosts", f"a route takes {_MOST_HOSTS} hostnames: the others are not let in")
     return {
         "gatewayClassName": target.name,
         "listeners": [

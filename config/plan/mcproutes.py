@@ -45,6 +45,10 @@ from openmcp.config.plan.values import (
 from openmcp.identity.globs import matches
 
 _RULES: Final = 32
+_LONGEST_TOOL: Final = 128
+_LONGEST_DENIAL: Final = 2048
+"""Characters of a tool's name and of a condition that denies, up to which Envoy AI Gateway is sure to evaluate it: one
+that costs more than it allows holds for nothing."""
 
 
 class _Callers(msgspec.Struct, frozen=True):
@@ -164,7 +168,8 @@ def _rules(configuration: Configuration, server: Server, callers: _Callers, noti
         if tools.allowed and (who := _who_is_allowed(policy.agents, callers, place, notices)):
             allowed.append({"action": "Allow", "cel": _both(beyond_doubt, _both(who, tools.allowed))})
     rules = denied + allowed
-    if len(rules) > _RULES or any(len(str(rule["cel"])) > LONGEST for rule in rules):
+    most = {"Deny": _LONGEST_DENIAL, "Allow": LONGEST}
+    if len(rules) > _RULES or any(len(str(rule["cel"])) > most[str(rule["action"])] for rule in rules):
         raise CannotPlan(f"servers: {server.name}: its policies are more than an MCPRoute takes: use --sidecar")
     return rules
 
@@ -193,7 +198,9 @@ def _tools(policy: Policy, place: str, notices: Notices) -> _Tools:
                 notices.warn(f"{place}: {rule.name}", "nobody is asked: denied")
             elif _unseen(rule):
                 notices.warn(f"{place}: {rule.name}", "cannot be checked: always denied")
-    return _Tools(_one_of(denied), _one_of(allowed))
+    doubtful = any(not is_literal(glob) for glob in denied) and "*" not in denied
+    beyond = f"size(request.mcp.tool) > {_LONGEST_TOOL} || " if doubtful else ""
+    return _Tools(beyond + _one_of(denied), _one_of(allowed))
 
 
 def _unseen(rule: RequestRule) -> bool:

@@ -65,6 +65,11 @@ def tls(of: str) -> str:
             '2: listen.url: not an origin: "https://gateway.example/mcp" '
             "(scheme, host and port alone, such as https://app.example; each one by name)",
         ),
+        "url with a port that there is not": (
+            'listen: {url: "https://gateway.example:70000"}',
+            '2: listen.url: not an origin: "https://gateway.example:70000" '
+            "(scheme, host and port alone, such as https://app.example; each one by name)",
+        ),
     }
 )
 def test_listen(text, expected):

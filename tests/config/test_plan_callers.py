@@ -237,6 +237,23 @@ def test_a_gateway_without_a_name_is_warned_of(tmp_path: Path) -> None:
     assert any("a request for any Host is let in" in str(one) for one in made.warnings)
 
 
+@pytest.mark.parametrize("mode", ["direct", "behind"])
+def test_hosts_beyond_those_of_a_route_are_not_let_in(tmp_path: Path, mode: str) -> None:
+    hosts = ", ".join(f"h{index}.example" for index in range(20))
+    listen = f", url: 'https://g.example', allowedHosts: [{hosts}]"
+    made = planned(tmp_path, configuration(BY_KEY, allow("key:one"), listen=listen), mode)
+    assert found(made, "HTTPRoute")["hostnames"] == ["g.example", *(f"h{index}.example" for index in range(15))]
+    assert "listen.allowedHosts: a route takes 16 hostnames: the others are not let in" in map(str, made.warnings)
+
+
+def test_issuers_beyond_those_of_a_policy_let_nobody_in(tmp_path: Path) -> None:
+    issuers = ", ".join(BY_TOKEN.replace("idp", f"idp{index}") for index in range(20))
+    made = planned(tmp_path, configuration(issuers, allow("*")))
+    policy = found(made, "SecurityPolicy", "s")
+    assert len(policy["jwt"]["providers"]) == len(policy["authorization"]["rules"]) == 16
+    assert any("takes 16 issuers" in str(one) for one in made.warnings)
+
+
 @pytest.mark.parametrize(("mode", "warned"), [("direct", False), ("ai", True)])
 def test_two_hosts_are_not_held_by_routes_without_hostnames(tmp_path: Path, mode: str, warned: bool) -> None:
     listen = ", url: 'https://g.example', allowedHosts: [more.example]"

@@ -41,6 +41,15 @@ def allowed(made: Plan, tool: str, headers: dict[str, str] | None = None, claims
     return bool(authorization["defaultAction"] == "Allow")
 
 
+def test_names_too_long_to_be_held_against_a_denial_are_denied(tmp_path: Path) -> None:
+    everything = "requests: [{name: all, tools: ['*'], action: allow}]"
+    made = plan_of(tmp_path, KEY, everything, "requests: [{name: d, tools: ['delete_*'], action: deny}]")
+    assert [allowed(made, "x" * size, ONE) for size in (128, 129)] == [True, False]
+    many = [f"delete_{index}_*" for index in range(150)]
+    with pytest.raises(CannotPlan, match="more than an MCPRoute takes"):
+        plan_of(tmp_path, KEY, everything, f"requests: [{{name: d, tools: {many}, action: deny}}]")
+
+
 AUTH = "{type: header, name: Authorization, value: {env: T}, allowHttp: true}"
 ONE, TWO = {"x-openmcp-agent": "one"}, {"x-openmcp-agent": "two"}
 

@@ -112,6 +112,10 @@ def test_cas_of_servers_are_not_tied_to_their_domains(tmp_path: Path, other: str
         ("endpoints: ['https://10.0.0.1/mcp']", "checks names alone"),
         ("endpoints: ['https://a/mcp'], auth: {type: spiffe, serverIds: ['spiffe://td.example/*']}", "a glob alone"),
         ("endpoints: ['http://a/mcp', 'http://b/']", "one path"),
+        ("endpoints: ['http://my_server/mcp']", "letters, digits and - in names alone"),
+        ("endpoints: ['https://a/mcp'], tls: {serverName: my_server}", "takes the name of a host alone"),
+        (f"endpoints: {[f'https://a{index}/mcp' for index in range(17)]}", "takes 16 TLS names"),
+        (f"endpoints: ['http://a/mcp'], path: /{'a' * 960}", "takes 960 characters"),
     ],
 )
 def test_what_could_be_planned_less_strictly_alone_is_not_planned(tmp_path: Path, server: str, why: str) -> None:
