@@ -201,6 +201,18 @@ def test_the_ca_of_the_cluster(kube: KubeApi, governed: dict[str, Any], method: 
     denied(refused(lambda: kube.call(method, path, mine, headers=DEVELOPER, content_type=MERGE)), "kube-root-ca.crt")
 
 
+@pytest.mark.parametrize("name", ["kube-root-ca.crt", "gateway"])
+def test_what_sidecars_believe_goes_with_its_namespace(kube: KubeApi, trusting: str, name: str):
+    """The controller that empties a namespace may write no policies; while it is refused, the namespace stays."""
+    controller = {"Impersonate-User": "system:serviceaccount:kube-system:namespace-controller"}
+    if name == "gateway":
+        kube.call("POST", trusting, config_map(name))
+    everything = {"dryRun": "All"} if name == "kube-root-ca.crt" else {"fieldSelector": f"metadata.name={name}"}
+    kube.call("DELETE", trusting, headers=controller, params=everything)
+    there = {each["metadata"]["name"] for each in kube.get(trusting)["items"]}
+    assert ("gateway" in there, "kube-root-ca.crt" in there) == (False, True)
+
+
 def test_an_agent_as_root(kube: KubeApi, developer: None):
     root = pod("root", AGENT | {"securityContext": {"runAsUser": 0}})
     denied(refused(lambda: create(kube, root, GOVERNED)), "do not run as root")
