@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from openmcp.config.kubernetes.assemble import Verdict
+from openmcp.config.kubernetes.assemble import Object, Verdict
 
 TYPE: Final = "Accepted"
 MOST: Final = 32768
@@ -28,6 +28,21 @@ def wanted(verdict: Verdict) -> JsonObject:
         "reason": reason,
         "message": message,
         "observedGeneration": verdict.object.generation,
+    }
+
+
+def unjudged(one: Object, most: int, largest: int) -> JsonObject:
+    """The condition of an object of a namespace that is too large to be judged here; both limits in bytes."""
+    message = (
+        f"not judged here: the specs of a namespace may have {most >> 20} MiB together, and one {largest >> 10} KiB; "
+        "sidecars judge it, and openmcp validate does"
+    )
+    return {
+        "type": TYPE,
+        "status": "Unknown",
+        "reason": "TooLarge",
+        "message": message,
+        "observedGeneration": one.generation,
     }
 
 

@@ -2,6 +2,9 @@
 
 Done by one replica. Objects are judged namespace by namespace, as the sidecars there judge them; what is written is
 compared with what is there, so that nothing is written twice, and what others wrote over is written again.
+
+Whoever may write objects in one namespace must not take the memory of all: an object that is read takes forty times its
+JSON, so large namespaces are not judged here, and little that was read is kept.
 """
 
 import asyncio
@@ -17,7 +20,7 @@ import msgspec
 from openmcp.config.kubernetes.api import Api, ApiError, ApiUnreachable, JsonObject, route
 from openmcp.config.kubernetes.assemble import Object, Parsed, Verdict, assemble, parse
 from openmcp.config.kubernetes.reflector import GROUP, KINDS, VERSION, Reflector
-from openmcp.injector.conditions import changed, wanted
+from openmcp.injector.conditions import changed, unjudged, wanted
 from openmcp.injector.metrics import Metrics
 
 TOGETHER: Final = 0.2
@@ -26,15 +29,22 @@ AT_ONCE: Final = 8
 """Requests at the same time."""
 _PAUSES: Final = (1.0, 60.0)
 """Seconds before what could not be written is tried again: the first time, and at most."""
+MOST: Final = 1024 * 1024
+"""Bytes of JSON that the specs of a namespace may have together, and be judged."""
+LARGEST: Final = 256 * 1024
+"""The same of one spec; of a larger one nothing is held."""
+KEPT: Final = 2 * 1024 * 1024
+"""Bytes of JSON of all specs that are kept as they were read, so that a change is judged sooner."""
 _PATIENCE: Final = 30.0
 """Seconds until it is said that the objects cannot be listed."""
 _log = logging.getLogger("openmcp.injector")
 
 
 class _Followed(Object, frozen=True):
-    """An object with what is said on it."""
+    """An object with what is said on it. `size`: the bytes of its spec, of which there are none if it is too large."""
 
     version: str = ""
+    size: int = 0
     status: Any = None
 
 
@@ -46,13 +56,22 @@ class _Written(msgspec.Struct, frozen=True):
     status: Any
 
 
-class _Namespace(msgspec.Struct, frozen=True):
-    """What was judged together, and how. `basis` says by which versions of which objects."""
+class _Said(msgspec.Struct, frozen=True):
+    """What is to be said of a version of an object."""
 
-    basis: frozenset[tuple[str, int, bytes]] = frozenset()
+    object: Object
+    state: str
+    condition: JsonObject
+
+
+class _Namespace(msgspec.Struct, frozen=True):
+    """What was judged together, and how. `basis` says by which versions of which objects; `parsed` are those of them
+    that are kept, `good` the last good versions."""
+
+    basis: frozenset[tuple[str, int, int, bytes]] = frozenset()
     parsed: Mapping[str, Parsed] = {}
-    good: Mapping[str, Parsed] = {}
-    verdicts: tuple[Verdict, ...] = ()
+    good: Mapping[str, Object] = {}
+    said: tuple[_Said, ...] = ()
 
 
 class _Follower(Reflector):
@@ -60,8 +79,10 @@ class _Follower(Reflector):
 
     def _object(self, found: JsonObject) -> Object:
         one = super()._object(found)
-        version = str(found["metadata"].get("resourceVersion") or "")
-        return _Followed(**msgspec.structs.asdict(one), version=version, status=found.get("status"))
+        version, size = str(found["metadata"].get("resourceVersion") or ""), len(one.spec)
+        if size > LARGEST:
+            one = msgspec.structs.replace(one, spec=b"")
+        return _Followed(**msgspec.structs.asdict(one), version=version, size=size, status=found.get("status"))
 
 
 class StatusWriter:
@@ -77,9 +98,9 @@ class StatusWriter:
         self._followers: list[_Follower] = []
 
     def counts(self) -> Mapping[tuple[str, str], int]:
-        """How many objects of which kind are accepted, or refused."""
-        every = (verdict for judged in self._judged.values() for verdict in judged.verdicts)
-        return Counter((one.object.kind, "accepted" if one.accepted else "refused") for one in every)
+        """How many objects of which kind are accepted, refused, or too large to be judged."""
+        every = (said for judged in self._judged.values() for said in judged.said)
+        return Counter((one.object.kind, one.state) for one in every)
 
     async def run(self) -> None:
         """Begin anew, and go on. What was there is read again: another replica may have written since."""
@@ -120,8 +141,8 @@ class StatusWriter:
         self._written = {
             uid: one for uid, one in self._written.items() if uid in present and present[uid].version == one.over
         }
-        verdicts = [verdict for judged in self._judged.values() for verdict in judged.verdicts]
-        writes = await asyncio.to_thread(_due, verdicts, present, dict(self._written))
+        said = [one for judged in self._judged.values() for one in judged.said]
+        writes = await asyncio.to_thread(_due, said, present, dict(self._written))
         gate = asyncio.Semaphore(AT_ONCE)
         done = await asyncio.gather(*(self._write(gate, one, status) for one, status in writes))
         return done.count(False)
@@ -167,30 +188,53 @@ class StatusWriter:
                 _log.error("%s cannot be listed, so no status is written: %s", follower.kind, follower.problem)
 
 
-def _judge(objects: Iterable[Object], before: Mapping[str, _Namespace]) -> dict[str, _Namespace]:
-    """The verdicts on all objects. Namespaces where nothing has changed are not looked into again."""
-    by_namespace: dict[str, list[Object]] = {}
+def _judge(objects: Iterable[_Followed], before: Mapping[str, _Namespace]) -> dict[str, _Namespace]:
+    """What is to be said of all objects. Namespaces where nothing has changed are not looked into again; small ones
+    come first, so that theirs is what is kept as it was read."""
+    by_namespace: dict[str, list[_Followed]] = {}
     for one in objects:
         by_namespace.setdefault(one.namespace, []).append(one)
-    return {name: _judge_one(found, before.get(name, _Namespace())) for name, found in by_namespace.items()}
+    judged, room = {}, KEPT
+    for size, name in sorted((sum(one.size for one in found), name) for name, found in by_namespace.items()):
+        made = _judge_one(by_namespace[name], before.get(name, _Namespace()))
+        room -= size
+        judged[name] = made if room >= 0 else msgspec.structs.replace(made, parsed={})
+    return judged
 
 
-def _judge_one(objects: Sequence[Object], before: _Namespace) -> _Namespace:
-    basis = frozenset((one.uid, one.generation, one.spec) for one in objects)
+def _judge_one(objects: Sequence[_Followed], before: _Namespace) -> _Namespace:
+    basis = frozenset((one.uid, one.generation, one.size, one.spec) for one in objects)
     if basis == before.basis:
         return before
+    size = sum(one.size for one in objects)
+    if size > MOST or any(one.size > LARGEST for one in objects):
+        _log.warning("the objects of namespace %s are too large to be judged: %d bytes", objects[0].namespace, size)
+        said = (_Said(one, "unjudged", unjudged(one, MOST, LARGEST)) for one in objects)
+        return _Namespace(basis, good=before.good, said=tuple(said))
     try:
         parsed = {one.uid: _parsed(one, before) for one in objects}
-        found = assemble((), parsed.values(), before.good)
+        good = {uid: _again(one, parsed) for uid, one in before.good.items() if uid in parsed}
+        found = assemble((), parsed.values(), good)
     except Exception:  # a fault of ours: the other namespaces have nothing to do with it
         _log.exception("the objects of namespace %s cannot be judged", objects[0].namespace)
         return _Namespace(basis, good=before.good)
-    return _Namespace(basis, parsed, found.good, found.verdicts)
+    last = {uid: one.object for uid, one in found.good.items()}
+    return _Namespace(basis, parsed, last, tuple(map(_said, found.verdicts)))
+
+
+def _said(verdict: Verdict) -> _Said:
+    return _Said(verdict.object, "accepted" if verdict.accepted else "refused", wanted(verdict))
 
 
 def _parsed(one: Object, before: _Namespace) -> Parsed:
     known = before.parsed.get(one.uid)
     return known if known is not None and _same(known.object, one) else parse(one, "")
+
+
+def _again(good: Object, parsed: Mapping[str, Parsed]) -> Parsed:
+    """A last good version: mostly the present one."""
+    present = parsed[good.uid]
+    return present if _same(present.object, good) else parse(good, "")
 
 
 def _same(one: Object, other: Object) -> bool:
@@ -199,18 +243,18 @@ def _same(one: Object, other: Object) -> bool:
 
 
 def _due(
-    verdicts: Iterable[Verdict], present: Mapping[str, _Followed], written: Mapping[str, _Written]
+    said: Iterable[_Said], present: Mapping[str, _Followed], written: Mapping[str, _Written]
 ) -> list[tuple[_Followed, JsonObject]]:
     """Which objects lack their condition, and the status that has it."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     found = []
-    for verdict in verdicts:
-        one = present.get(verdict.object.uid)
-        if one is None or not _same(one, verdict.object):
+    for each in said:
+        one = present.get(each.object.uid)
+        if one is None or not _same(one, each.object):
             continue  # judged again in a moment
         if (ours := written.get(one.uid)) is not None:
             one = msgspec.structs.replace(one, version=ours.version, status=ours.status)
-        status = changed(one.status, wanted(verdict), now)
+        status = changed(one.status, each.condition, now)
         if status is not None:
             found.append((one, status))
     return found

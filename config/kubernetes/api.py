@@ -23,7 +23,7 @@ JsonObject = dict[str, Any]
 
 PATIENCE: Final = 15.0
 """Seconds for a whole request, watches aside."""
-LIMIT: Final = 32 * 1024 * 1024
+LIMIT: Final = 4 * 1024 * 1024
 """Bytes of an answer."""
 LINE: Final = 8 * 1024 * 1024
 """Bytes of one event of a watch; etcd takes objects of 1.5 MiB."""

@@ -80,6 +80,57 @@ async def test_objects_of_all_namespaces_are_judged_by_themselves(cluster):
     assert writer.counts() == {}
 
 
+def large(size):
+    """A policy whose spec is larger than this."""
+    names = [f"tool-{number:04}-{'x' * 80}" for number in range(1000)]
+    rules = [{"name": f"r{number}", "action": "allow", "tools": names} for number in range(1 + size // 90_000)]
+    return POLICY | {"requests": rules}
+
+
+@pytest.mark.parametrize("most", ["MOST", "LARGEST"])
+async def test_a_namespace_that_is_too_large_is_not_judged_and_keeps_none_from_it(cluster, monkeypatch, most):
+    monkeypatch.setattr(status, most, 100_000)
+    cluster.put("MCPServer", "zendesk", SERVER, "one")
+    cluster.put("MCPPolicy", "reading", POLICY, "one")
+    cluster.put("MCPPolicy", "reading", POLICY, "two")
+    async with writing(cluster) as writer:
+        await cluster.until(lambda: said(cluster, "MCPPolicy", "reading", "one") == "True")
+        cluster.put("MCPPolicy", "reading", large(100_000), "one")
+        await cluster.until(lambda: said(cluster, "MCPPolicy", "reading", "one") == "Unknown")
+        await cluster.until(lambda: said(cluster, "MCPServer", "zendesk", "one") == "Unknown")
+        cluster.put("MCPPolicy", "reading", POLICY | {"agents": ["key:a"]}, "two")
+        await cluster.until(lambda: said(cluster, "MCPPolicy", "reading", "two") == "True")
+        assert writer.counts() == {
+            ("MCPServer", "unjudged"): 1,
+            ("MCPPolicy", "unjudged"): 1,
+            ("MCPPolicy", "accepted"): 1,
+        }
+        (condition,) = found(cluster, "MCPServer", "zendesk", "one")["status"]["conditions"]
+        assert (condition["reason"], condition["message"][:16]) == ("TooLarge", "not judged here:")
+        if most == "LARGEST":
+            assert all(len(one.spec) <= 100_000 for one in writer._present().values())
+        cluster.put("MCPPolicy", "reading", POLICY, "one")
+        await cluster.until(lambda: said(cluster, "MCPServer", "zendesk", "one") == "True")
+
+
+async def test_what_is_kept_as_it_was_read_is_bounded_over_all_namespaces(cluster, monkeypatch):
+    monkeypatch.setattr(status, "KEPT", 150_000)
+    cluster.put("MCPPolicy", "small", POLICY, "one")
+    for namespace in ("two", "three"):
+        cluster.put("MCPPolicy", "large", large(90_000), namespace)
+    async with writing(cluster) as writer:
+        for namespace in ("two", "three"):
+            await cluster.until(lambda where=namespace: said(cluster, "MCPPolicy", "large", where) == "True")
+        kept = {name for name, judged in writer._judged.items() if judged.parsed}
+        assert "one" in kept
+        assert len(kept) == 1
+        cluster.put("MCPPolicy", "large", POLICY | {"requests": [{"name": "r", "action": "wave"}]}, "two")
+        await cluster.until(lambda: said(cluster, "MCPPolicy", "large", "two") == "False")
+        cluster.put("MCPPolicy", "other", POLICY, "two")  # judged with the last good version, which is read again
+        await cluster.until(lambda: said(cluster, "MCPPolicy", "other", "two") == "True")
+        assert "large" in {one.name for one in writer._judged["two"].good.values()}
+
+
 async def test_what_comes_while_others_are_judged_is_judged_next(cluster, monkeypatch):
     heard, judge, listen = threading.Event(), status._judge, status._Follower._object
     loop = asyncio.get_running_loop()
