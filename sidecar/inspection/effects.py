@@ -205,9 +205,10 @@ class Effects:
         return False
 
     def _note(self, rule: CompiledResponseRule, action: str, what: str, place: Place, removed: str) -> Finding:
-        shown = self._shown(place.location)
+        told = len(self.findings) < MAX_FINDINGS or (action == BLOCK and self.blocked is None and not rule.shadow)
+        shown = self._shown(place.location) if told else ""  # a server may hide thousands, deep down
         finding = Finding(rule.policy, rule.name, action, what, shown, rule.shadow, removed)
-        if len(self.findings) < MAX_FINDINGS or (action == BLOCK and self.blocked is None and not rule.shadow):
+        if told:
             self.findings.append(finding)
         return finding
 
@@ -217,7 +218,7 @@ class Effects:
         for length, key in enumerate(location, 1):
             if type(key) is int:
                 parts.append(f"[{key}]")
-            elif location[:length] in self._masked:
+            elif self._masked and location[:length] in self._masked:
                 parts.append("[*]")
             else:
                 name = str(key)
