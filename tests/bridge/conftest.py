@@ -1,6 +1,7 @@
 """A sidecar in front of a stdio server that does what the test wants, and a look at what is left of it."""
 
 import asyncio
+import re
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +33,7 @@ class Behind:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._run = uuid.uuid4().hex
+        self._sidecar: Gate | None = None
 
     def config(self, *arguments: str, server: dict[str, Any] | None = None, **stdio: Any) -> dict[str, Any]:
         """Return a configuration with the fixture server, called with these arguments; keywords are keys of `stdio`."""
@@ -50,7 +52,9 @@ class Behind:
     @asynccontextmanager
     async def _gate(self, config: dict[str, Any]) -> AsyncIterator[Gate]:
         async with gate(self._folder, config) as running:
+            self._sidecar = running
             yield running
+            self._sidecar = None
         assert self.processes() == []
 
     def processes(self) -> list[int]:
@@ -66,11 +70,15 @@ class Behind:
         return sorted(found)
 
     async def left(self, count: int) -> list[int]:
-        """Wait until there are so many processes."""
+        """Wait until there are so many processes; for none, until the sidecar has seen that as well, a moment later."""
         async with asyncio.timeout(PATIENCE):
-            while len(found := self.processes()) != count:  # noqa: ASYNC110  # others' children: no event
+            while len(found := self.processes()) != count or not (count or await self._all_seen()):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
             return found
+
+    async def _all_seen(self) -> bool:
+        shown = await self._sidecar.page("/metrics") if self._sidecar is not None else ""
+        return re.search(r"^openmcp_stdio_processes\{.*\} [1-9]", shown, re.MULTILINE) is None
 
 
 @pytest.fixture
