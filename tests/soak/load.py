@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.support.gate import call, initialize, modern, modern_headers
-from tests.support.raw import Answer, Connection, connect
+from tests.support.raw import Answer, Connection, NoAnswer, connect
 
 PATIENCE = 10.0
 _FOREVER = 86_400.0
@@ -32,6 +32,7 @@ class Tally:
     sessions: int = 0
     listened: int = 0
     connections: int = 0
+    crossed: int = 0
     failures: list[str] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
 
@@ -43,7 +44,9 @@ class Tally:
 @dataclass
 class Agents:
     """Agents of one identity that call the server `path` of the sidecar at `url`; `tls` gives the context of a new
-    connection (None: no TLS), `right` is what the server has to answer to `document`: by default whom it sees."""
+    connection (None: no TLS), `right` is what the server has to answer to `document`: by default whom it sees. `again`:
+    a call that gets no byte of an answer on a connection that was used before is made again (RFC 9112, 9.3.1) and
+    counted, since it crossed with the end of that."""
 
     url: str
     path: str
@@ -52,6 +55,7 @@ class Agents:
     tally: Tally = field(default_factory=Tally)
     document: dict[str, Any] = field(default_factory=lambda: modern(call("whoami")))
     ending: asyncio.Event = field(default_factory=asyncio.Event)
+    again: bool = False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
@@ -69,16 +73,21 @@ class Agents:
         """Call once in so many seconds until the end, on one connection for as long as it is kept open."""
         due = time.monotonic()
         while not self.ending.is_set():
+            served = 0
             try:
                 async with self.connection() as agent:
                     while not self.ending.is_set():
                         due = max(due + every, time.monotonic() - 1)
                         if await self.served(agent) == "close":
                             break
+                        served += 1
                         await self._pause(due - time.monotonic())
                         if agent.writer.transport.is_closing() or agent.reader.at_eof():
                             break  # closed while nothing was under way, which HTTP clients look for before a request
             except Exception as error:
+                if self.again and served and isinstance(error, NoAnswer):
+                    self.tally.crossed += 1
+                    continue
                 self.tally.failed("a call", error)
                 await self._pause(every)
 

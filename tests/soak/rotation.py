@@ -79,6 +79,7 @@ class Report:
             f"streams: {tally.streams} of {1.5 * plan.ttl:.0f} s each, {tally.events} events",
             f"sessions: {tally.sessions}, listened to {tally.listened} times, as connections end with certificates",
             f"connections of the agents: {tally.connections}",
+            f"calls made again, as their connections had lost their CA: {tally.crossed}",
             f"failures: {len(tally.failures)}",
             *(f"  {failure}" for failure in tally.failures[:20]),
             "rotations: " + ", ".join(f"{who} {count}" for who, count in self.rotations.items()),
@@ -174,6 +175,7 @@ async def run(plan: Plan, there: World) -> Report:
     report = Report(plan)
     async with identity(there.agents["agent"]) as source, identity(there.agents["partner"]) as strangers:
         callers = agents_of(there, source, report.tally)
+        callers.again = True
         async with asyncio.TaskGroup() as group:
             for _ in range(CONNECTIONS):
                 group.create_task(callers.call(CONNECTIONS / RATE))
@@ -186,6 +188,8 @@ async def run(plan: Plan, there: World) -> Report:
                 report.faults.append(str(fault))
             finally:
                 callers.ending.set()
+        if report.tally.crossed > CONNECTIONS:  # a CA is revoked while its SVIDs are in use, once
+            report.faults.append(f"{report.tally.crossed} calls were cut off by the end of their connections")
         report.rotations["agents"] = source.stats.rotations
         report.memory = there.sidecar.running.resident()
     return report

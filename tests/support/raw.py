@@ -21,6 +21,10 @@ class Closed(AssertionError):
     """The other side closed the connection where an answer was expected."""
 
 
+class NoAnswer(Closed):
+    """It did so without a byte of one."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """One HTTP response: names in lower case, values as they came, chunks put together."""
@@ -112,7 +116,8 @@ class Connection:
             try:
                 head = await self.reader.readuntil(b"\r\n\r\n")
             except (asyncio.IncompleteReadError, ConnectionError) as error:
-                raise Closed(f"no answer: {error!r}") from None
+                begun = isinstance(error, asyncio.IncompleteReadError) and error.partial
+                raise (Closed if begun else NoAnswer)(f"no answer: {error!r}") from None
         first, *lines = head.decode("ascii").removesuffix("\r\n\r\n").split("\r\n")
         version, status, _ = first.split(" ", 2)
         assert version == "HTTP/1.1"
