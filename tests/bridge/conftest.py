@@ -72,8 +72,10 @@ class Behind:
     async def left(self, count: int) -> list[int]:
         """Wait until there are so many processes; for none, until the sidecar has seen that as well, a moment later."""
         async with asyncio.timeout(PATIENCE):
-            while len(found := self.processes()) != count or not (count or await self._all_seen()):  # noqa: ASYNC110
+            found = self.processes()
+            while len(found) != count or not (count or await self._all_seen()):  # others' children
                 await asyncio.sleep(0.02)
+                found = self.processes()
             return found
 
     async def _all_seen(self) -> bool:
