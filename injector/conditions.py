@@ -22,13 +22,7 @@ def wanted(verdict: Verdict) -> JsonObject:
     message = "\n".join(said)
     if len(message) > MOST:
         message = message[: MOST - len(_CUT)] + _CUT
-    return {
-        "type": TYPE,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "observedGeneration": verdict.object.generation,
-    }
+    return _condition(verdict.object, status, reason, message)
 
 
 def unjudged(one: Object, most: int, largest: int) -> JsonObject:
@@ -37,10 +31,14 @@ def unjudged(one: Object, most: int, largest: int) -> JsonObject:
         f"not judged here: the specs of a namespace may have {most >> 20} MiB together, and one {largest >> 10} KiB; "
         "sidecars judge it, and openmcp validate does"
     )
+    return _condition(one, "Unknown", "TooLarge", message)
+
+
+def _condition(one: Object, status: str, reason: str, message: str) -> JsonObject:
     return {
         "type": TYPE,
-        "status": "Unknown",
-        "reason": "TooLarge",
+        "status": status,
+        "reason": reason,
         "message": message,
         "observedGeneration": one.generation,
     }
