@@ -135,12 +135,17 @@ async def test_a_last_word_is_heard(behind: Behind) -> None:
         await behind.left(0)
 
 
-async def test_a_server_that_cannot_start_is_named_and_not_started_again_at_once(
-    behind: Behind, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def one_try(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot start is not started again within a test; the log tells of what did."""
     caplog.set_level("INFO", "openmcp.bridge")
     monkeypatch.setattr(stdio, "FIRST_PAUSE", 60.0)
     monkeypatch.setattr(stdio, "LONGEST_PAUSE", 60.0)
+
+
+async def test_a_server_that_cannot_start_is_named_and_not_started_again_at_once(
+    behind: Behind, caplog: pytest.LogCaptureFixture, one_try: None
+) -> None:
     async with behind.gate("--fails") as sidecar, sidecar.connect() as agent:
         for why in (CLOSED, UNREACHED, UNREACHED):
             failed(await agent.ask(call("allowed_echo") | INITIALIZE), why)
@@ -183,11 +188,8 @@ async def test_a_server_that_has_to_be_modern_may_take_its_time_to_start(
 
 
 async def test_nobody_waits_for_a_modern_server_again_that_does_not_answer(
-    behind: Behind, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    behind: Behind, caplog: pytest.LogCaptureFixture, one_try: None
 ) -> None:
-    caplog.set_level("INFO", "openmcp.bridge")
-    monkeypatch.setattr(stdio, "FIRST_PAUSE", 60.0)
-    monkeypatch.setattr(stdio, "LONGEST_PAUSE", 60.0)
     async with (
         behind.gate("--mute", server=QUICK, share="server") as sidecar,
         sidecar.connect() as agent,

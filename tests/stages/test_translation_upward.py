@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any
 
@@ -235,12 +237,18 @@ class Waiting:
         return done(sent)
 
 
-async def test_a_call_that_is_cancelled_ends() -> None:
-    called = Waiting()
-
+@asynccontextmanager
+async def waited_for() -> AsyncIterator[tuple[Any, Waiting]]:
+    """A session with a modern server that lets its calls wait."""
     async with translated(ALL) as it:
+        called = Waiting()
         it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
         await it.agent.initialize()
+        yield it, called
+
+
+async def test_a_call_that_is_cancelled_ends() -> None:
+    async with waited_for() as (it, called):
         call = it.agent.begin(request("tools/call", 3, name="echo"))
         serving = asyncio.create_task(it.pipeline(call))
         await called.begun.wait()
@@ -254,15 +262,12 @@ async def test_a_call_that_is_cancelled_ends() -> None:
 
 async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
     """An exception that is raised again and again keeps the frames of all the times, and what is in them."""
-    called = Waiting()
 
     def frames() -> int:
         gc.collect()
         return sum(type(one) is TracebackType for one in gc.get_objects())
 
-    async with translated(ALL) as it:
-        it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
-        await it.agent.initialize()
+    async with waited_for() as (it, called):
         kept = []
         for _ in range(3):
             called.begun.clear()
@@ -275,11 +280,7 @@ async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
 
 
 async def test_true_is_not_the_id_of_a_call() -> None:
-    called = Waiting()
-
-    async with translated(ALL) as it:
-        it.server = ModernOnly(tools_call=called)  # type: ignore[arg-type]  # it waits
-        await it.agent.initialize()
+    async with waited_for() as (it, called):
         call = it.agent.begin(request("tools/call", 1, name="echo"))
         serving = asyncio.create_task(it.pipeline(call))
         await called.begun.wait()
