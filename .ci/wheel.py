@@ -33,7 +33,7 @@ COMPILED = (
     *(f"detection/{name}" for name in ("numbers", "readings", "sets")),
     *("sealing", "pipeline"),
     *(f"net/{name}" for name in ("exchange", "framing", "handover", "http1", "pool", "response", "upstream")),
-    *(f"net/{name}" for name in ("fields", "floods", "http2", "outbox", "stream", "uploads")),
+    *(f"net/{name}" for name in ("fields", "floods", "http2", "outbox", "stream", "tail", "uploads")),
     *(f"stages/{name}" for name in ("admit", "batch", "context", "forward", "record", "reply", "requests", "results")),
     *(f"stages/{name}" for name in ("answering", "connections", "embedded", "inspect", "relays", "sessions")),
     *("stages/payloads", "stages/spans", "stages/streams", "stages/pins", "stages/tasks"),

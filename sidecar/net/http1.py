@@ -17,6 +17,7 @@ from openmcp.sidecar.net.exchange import HttpExchange, status_line
 from openmcp.sidecar.net.framing import well_framed, without_offer
 from openmcp.sidecar.net.handover import Handover, turn
 from openmcp.sidecar.net.lifetimes import lifetime, peer_of
+from openmcp.sidecar.net.tail import LINGER_TIMEOUT, Tail
 from openmcp.sidecar.net.values import State
 from openmcp.sidecar.ports import HttpRequest
 
@@ -32,9 +33,6 @@ MAX_AHEAD: Final = 256 * 1024
 HEAD_TIMEOUT: Final = 10.0
 BODY_TIMEOUT: Final = 60.0
 IDLE_TIMEOUT: Final = 120.0
-LINGER_TIMEOUT: Final = 2.0
-STALL_TIMEOUT: Final = 300.0
-"""Seconds in which a client must read something of what is waiting for it."""
 WRITE_BUFFER: Final = 64 * 1024
 
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -69,8 +67,8 @@ class Connection(asyncio.Protocol):
         self._repeated = _NOTHING
         self._path = self._version = ""
         self._in_head = self._in_message = self._owes_continue = False
-        self._begun = self._unread = self._ahead = self._limit = self._head_bytes = self._body_bytes = 0
-        self._stalled = 0.0
+        self._begun = self._ahead = self._limit = self._head_bytes = self._body_bytes = 0
+        self._tail = Tail(self.now)
         self._body: list[bytes] = []
 
     # asyncio.Protocol
@@ -78,12 +76,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        self._tail.open(self._transport)
         self.peer = peer_of(self._transport)
         self._until, self._ends = lifetime(self.now(), self.peer)
         self._listener.joined(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _CLOSING
+        self._tail.lost()
         self._pending.clear()
         if self._task is None:
             self._listener.left(self)
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._drained = self._loop.create_future()
-        self._stalled = self.now()
+        self._tail.watch()
 
     def resume_writing(self) -> None:
         drained, self._drained = self._drained, None
@@ -256,13 +256,13 @@ class Connection(asyncio.Protocol):
     @property
     def waiting(self) -> bool:
         """Whether no request is being served."""
-        return self._state is not _BUSY and self._state is not _CLOSING
+        return self._state is not _BUSY
 
     def close_when_idle(self) -> None:
         """Drain: close now if no request is under way or waiting, else when it is answered."""
         if self._state in (_IDLE, _HEAD):
             self._state = _CLOSING
-            self._transport.close()
+            self._tail.close()
 
     def end(self) -> None:
         """Serve no further request; the one under way ends by itself."""
@@ -274,11 +274,10 @@ class Connection(asyncio.Protocol):
 
     def sweep(self, now: float) -> int:
         """See `values.Client`: enforce the deadlines of reading and of the connection, and keep streams alive."""
-        if now >= self._until:
-            self._leaving = True
-            if now >= self._ends:
-                self.end()
-        if self._drained is not None and self._stands_still(now):
+        self._sweep_lifetime(now)
+        if self._state is _CLOSING:
+            self._tail.linger(now)
+        elif self._drained is not None and self._tail.stalled(now):
             self.abort()
         elif self._state is _BUSY:
             if self._exchange is not None:
@@ -290,20 +289,25 @@ class Connection(asyncio.Protocol):
                 self.abort()
         return self._body_bytes + self._ahead
 
+    def _sweep_lifetime(self, now: float) -> None:
+        if now >= self._until:
+            self._leaving = True
+            if now >= self._ends:
+                self.end()
+
     def refuse(self, status: int) -> None:
         """Answer a request that cannot be read and close; the reason is the status alone."""
         if self._state is _CLOSING:
             return  # one answer is enough, whatever else is wrong with the request
         waiting = self._state is _BUSY
-        self._state, self._deadline = _CLOSING, self.now() + LINGER_TIMEOUT
+        self._state = _CLOSING
         self._listener.refused(status)
         if waiting:  # the answer before it is not out yet: no order could be kept
             self.abort()
             return
         head = b"%b%bcontent-length: 0\r\n\r\n" % (status_line(status), self._listener.date_and_close)
         self.send(head)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
+        self._tail.shut(LINGER_TIMEOUT)
 
     def _ignore_upgrades(self, data: memoryview, offset: int) -> None:
         """Offers to upgrade (h2c) are not taken (RFC 9110, 7.8): such a request is read again without it.
@@ -326,15 +330,8 @@ class Connection(asyncio.Protocol):
                 return
 
     def _close(self) -> None:
-        self._state, self._deadline = _CLOSING, self.now() + STALL_TIMEOUT
-        self._transport.close()
-
-    def _stands_still(self, now: float) -> bool:
-        """Whether the client read nothing of what is waiting for it, for too long."""
-        before, self._unread = self._unread, self._transport.get_write_buffer_size()
-        if self._unread != before:
-            self._stalled = now
-        return now - self._stalled > STALL_TIMEOUT
+        self._state = _CLOSING
+        self._tail.finish()
 
     def _answer_expectation(self) -> bool:
         if self._headers[b"expect"].lower() != b"100-continue":

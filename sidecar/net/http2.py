@@ -16,10 +16,11 @@ from openmcp.identity.peer import UNKNOWN
 from openmcp.sidecar.net import http2wire as wire
 from openmcp.sidecar.net.fields import Head, Malformed, TooLarge, check_trailers
 from openmcp.sidecar.net.floods import Flood, Guard
-from openmcp.sidecar.net.http1 import BODY_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, STALL_TIMEOUT
+from openmcp.sidecar.net.http1 import BODY_TIMEOUT, HEAD_TIMEOUT, IDLE_TIMEOUT
 from openmcp.sidecar.net.lifetimes import lifetime, peer_of
 from openmcp.sidecar.net.outbox import Outbox
 from openmcp.sidecar.net.stream import Stream
+from openmcp.sidecar.net.tail import LINGER_TIMEOUT, STALL_TIMEOUT
 from openmcp.sidecar.net.uploads import Uploads
 from openmcp.sidecar.ports import HttpRequest
 
@@ -125,7 +126,7 @@ class Http2Connection(asyncio.Protocol):
     @property
     def waiting(self) -> bool:
         """Whether no request is being served."""
-        return not self._tasks and not self._closing
+        return not self._tasks
 
     def close_when_idle(self) -> None:
         """Drain: take no more requests as soon as the client knows; then close when the last one is answered."""
@@ -157,8 +158,7 @@ class Http2Connection(asyncio.Protocol):
         self._guard.rest(now - self._swept)
         self._swept = now
         if self._closing:
-            if now >= self._deadline:
-                self.abort()
+            self._outbox.linger(now)
         elif self._outbox.stands_still(now):
             self.abort()
         elif now - self._block_since >= HEAD_TIMEOUT:
@@ -372,10 +372,8 @@ class Http2Connection(asyncio.Protocol):
         """Close, if no more requests are taken and none is under way."""
         if not self._final or self._streams or self._closing:
             return
-        self._outbox.flush()
         self._closing = True
-        self._deadline = self.now() + STALL_TIMEOUT
-        self._transport.close()
+        self._outbox.shut(STALL_TIMEOUT)
 
     def _break(self, status: int, code: int | None) -> None:
         """End a connection that cannot be read on; without a code h2 has said why."""
@@ -383,8 +381,7 @@ class Http2Connection(asyncio.Protocol):
         if code is not None:
             self._outbox.goaway(self._machine.highest_inbound_stream_id, code)
         self._closing = True
-        self._deadline = self.now() + LINGER_TIMEOUT
-        self._outbox.shut()
+        self._outbox.shut(LINGER_TIMEOUT)
         self._forget_all()
 
 

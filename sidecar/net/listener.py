@@ -12,6 +12,7 @@ from openmcp.identity.peer import PeerCertificate
 from openmcp.sidecar.net.http1 import Connection
 from openmcp.sidecar.net.opening import Opening
 from openmcp.sidecar.net.sweep import Sweeper
+from openmcp.sidecar.net.tail import STALL_TIMEOUT
 from openmcp.sidecar.net.unread import Unread
 from openmcp.sidecar.net.values import Client
 from openmcp.sidecar.ports import Exchange
@@ -28,8 +29,6 @@ SILENCE: Final = 60.0
 BACKLOG: Final = 1024
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for a TLS handshake; until it is over there is no connection."""
-GOODBYE_TIMEOUT: Final = 2.0
-"""Seconds in which a client should say goodbye to a TLS connection that is closed."""
 _DATE: Final = "%a, %d %b %Y %H:%M:%S GMT"
 """RFC 9110, 5.6.7: English names, as they are while nobody calls `setlocale` for LC_TIME."""
 
@@ -88,7 +87,7 @@ class Listener:
             backlog=BACKLOG,
             ssl=tls,
             ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls is not None else None,
-            ssl_shutdown_timeout=GOODBYE_TIMEOUT if tls is not None else None,
+            ssl_shutdown_timeout=STALL_TIMEOUT if tls is not None else None,  # `Tail.linger` sees more
         )
         self._sweeper.add(self._sweep)
         bound = self._server.sockets[0].getsockname()

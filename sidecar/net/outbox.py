@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Final
 
 from openmcp.sidecar.net import http2wire as wire
-from openmcp.sidecar.net.http1 import STALL_TIMEOUT
 from openmcp.sidecar.net.stream import WRITE_BUFFER, Stream
+from openmcp.sidecar.net.tail import Tail
 
 MAX_BACKLOG: Final = 1024 * 1024
 """Bytes that wait for a client which reads nothing: only answers to its control frames can make them so many."""
@@ -31,25 +31,26 @@ class Outbox:
         self._transport: asyncio.Transport | None = None
         self._sent: Callable[[Stream, bool, bool], None] = _nobody
         self._soon = False
-        self._unsent = 0
-        self._stalled = 0.0
+        self._tail = Tail(loop.time)
 
     def open(self, transport: asyncio.Transport, sent: Callable[[Stream, bool, bool], None]) -> None:
         """The connection was made."""
         self._transport, self._sent = transport, sent
+        self._tail.open(transport)
         transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self.flush()
 
     def close(self) -> None:
         """Nothing goes out any more."""
         self._transport = None
+        self._tail.lost()
         self._sent = _nobody  # which would hold the connection in memory, and it us
         self._ready.clear()
 
     def pause(self) -> None:
         """The socket takes no more for now."""
         self.paused = True
-        self._stalled = self._loop.time()
+        self._tail.watch()
 
     def resume(self) -> None:
         """It does again."""
@@ -107,22 +108,19 @@ class Outbox:
         if self._transport is not None:
             self._transport.write(wire.goaway(last, code))
 
-    def shut(self) -> None:
-        """Nothing comes after what is to be sent; what the client still sends is read, where that can be done."""
+    def shut(self, patience: float) -> None:
+        """Nothing comes after what is to be sent, for which the client has `patience` seconds."""
         self.flush()
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
-        elif self._transport is not None:
-            self._transport.close()
+        self._transport = None
+        self._tail.shut(patience)
+
+    def linger(self, now: float) -> None:
+        """End the connection after `shut`, when the client has had its time."""
+        self._tail.linger(now)
 
     def stands_still(self, now: float) -> bool:
         """Whether the client read nothing of what is waiting for it, for too long."""
-        if not self.paused or self._transport is None:
-            return False
-        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
-        if self._unsent != before:
-            self._stalled = now
-        return now - self._stalled > STALL_TIMEOUT
+        return self.paused and self._tail.stalled(now)
 
     def _frame(self, stream: Stream) -> bool:
         """Send one DATA frame; whether there may be another."""

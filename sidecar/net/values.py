@@ -30,7 +30,7 @@ class Client(Protocol):
 
     @property
     def waiting(self) -> bool:
-        """Whether no request is being served, and it is not closing."""
+        """Whether no request is being served."""
 
     def close_when_idle(self) -> None:
         """Drain: take no more requests, and close when those under way are answered."""

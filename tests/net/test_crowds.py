@@ -10,7 +10,7 @@ import pytest
 from openmcp.sidecar.net import listener
 from openmcp.sidecar.net.exchange import HttpExchange
 from tests.net.test_lifetimes import at_once, listening
-from tests.support.http2 import PREFACE
+from tests.support.http2 import GOAWAY, PREFACE, frame, settings
 from tests.support.raw import Connection
 
 MOST = 8
@@ -20,6 +20,8 @@ HALF = {
     "half a body": b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 9\r\n\r\n{",
     "half a preface": PREFACE[:10],
     "HTTP/2 and nothing more": PREFACE,
+    "what is refused, and no end": b"GET / HTTP/1.1\r\n\r\n",
+    "HTTP/2, a goodbye, and no end": PREFACE + settings({}) + frame(GOAWAY, 0, 0, bytes(8)),
 }
 
 

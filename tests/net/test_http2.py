@@ -13,7 +13,7 @@ import pytest
 from openmcp.identity.tls import SpiffeTls
 from openmcp.sidecar.errors import Refused
 from openmcp.sidecar.net import http2 as implementation
-from openmcp.sidecar.net import outbox, uploads
+from openmcp.sidecar.net import tail, uploads
 from openmcp.sidecar.net.floods import Flood, Guard
 from openmcp.sidecar.ports import Exchange, HttpRequest
 from tests.fakes.pki import Ca
@@ -681,7 +681,7 @@ async def test_an_answer_that_nobody_takes_is_given_up(handler: Handler, monkeyp
 
 
 async def test_a_client_that_reads_nothing_is_cut(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outbox, "STALL_TIMEOUT", 0.1)
+    monkeypatch.setattr(tail, "STALL_TIMEOUT", 0.1)
     async with listening(None, handler) as (listener, port):
         listener.body_limit = lambda path: 2**24
         async with http2(("127.0.0.1", port), changed={INITIAL_WINDOW_SIZE: 2**30}) as agent:

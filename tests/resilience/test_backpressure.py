@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openmcp.sidecar.net import http1
+from openmcp.sidecar.net import tail
 from openmcp.sidecar.net.response import STREAM_BUFFER
 from tests.net.test_upstream import ended
 from tests.support.gate import Gate, call, configuration, gate
@@ -129,7 +129,7 @@ async def test_an_agent_that_sends_ahead_is_read_no_further(sidecar: Gate, agent
 async def test_a_client_that_reads_nothing_is_cut(
     sidecar: Gate, agent: Connection, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http1, "STALL_TIMEOUT", 0.2)
+    monkeypatch.setattr(tail, "STALL_TIMEOUT", 0.2)
 
     async def flood(request: Request, reply: Reply) -> None:
         await reply.stream()
@@ -142,37 +142,3 @@ async def test_a_client_that_reads_nothing_is_cut(
     stop_reading(agent)
     await agent.send(agent.request(call()))
     assert (await ended(sidecar))["outcome"] == "client_gone"
-
-
-class Thin:
-    """A transport whose client reads now and then."""
-
-    def __init__(self, *waiting: int) -> None:
-        self.waiting = list(waiting)
-        self.aborted = False
-
-    def get_write_buffer_size(self) -> int:
-        return self.waiting.pop(0)
-
-    def abort(self) -> None:
-        self.aborted = True
-
-
-async def test_a_client_that_reads_slowly_is_not(sidecar: Gate, agent: Connection) -> None:
-    """A large answer over a thin line takes longer than a client may stand still."""
-    assert (await agent.ask(call("forbidden"))).status == 200
-    (connection,) = sidecar.app._listener._connections
-    thin = Thin(900, 600, 300, 300, 300)
-    connection.pause_writing()
-    started, real = connection._stalled, connection._transport
-    connection._deadline = float("inf")
-    connection._transport = thin  # type: ignore[assignment]  # the part of a transport that is used here
-    try:
-        for late in (0.9, 1.8, 2.7, 3.6):
-            connection.sweep(started + late * http1.STALL_TIMEOUT)
-            assert not thin.aborted
-        connection.sweep(started + 3.8 * http1.STALL_TIMEOUT)
-        assert thin.aborted
-    finally:
-        connection._transport = real
-        real.abort()

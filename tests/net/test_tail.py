@@ -1,0 +1,178 @@
+"""How a client's connection is closed: who takes the last answer slowly, or still sends, gets the whole of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import cast
+
+import pytest
+
+from openmcp.sidecar.net import tail
+from openmcp.sidecar.ports import Exchange
+from tests.fakes.pki import Ca
+from tests.net.test_http2 import Handler, until
+from tests.net.test_lifetimes import connected, listening, tls_of
+from tests.support.http2 import (
+    ACK,
+    GOAWAY,
+    INITIAL_WINDOW_SIZE,
+    PING,
+    PREFACE,
+    Http2,
+    Incoming,
+    frame,
+    http2,
+    settings,
+    window,
+)
+from tests.support.mtls import careless_client
+
+SIZE = 12_000_000
+"""Bytes: more than two sockets take."""
+
+
+class Thin:
+    """A transport whose client reads now and then."""
+
+    def __init__(self, *waiting: int) -> None:
+        self.waiting = list(waiting)
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting.pop(0)
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
+
+
+def test_a_client_that_reads_slowly_does_not_stall() -> None:
+    """A large answer over a thin line takes longer than a client may stand still."""
+    watched = tail.Tail(lambda: 100.0)
+    watched.open(cast(asyncio.Transport, Thin(900, 600, 300, 300, 300, 0, 0)))
+    watched.watch()
+    later = (0.9, 1.8, 2.7, 3.6, 3.8, 4.0, 5.1)
+    stalled = [watched.stalled(100.0 + late * tail.STALL_TIMEOUT) for late in later]
+    assert stalled == [False, False, False, False, True, False, True]
+
+
+@pytest.fixture(params=[False, True], ids=["clear", "tls"])
+def tls(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture
+def context(tls: bool) -> ssl.SSLContext | None:
+    return tls_of(Ca("example.org"))[1] if tls else None
+
+
+@pytest.fixture
+def by(tls: bool) -> ssl.SSLContext | None:
+    return careless_client() if tls else None
+
+
+async def large(exchange: Exchange) -> None:
+    exchange.respond(200, b"", bytes(SIZE))
+
+
+@asynccontextmanager
+async def slow(
+    port: int, by: ssl.SSLContext | None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A client whose socket takes little."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    name = "x" if by is not None else None
+    reader, writer = await asyncio.open_connection(sock=sock, ssl=by, server_hostname=name)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_a_slow_client_gets_the_last_answer_whole(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None
+) -> None:
+    async with listening(context, large) as (listener, port), slow(port, by) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        got, there = 0, listener.clock
+        while listener.clock < there + tail.LINGER_TIMEOUT + 0.5:
+            got += len(await reader.readexactly(1))
+            await asyncio.sleep(0.01)
+        assert got + len(await reader.read()) == SIZE
+
+
+async def test_one_that_opens_its_windows_gets_it_too(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None
+) -> None:
+    """What it sends crosses with the end of the connection."""
+    if by is not None:
+        by.set_alpn_protocols(["h2"])
+    async with listening(context, large) as (_, port), slow(port, by) as (reader, writer):
+        agent = Http2(reader, writer, "x", "/", "http" if by is None else "https")
+        await agent.send(PREFACE, settings({INITIAL_WINDOW_SIZE: 2**30}), window(0, 2**30))
+        number = await agent.request(b"x")
+        await agent.begun(number)
+        await agent.send(frame(GOAWAY, 0, 0, bytes(8)))
+        stream = agent.streams.setdefault(number, Incoming())
+        while not stream.ended:
+            await agent.read()
+            await agent.send(window(0, 1))
+        assert len(stream.body) == SIZE
+        await agent.closed()
+
+
+@pytest.mark.parametrize("code", [0, 255])
+async def test_what_comes_behind_a_goodbye_is_read(code: int) -> None:
+    async with listening(None) as (listener, port), http2(("127.0.0.1", port)) as agent:
+        await agent.pinged()
+        await agent.send(frame(GOAWAY, 0, 0, bytes(7) + bytes([code])))
+        await agent.closed()
+        assert listener.connections == 1
+        for _ in range(3):
+            await agent.send(frame(PING, 0, 0, bytes(8)), frame(PING, ACK, 0, bytes(8)))
+        sock = agent.writer.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0, "no RST"
+        await agent.close()
+        await until(lambda: listener.connections == 0)
+
+
+async def test_a_second_goodbye_and_what_is_no_protocol_behind_one_harm_nobody() -> None:
+    async with listening(None) as (listener, port), http2(("127.0.0.1", port)) as agent:
+        await agent.pinged()
+        block = agent.block(agent.fields())
+        goodbye = frame(GOAWAY, 0, 0, bytes(8))
+        await agent.send(goodbye, goodbye, frame(1, 5, 1, block), frame(1, 5, 2, block), frame(6, 0, 0, b"short"))
+        await agent.closed()
+        await agent.close()
+        await until(lambda: listener.connections == 0)
+
+
+@pytest.mark.parametrize("speaks", ["HTTP/1.1", "HTTP/2"])
+async def test_who_does_not_close_is_cut(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None, monkeypatch: pytest.MonkeyPatch, speaks: str
+) -> None:
+    """It read what it was sent, and no more."""
+    monkeypatch.setattr(tail, "LINGER_TIMEOUT", 0.1)
+    handler = Handler()
+    async with listening(context, handler) as (listener, port):
+        if speaks == "HTTP/2":
+            async with http2(("127.0.0.1", port), by) as agent:
+                assert (await agent.ask(b"x")).status == 200
+                agent.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream's can
+                await agent.send(frame(GOAWAY, 0, 0, bytes(8)))
+                await until(lambda: listener.connections == 0)
+                agent.writer.transport.abort()
+        else:
+            async with connected(port, by) as plain:
+                plain.writer.transport.pause_reading()  # type: ignore[attr-defined]  # a stream's can
+                await plain.send(plain.request(b"x", connection="close"))
+                await until(lambda: listener.connections == 0)
+                plain.writer.transport.abort()
