@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.cluster import CLUSTER_SPIFFE_ID, SYSTEM, Replicas, furnish, install, rendered, replicas, settings_of
-from tests.support.kubernetes import KubeApi, kube_api
+from tests.support.kubernetes import KubeApi, Rejected, kube_api
 from tests.support.parts import require
+from tests.support.spire import wait_until
 
 VALUES = (
     *("--set", "image.repository=registry.example/openmcp", "--set", "image.tag=v1"),
@@ -52,4 +54,15 @@ def injectors(
         install(kube, chart, f"https://127.0.0.1:{running.port}/mutate")
         running.start()
         running.start()
+        wait_until(lambda: _injected(kube), "the API server to ask the injector")
         yield running
+
+
+def _injected(kube: KubeApi) -> bool:
+    """Whether a pod gets its sidecar: the API server heeds what was installed some time after it was stored."""
+    container = {"name": "agent", "image": "registry.example/agent:3", "securityContext": {"runAsUser": 1000}}
+    meta = {"name": "probe", "annotations": {"openmcp.dev/servers": "tickets"}}
+    probe = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": [container]}}
+    with suppress(Rejected):
+        return "initContainers" in kube.create(probe, GOVERNED, dry_run=True)["spec"]
+    return False

@@ -17,6 +17,7 @@ from tests.real.kubernetes.governed.conftest import GOVERNED
 from tests.real.kubernetes.governed.test_pods import AGENT, SECURE, pod
 from tests.support.cluster import Replicas, furnish
 from tests.support.kubernetes import KubeApi, refused
+from tests.support.spire import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -134,11 +135,18 @@ def other(kube: KubeApi, injectors: Replicas) -> Iterator[None]:
     }
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration"}
     made = kube.create({**kind, "metadata": {"name": "zz-other"}, "webhooks": [webhook]})
+    wait_until(lambda: limited(kube), "the API server to ask it")
     yield
     kube.delete(made)
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def limited(kube: KubeApi) -> bool:
+    """Whether it is asked: the API server takes note of a configuration some time after it was stored."""
+    stored = kube.create(changed("resources"), GOVERNED, dry_run=True)
+    return "limits" in stored["spec"]["containers"][0]["resources"]
 
 
 def changed(what: str) -> Pod:
