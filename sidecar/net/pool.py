@@ -80,6 +80,7 @@ class HttpEndpoint:
     async def _proven(self, credential: Credential, request: Outgoing, patience: Patience) -> UpstreamResponse:
         """Send it, and once more with a new credential where the server refused the one it got: with 401 it says that
         it did nothing. The server's challenge goes no further, the agent could not answer it."""
+        started = self._now()
         lines = credential.lines() or await credential.fetch()
         response = await self.exchange(request, lines, patience)
         if response.status != 401:
@@ -88,7 +89,7 @@ class HttpEndpoint:
         if credential.rejected(lines):
             anew = credential.lines() or await credential.fetch()
             if anew != lines:
-                response = await self.exchange(request, anew, patience)
+                response = await self.exchange(request, anew, patience.after(self._now() - started))
                 if response.status != 401:
                     return response
                 response.close()

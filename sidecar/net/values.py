@@ -67,6 +67,10 @@ class Patience(msgspec.Struct, frozen=True):
     total: float
     endless: bool = False
 
+    def after(self, gone: float) -> "Patience":
+        """What is left of it when so many seconds have gone."""
+        return msgspec.structs.replace(self, head=max(0.0, self.head - gone), total=max(0.0, self.total - gone))
+
 
 class Terms(msgspec.Struct, frozen=True):
     """How long a call of a tool may take, and whether it may be sent twice."""

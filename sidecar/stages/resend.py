@@ -8,8 +8,6 @@ servers; only what comes after that is counted against `attempts` and the budget
 import asyncio
 from typing import Final
 
-from msgspec import structs
-
 from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net.endpoint import Endpoint
 from openmcp.sidecar.net.outliers import BUSY, fault
@@ -133,8 +131,7 @@ class Course:
         """How long this attempt may take, so that all of them take no longer than one may."""
         if self._again == 0:
             return self._patience
-        gone = self._elapsed()
-        return structs.replace(self._patience, head=self._patience.head - gone, total=self._patience.total - gone)
+        return self._patience.after(self._elapsed())
 
     def _elapsed(self) -> float:
         return self._resending.now() - self._started

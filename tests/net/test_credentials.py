@@ -16,6 +16,7 @@ from openmcp.sidecar.errors import UpstreamFailed
 from openmcp.sidecar.net import credentials, health
 from openmcp.sidecar.net.credentials import HeaderSecret, JwtSvidToken
 from openmcp.sidecar.net.pool import Upstream
+from openmcp.sidecar.net.values import Patience
 from tests.fakes import pki
 from tests.net.sources import PATIENCE, Clock, Svids, request, upstream
 from tests.support.hostile import Hostile, Reply, Request, hostile
@@ -286,6 +287,27 @@ async def test_a_new_secret_is_sent_once_more_after_a_401(server: Hostile, file:
     assert (response.status, response.body) == (200, b'{"served":true}')
     assert shown(server) == ["Bearer one", "Bearer two"]
     assert server.requests[0].body == server.requests[1].body
+    gate.close()
+
+
+async def test_both_together_take_no_longer_than_one_may(server: Hostile, file: Path, clock: Clock) -> None:
+    gate = upstream(server.url, in_file(file, clock))
+    write(file, "two")
+    (endpoint,) = gate.endpoints
+    later, patience = Clock(), Patience(head=30.0, idle=30.0, total=30.0)
+    endpoint._now = later
+
+    async def slow(request: Request, reply: Reply) -> None:
+        if len(server.requests) == 1:
+            later.now += 29.75
+            await reply.respond(b"", status=401)
+        else:
+            gate.sweep(asyncio.get_running_loop().time() + 1.0)
+            await reply.left()
+
+    server.handler = slow
+    with pytest.raises(UpstreamFailed, match=r"^timeout: no answer in 0\.25 s$"):
+        await endpoint.send(request(), patience)
     gate.close()
 
 
