@@ -17,7 +17,7 @@ from openmcp.sidecar.net.exchange import HttpExchange, status_line
 from openmcp.sidecar.net.framing import well_framed, without_offer
 from openmcp.sidecar.net.handover import Handover, turn
 from openmcp.sidecar.net.lifetimes import lifetime, peer_of
-from openmcp.sidecar.net.tail import LINGER_TIMEOUT, Tail
+from openmcp.sidecar.net.tail import LINGER_TIMEOUT, STALL_TIMEOUT, Tail
 from openmcp.sidecar.net.values import State
 from openmcp.sidecar.ports import HttpRequest
 
@@ -331,7 +331,10 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._state = _CLOSING
-        self._tail.finish()
+        if self._pending or self._in_message:  # it sends on: the next requests came behind the one answered last
+            self._tail.shut(STALL_TIMEOUT)
+        else:  # at once, also for those that wait for the end
+            self._tail.close()
 
     def _answer_expectation(self) -> bool:
         if self._headers[b"expect"].lower() != b"100-continue":

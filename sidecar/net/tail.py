@@ -73,13 +73,6 @@ class Tail:
         if self._transport is not None and self._transport.can_write_eof():
             self._transport.write_eof()
 
-    def finish(self) -> None:
-        """`shut`; `close` where the client would see no end, which it may be waiting for."""
-        if self._transport is not None and not self._transport.can_write_eof():
-            self.close()
-        else:
-            self.shut(STALL_TIMEOUT)
-
     def linger(self, now: float) -> None:
         """After one of these: end the connection of a client that has all and does not close, or that takes nothing."""
         transport = self._transport

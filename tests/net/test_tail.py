@@ -33,6 +33,7 @@ from tests.support.mtls import careless_client
 
 SIZE = 12_000_000
 """Bytes: more than two sockets take."""
+REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Thin:
@@ -107,6 +108,31 @@ async def test_a_slow_client_gets_the_last_answer_whole(
             got += len(await reader.readexactly(1))
             await asyncio.sleep(0.01)
         assert got + len(await reader.read()) == SIZE
+
+
+async def test_one_that_sends_its_next_requests_meanwhile_gets_it_too(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None
+) -> None:
+    """None of them is served: the sidecar drains."""
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def held(exchange: Exchange) -> None:
+        begun.set()
+        await release.wait()
+        await large(exchange)
+
+    async with listening(context, held) as (listener, port), slow(port, by) as (reader, writer):
+        writer.write(REQUEST * 2)
+        await begun.wait()
+        listener.accepting = False
+        release.set()
+        await reader.readuntil(b"\r\n\r\n")
+        got = 0
+        while got < SIZE:
+            got += len(await reader.read(65536))
+            writer.write(REQUEST)
+        assert got == SIZE
+        listener.accepting = True
 
 
 async def test_one_that_opens_its_windows_gets_it_too(

@@ -17,8 +17,9 @@ from tests.support.process import sidecar as process
 from tests.support.raw import Connection, connect
 
 SIZE = 4 * 1024 * 1024
-SLACK = 128 * 1024
-"""KiB for what comes in between two looks, and for the shape of the heap."""
+SLACK = 192 * 1024
+"""KiB for what comes in between two looks, and for the shape of the heap: 146 to 262 MiB in all on a busy machine, 480
+where nothing is bounded."""
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ async def test_an_idle_connection_keeps_nothing_of_its_last_body(running: Sideca
         for _ in range(40):
             agent = await begin(stack, running, SIZE)
             assert (await agent.answer()).status == 401
-        assert rss(running) - before < 4 * SIZE // 1024 + SLACK // 4
+        assert rss(running) - before < 4 * SIZE // 1024 + SLACK // 6
         await served(running)
 
 
