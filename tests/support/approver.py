@@ -13,7 +13,7 @@ from tests.support.gate import POLICY, Gate, configuration
 
 PATIENCE = 10.0
 HOLD = "60s"
-"""How long a call waits where somebody decides: longer than any test takes, as a machine that stalls may end it early."""
+"""How long a call waits where somebody decides: for longer than this machine stalls."""
 BRIEFLY = "200ms"
 """The same where nobody does."""
 ASKED: dict[str, Any] = {

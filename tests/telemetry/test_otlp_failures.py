@@ -87,7 +87,7 @@ async def test_a_collector_that_is_away_harms_no_call_and_is_told_of_once(
             while len(told(caplog, "traces")) < 2:  # the first may be too late for a connection that was away
                 assert (await agent.ask(call())).status == 200
                 calls += 1
-                await until(lambda: number(it, "exported") + number(it, "dropped") == 2 * calls)
+                await until(lambda spans=2 * calls: number(it, "exported") + number(it, "dropped") == spans)  # type: ignore[misc]  # as above
             await it.app.stop(patience=0.0)
         assert told(caplog, "traces") == ["traces cannot be exported", "traces are exported"]
         assert number(it, "exported") == len(back.spans) > 0
