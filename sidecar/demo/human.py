@@ -9,7 +9,7 @@ from openmcp.sidecar.demo.children import GLANCE, Failed
 from openmcp.sidecar.demo.screen import Screen
 from openmcp.sidecar.demo.setting import Setting
 
-ASKED_SECONDS: Final = 10.0
+ASKED_SECONDS: Final = 30.0
 """How long a request may take to be there."""
 HUMAN_SECONDS: Final = 90.0
 """How long the demo waits for somebody to open the page; then it goes on by itself."""

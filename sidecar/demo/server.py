@@ -7,13 +7,13 @@ from typing import Final
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 
+from openmcp.sidecar.demo.setting import PAGE_SECONDS
+
 TICKETS: Final = {
     "1": "Password reset mail does not arrive",
     "2": "Invoice shows the old address",
     "3": "Export to CSV drops the last row",
 }
-PAGE_SECONDS: Final = 0.15
-"""What a page of the export takes, so that one can see that progress arrives while the call is under way."""
 
 server = MCPServer("tickets", instructions="Tickets of a support desk.", log_level="WARNING")
 

@@ -15,6 +15,8 @@ from openmcp.sidecar.demo.children import Failed
 SERVER: Final = "tickets"
 AGENT: Final = "support-bot"
 OLD_AGENT: Final = "night-bot"
+PAGE_SECONDS: Final = 0.3
+"""What a page of the export takes, so that one can see that progress arrives while the call is under way."""
 
 CONFIGURATION: Final = Template("""\
 apiVersion: openmcp.dev/v1alpha1

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.approver import approver, guarded, sqlite
+from tests.support.approver import BRIEFLY, HOLD, approver, guarded, sqlite
 from tests.support.gate import Gate, ask_modern, call, gate, message
 from tests.support.hostile import Hostile, hostile
 from tests.support.process import OPENMCP
@@ -29,8 +29,17 @@ async def server() -> AsyncIterator[Hostile]:
 
 
 @pytest.fixture
-async def sidecar(server: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
-    async with gate(tmp_path, guarded(server.url)) as running:
+def hold() -> str:
+    return HOLD
+
+
+nobody_decides = pytest.mark.parametrize("hold", [BRIEFLY])
+"""For tests of calls that wait in vain."""
+
+
+@pytest.fixture
+async def sidecar(server: Hostile, tmp_path: Path, hold: str) -> AsyncIterator[Gate]:
+    async with gate(tmp_path, guarded(server.url, approvals={"hold": hold})) as running:
         yield running
 
 
@@ -72,6 +81,7 @@ async def test_a_call_is_held_and_made_when_a_human_approves(agent: Connection, 
     assert len(calls(server)) == 2
 
 
+@nobody_decides
 async def test_what_nobody_decides_is_pending_and_a_repetition_finds_the_grant(
     agent: Connection, sidecar: Gate, server: Hostile
 ) -> None:
@@ -109,6 +119,7 @@ async def test_a_denial_gives_the_reason_and_when_to_ask_again(
     assert calls(server) == []
 
 
+@nobody_decides
 @pytest.mark.parametrize(
     ("method", "params"),
     [("prompts/get", {"name": "guarded"}), ("resources/read", {"uri": "file:///guarded/a"})],
@@ -158,6 +169,7 @@ async def test_progress_is_told_while_a_client_waits_that_wants_to_hear(
     assert [(line["stream"], line["call"]) for line in told_of] == [("post", ended["call"])] * 2
 
 
+@nobody_decides
 async def test_a_client_of_the_new_revision_comes_back_eight_times(
     agent: Connection, sidecar: Gate, server: Hostile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +197,7 @@ async def test_a_client_of_the_new_revision_comes_back_eight_times(
     assert made["arguments"] == {"ticket": 7}
 
 
+@nobody_decides
 async def test_who_comes_back_puts_the_same_question(agent: Connection, sidecar: Gate, server: Hostile) -> None:
     document = message("resources/read", uri="file:///guarded/a")
     answer = await ask_modern(agent, document)
@@ -197,6 +210,7 @@ async def test_who_comes_back_puts_the_same_question(agent: Connection, sidecar:
     assert [one["uri"] for one in calls(server)] == ["file:///guarded/a"]
 
 
+@nobody_decides
 async def test_a_round_is_for_its_agent_and_call_alone(agent: Connection, sidecar: Gate, server: Hostile) -> None:
     answer = await ask_modern(agent, call("guarded", ticket=7))
     state = answer.json["result"]["requestState"]
@@ -218,6 +232,7 @@ async def poll(agent: Connection, task: Any, identifier: int = 100, method: str 
     return await ask_modern(agent, message(method, identifier, taskId=task["taskId"]), **TASKS)
 
 
+@nobody_decides
 async def test_a_client_with_tasks_gets_a_task_and_polls_it(agent: Connection, sidecar: Gate, server: Hostile) -> None:
     created = (await ask_modern(agent, call("guarded", ticket=7), **TASKS)).json["result"]
     record = await approver(sidecar).asked()
@@ -226,6 +241,7 @@ async def test_a_client_with_tasks_gets_a_task_and_polls_it(agent: Connection, s
     assert (created["ttlMs"] > 30 * 60_000, created["pollIntervalMs"]) == (True, 1000)
     working = (await poll(agent, created)).json["result"]
     assert working == {key: value for key, value in created.items() if key != "_meta"} | {"resultType": "complete"}
+    sidecar.reload(guarded(server.url, approvals={"hold": HOLD}))
     waiting = asyncio.create_task(poll(agent, created))
     await approver(sidecar).approve(record)
     done = (await waiting).json["result"]
@@ -329,14 +345,18 @@ async def test_a_use_is_one_of_what_the_rule_wants_by_now(
     waiting = asyncio.create_task(agent.ask(call("guarded", ticket=7)))
     human = approver(sidecar)
     record = await human.asked()
-    consume = human.service.store.consume
+    consume, taken = human.service.store.consume, asyncio.Event()
 
     async def reloaded(*asked: Any) -> Any:
         sidecar.reload(guarded(server.url, workflow={"required": required}))
+        taken.set()
         return await consume(*asked)
 
     monkeypatch.setattr(human.service.store, "consume", reloaded)
     await human.approve(record)
+    if not made:
+        await taken.wait()
+        await sidecar.app.stop(patience=5.0)  # else it waits on, for somebody else to agree
     answer = (await waiting).json
     assert len(calls(server)) == made
     assert ("isError" in answer["result"]) is not bool(made)
@@ -410,6 +430,7 @@ async def test_a_store_that_is_away_denies_and_holds_nobody(server: Hostile, tmp
     assert [one.get("name") for one in calls(server)] == ["allowed"]
 
 
+@nobody_decides
 async def test_the_agents_own_reason_is_shown_to_the_human(agent: Connection, sidecar: Gate) -> None:
     document = call("guarded", ticket=7)
     document["params"]["_meta"] = {"dev.openmcp/reason": "the customer asks"}
@@ -471,7 +492,7 @@ def test_who_asks_nobody_has_nothing_of_it_in_memory(tmp_path: Path) -> None:
 
 
 async def test_a_rule_that_comes_later_is_asked_for(server: Hostile, tmp_path: Path) -> None:
-    config = guarded(server.url)
+    config = guarded(server.url, approvals={"hold": HOLD})
     rules = config["policies"][0]["requests"]
     config["policies"][0]["requests"] = [rule for rule in rules if rule["action"] != "requireApproval"]
     async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.app.test_reload import COMPLETED, admin, open_get, open_listen, streaming
-from tests.support.gate import KEYS, Gate, call, configuration, initialize
+from tests.support.gate import KEYS, PATIENCE, Gate, call, configuration, initialize
 from tests.support.hostile import Hostile, Reply, Request, friendly
-from tests.support.process import Sidecar
+from tests.support.process import STOP_SECONDS, Sidecar
 from tests.support.process import sidecar as process
 from tests.support.raw import Connection, connect
 
@@ -86,7 +86,7 @@ async def test_sigterm_lets_everything_end_well(server: Hostile) -> None:
             release.set()
             answer = await calling
             assert (answer.json["result"], answer.header("connection")) == (DONE, "close")
-        assert await asyncio.to_thread(sidecar.running.process.wait, 5) == 0
+        assert await asyncio.to_thread(sidecar.running.process.wait, STOP_SECONDS) == 0
         all_recorded(sidecar, 5)
         assert "Traceback" not in sidecar.running.printed()
         stack.pop_all()
@@ -112,7 +112,7 @@ async def test_sighup_reads_the_file_at_once(server: Hostile) -> None:
 
 
 async def _state(sidecar: Sidecar, wanted: Any) -> Any:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             _, state = await asyncio.to_thread(ready, sidecar)
             if wanted(state):
@@ -150,7 +150,7 @@ async def test_a_stream_that_opens_meanwhile_ends_too(sidecar: Gate, agent: Conn
     await agent.send(agent.request(method="GET", accept="text/event-stream"))
     await server.received(2)
     stopping = asyncio.ensure_future(sidecar.app.stop(patience=10.0))
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE):
         while (await admin(sidecar, "/readyz"))[0] == 200:  # noqa: ASYNC110 - from outside there is no event
             await asyncio.sleep(0)
         release.set()

@@ -14,7 +14,18 @@ from openmcp.config.filesource import FileSource
 from openmcp.sidecar.build import BuildError
 from openmcp.sidecar.serve import follow
 from tests.net.test_upstream import ended
-from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message, modern, modern_headers
+from tests.support.gate import (
+    PATIENCE,
+    Gate,
+    ask_modern,
+    call,
+    configuration,
+    gate,
+    initialize,
+    message,
+    modern,
+    modern_headers,
+)
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.raw import Connection
 
@@ -113,7 +124,7 @@ async def test_a_removed_server_is_left_when_its_calls_end(sidecar: Gate, agent:
         sidecar.reload(configuration(other.url, path="/other"))
         release.set()
         assert (await calling).json["result"] == DONE
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE):
             await left.wait()
         assert (await agent.ask(call())).status == 404
         agent.path = "/other"
@@ -133,7 +144,7 @@ async def test_idle_connections_to_a_removed_server_are_closed(
     server.handler = watch
     assert (await agent.ask(call())).json["result"] == DONE
     sidecar.reload(configuration("http://127.0.0.1:1/mcp"))
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE):
         await left.wait()
 
 
@@ -147,7 +158,7 @@ async def test_a_removed_server_keeps_its_time_limits(server: Hostile, tmp_path:
             calling = asyncio.ensure_future(agent.ask(call()))
             await server.received(1)
             sidecar.reload(configuration("http://127.0.0.1:1/mcp"))
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(PATIENCE):
                 assert (await calling).code == -32603
         assert (await ended(sidecar))["outcome"] == "timeout"
 
@@ -292,7 +303,7 @@ async def _change(sidecar: Gate, looks: "asyncio.Queue[None]", text: str) -> Non
 
 
 async def _until(sidecar: Gate, wanted: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while True:
             if wanted((await admin(sidecar, "/readyz"))[1]):
                 return

@@ -188,7 +188,7 @@ async def test_a_stream_that_opens_after_its_agent_was_removed(tmp_path: Path) -
             sidecar.reload(fewer)
             slow.go_on.set()
             assert (await agent.answer_head())[0] == 200
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 while await agent.event() is not None:
                     pass
 
@@ -206,7 +206,7 @@ async def test_a_stream_that_opens_after_its_agents_ca_was_removed(files: Files,
             sidecar.reload(made)
             slow.go_on.set()
             assert (await agent.answer_head())[0] == 200
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 while await agent.event() is not None:
                     pass
 

@@ -16,7 +16,10 @@ from openmcp.sidecar.state.sqlite import SqliteStore
 from openmcp.sidecar.state.store import StoreUnavailable
 from tests.approvals.scene import Scene, spec
 from tests.contracts.requests import HOUR, NOW
+from tests.state.conftest import patient
 from tests.support.stores import dynamodb_local, redis_server
+
+__all__ = ["patient"]
 
 SESSION = botocore.session.Session()
 SESSION.set_credentials("testing", "testing")

@@ -158,12 +158,12 @@ async def test_reads_become_rarer_and_who_begins_to_wait_makes_them_frequent_aga
     record, _ = await store.open(request(), NOW)
     waits = [asyncio.create_task(wakeup.wait(record, LONG))]
     await store.reads(8)
-    waits.append(asyncio.create_task(wakeup.wait(record, LONG)))
-    await store.reads(1)
     times = [time for time, _ in store.asked]
     gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
-    assert gaps[-2] > 2 * gaps[0]
-    assert gaps[-1] < gaps[-2]
+    assert [gap >= 0.02 * 1.19 ** (number + 1) for number, gap in enumerate(gaps)] == [True] * 7
+    waits.append(asyncio.create_task(wakeup.wait(record, LONG)))
+    await asyncio.sleep(0)
+    assert wakeup._pause < 0.03
     for wait in waits:
         wait.cancel()
     await asyncio.gather(*waits, return_exceptions=True)

@@ -89,6 +89,7 @@ async def test_nothing_is_decided_that_cannot_be_recorded(
             == f"nothing was done, for the record {file} cannot be written: another process writes this file\n"
         )
         assert isinstance(await agent.ask(), Pending)
+    monkeypatch.setattr(approvalrecord, "PATIENCE", 30.0)
     assert (await run(gateway, "approve", record.rid)).exit_code == 0
     assert isinstance(await agent.ask(), Granted)
 

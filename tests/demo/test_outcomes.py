@@ -2,15 +2,19 @@
 
 import json
 import socket
+import time
 from importlib.metadata import PackageNotFoundError
 from string import Template
+from types import SimpleNamespace
 
 import pytest
 
 from openmcp.sidecar import demo
-from openmcp.sidecar.demo import setting
+from openmcp.sidecar.demo import setting, story
+from openmcp.sidecar.demo.agent import Answer
 from openmcp.sidecar.demo.record import Record, Row
-from openmcp.sidecar.demo.screen import printable
+from openmcp.sidecar.demo.screen import Screen, printable
+from openmcp.sidecar.demo.story import Story
 
 
 def change(monkeypatch, old, new):
@@ -34,6 +38,30 @@ def test_a_denied_call_that_passes_is_said_and_exits_with_1(monkeypatch, capsys)
         "✗ 6 of these did not come out as told",
     ]
     assert "All of it came out as told." not in told
+
+
+@pytest.mark.parametrize(
+    ("pages", "end", "good"),
+    [((0.3, 0.6, 0.9), 0.91, True), ((3.3, 3.6, 3.9), 3.91, True), ((0.9, 0.9, 0.9), 0.91, False)],
+    ids=["as they come", "a machine that stalls", "at the end"],
+)
+async def test_progress_that_comes_at_the_end_is_told_from_a_machine_that_is_slow(
+    monkeypatch, capsys, pages, end, good
+):
+    clock = [0.0]
+    monkeypatch.setattr(story, "time", SimpleNamespace(monotonic=lambda: clock[0], time=time.time))
+
+    class Exporting:
+        async def watch(self, tool, heard):
+            for page in pages:
+                heard(page, f"{tool}: a page")
+            clock[0] = end
+            return Answer("exported", refused=False)
+
+    played = Story(Screen(), None, None, None)
+    await played._streams(Exporting(), None)
+    assert played.surprises == (not good)
+    assert ("✓ each message came when the server sent it" in capsys.readouterr().out) is good
 
 
 def test_a_sidecar_that_does_not_start_is_explained(monkeypatch, capsys):

@@ -63,6 +63,7 @@ def mail_server(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert(*names).configure_cert(context)
     options: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0, "auth_require_tls": tls == "starttls"}
+    options["ready_timeout"] = 60.0  # this machine may stall for as long as the library waits
     options |= {"authenticator": _accepts, "auth_required": True} if login else {}
     if tls == "starttls":
         options |= {"tls_context": context, "require_starttls": True}

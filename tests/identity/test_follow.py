@@ -66,7 +66,7 @@ async def followed(monkeypatch) -> AsyncIterator[Callable[..., "asyncio.Future[F
         following = Following(lines, monkeypatch)
         begun.append(following)
         following.follower.start()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await following.all_opened.wait()
         return following
 

@@ -44,7 +44,7 @@ class Agent:
         """Ask for a token, up to where the answer is waited for."""
         self.arrived.clear()
         task = asyncio.create_task(self.svids.get(audience))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await self.arrived.wait()
         return task
 

@@ -148,7 +148,8 @@ async def test_an_answer_without_a_jwt_svid_is_refused(agent, api):
         await api.jwt_svid("tools", ID)
 
 
-async def test_a_jwt_svid_waits_for_an_agent_that_is_starting(address):
+async def test_a_jwt_svid_waits_for_an_agent_that_is_starting(address, monkeypatch):
+    monkeypatch.setattr("openmcp.identity.workload_api.PATIENCE", 60.0)
     api = WorkloadApi(address, time.time)
     with pytest.raises(CallFailed):
         await api.x509().read()

@@ -35,6 +35,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,6 +49,9 @@ LOCKS = {
 
 KINDS = {folder.name: kind for kind in LOCKS for folder in (RECIPES / kind).iterdir() if folder.is_dir()}
 PARTS = tuple(sorted(KINDS))
+
+PAUSES = (2.0, 15.0)
+"""Seconds before a command that failed is run again: all of them download, and Go asks its proxy for each file once."""
 
 _ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _MAVEN_COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -218,7 +222,11 @@ def _maven(part: str, work: Path) -> str:
 
 def _run(part: str, command: list[str], work: Path, environment: Mapping[str, str], hint: str = "") -> str:
     whole = {**os.environ, **environment}
-    done = subprocess.run(command, cwd=work, env=whole, capture_output=True, text=True, check=False)
+    for pause in (*PAUSES, None):
+        done = subprocess.run(command, cwd=work, env=whole, capture_output=True, text=True, check=False)
+        if done.returncode == 0 or pause is None:
+            break
+        time.sleep(pause)
     if done.returncode != 0:
         name = f"{Path(command[0]).name} {command[1]}"
         raise PartError("\n".join(filter(None, (f"{part}: {name} failed", done.stdout + done.stderr, hint))))

@@ -26,6 +26,7 @@ def recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
     monkeypatch.setenv("OPENMCP_PARTS", str(tmp_path / "parts"))
     monkeypatch.setattr(install, "RECIPES", tmp_path / "recipes")
+    monkeypatch.setattr(install, "PAUSES", (0.0, 0.0))
     monkeypatch.setitem(install.KINDS, "part", "maven")
     return folder
 
@@ -63,6 +64,12 @@ def test_a_failure_of_maven_is_shown(recipe, tmp_path):
     (tmp_path / "bin" / "mvn").write_text("#!/bin/sh\necho no network\nexit 1\n")
     with pytest.raises(install.PartError, match="mvn -B failed\nno network"):
         install.install("part")
+
+
+def test_a_download_that_fails_once_is_tried_again(recipe, tmp_path):
+    pin(recipe, one="one", two="two")
+    (tmp_path / "bin" / "mvn").write_text(MAVEN.replace("mkdir", f"mkdir {tmp_path}/tried && exit 1\nmkdir", 1))
+    assert install.install("part").is_dir()
 
 
 GO = """#!/bin/sh

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.support.approver import approver, guarded
+from tests.support.approver import HOLD, approver, guarded
 from tests.support.flaky import flaky
 from tests.support.gate import Gate, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
@@ -142,7 +142,7 @@ async def test_a_call_under_an_approval_is_sent_once(tmp_path: Path) -> None:
         reply.close()
 
     async with hostile(leaves) as server:
-        config = guarded(server.url)
+        config = guarded(server.url, approvals={"hold": HOLD})
         config["servers"][0]["retries"] = ALWAYS | {"tools": ["guarded", "allowed"]}
         async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
             waiting = asyncio.create_task(agent.ask(call("guarded", ticket=7)))

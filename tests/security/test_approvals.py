@@ -13,7 +13,7 @@ import pytest
 
 from openmcp.sidecar.state.lifecycle import Conflict
 from openmcp.sidecar.state.records import Choice, Vote
-from tests.support.approver import Approver, approver, guarded
+from tests.support.approver import BRIEFLY, HOLD, Approver, approver, guarded
 from tests.support.gate import Gate, ask_modern, call, gate, initialize, message
 from tests.support.hostile import Hostile, Reply, Request, friendly
 from tests.support.raw import Connection
@@ -23,9 +23,19 @@ ONCE = {"maxUses": 1}
 
 
 @pytest.fixture
-async def sidecar(server: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
+def hold() -> str:
+    """How long a call waits for the human."""
+    return BRIEFLY
+
+
+held = pytest.mark.parametrize("hold", [HOLD])
+"""For tests in which the human decides while a call waits."""
+
+
+@pytest.fixture
+async def sidecar(server: Hostile, tmp_path: Path, hold: str) -> AsyncIterator[Gate]:
     """A sidecar whose `guarded*` needs an approval; a grant holds for one call."""
-    async with gate(tmp_path, guarded(server.url, approval=ONCE)) as running:
+    async with gate(tmp_path, guarded(server.url, approval=ONCE, approvals={"hold": hold})) as running:
         yield running
 
 
@@ -87,7 +97,7 @@ async def asking(request: Request, reply: Reply) -> None:
 @pytest.mark.parametrize("own", [call("guarded", 2, ticket=7), message("prompts/get", 2, name="guarded")])
 async def test_an_agent_answers_a_server_what_no_human_has_seen(server: Hostile, tmp_path: Path, own: Any) -> None:
     """A grant for the whole arguments is for the answers that come with them too; one for a path leaves them free."""
-    config = guarded(server.url)
+    config = guarded(server.url, approvals={"hold": HOLD})
     for rule in config["policies"][0]["requests"]:
         rule.get("approval", {}).pop("bind", None)
     server.handler = asking
@@ -109,6 +119,7 @@ async def test_an_agent_answers_a_server_what_no_human_has_seen(server: Hostile,
         assert "error" not in (await waiting).json
         (sent,) = [one.json["params"] for one in server.requests]
         assert (sent["requestState"], sent["inputResponses"]) == ("upstream", answers)
+        sidecar.reload({**config, "approvals": {**config["approvals"], "hold": BRIEFLY}})
         other = {**retry, "params": {**retry["params"], "inputResponses": {"sure": {"action": "decline"}}}}
         assert "APPROVAL PENDING" in (await ask_modern(agent, other, elicitation={})).body.decode()
     assert len(server.requests) == 1
@@ -162,16 +173,20 @@ async def test_concurrent_use_of_a_one_use_grant(
     assert made(server) == [{"ticket": 7}]
 
 
+@held
 async def test_held_calls_share_a_one_use_grant(sidecar: Gate, server: Hostile, human: Approver) -> None:
     async with AsyncExitStack() as stack:
         agents = [await stack.enter_async_context(sidecar.connect()) for _ in range(20)]
         waiting = [asyncio.create_task(one.ask(call("guarded", 2, ticket=7))) for one in agents]
         await human.approve(await human.asked(times=20))
+        await server.received(1)
+        await sidecar.app.stop(patience=5.0)  # else the others wait on
         answers = await asyncio.gather(*waiting)
     assert sum(map(is_made, answers)) == 1
     assert made(server) == [{"ticket": 7}]
 
 
+@held
 async def test_a_client_that_has_gone_gets_nothing_done(sidecar: Gate, server: Hostile, human: Approver) -> None:
     async with sidecar.connect() as gone:
         await gone.send(gone.request(call("guarded", ticket=7)))
@@ -185,6 +200,7 @@ async def test_a_client_that_has_gone_gets_nothing_done(sidecar: Gate, server: H
     assert made(server) == [{"ticket": 7}]
 
 
+@held
 async def test_cancel_while_held_still_executes(
     agent: Connection, sidecar: Gate, server: Hostile, human: Approver
 ) -> None:
@@ -205,6 +221,7 @@ async def test_cancel_while_held_still_executes(
     assert (await sidecar.recorded(outcome="cancelled"))["approval"] == record.rid
 
 
+@held
 async def test_a_decision_and_a_cancellation_at_once_make_no_call_after_it(
     agent: Connection, sidecar: Gate, server: Hostile, human: Approver
 ) -> None:
@@ -243,6 +260,7 @@ async def test_flood_of_held_calls(server: Hostile, tmp_path: Path, monkeypatch:
         assert made(server) == [{"ticket": 7}]
 
 
+@held
 async def test_flood_of_large_held_calls(agent: Connection, sidecar: Gate, server: Hostile, human: Approver) -> None:
     """Each that waits is kept with its arguments, for as long as the human takes."""
     large = call("guarded", 1, ticket=7, text="x" * 3_000_000)

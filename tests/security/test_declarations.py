@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gate import POLICY, Gate, ask_modern, call, configuration, gate, message
+from tests.support.gate import PATIENCE, POLICY, Gate, ask_modern, call, configuration, gate, message
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile, tool
 from tests.support.raw import Connection
 
@@ -81,5 +81,5 @@ async def test_endless_sse(server: Hostile, tmp_path: Path, trickle: bytes) -> N
         answer = await agent.ask(call())
         assert answer.events[-1]["error"]["code"] == -32603
         assert answer.events[-1]["id"] == 1
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await left.wait()

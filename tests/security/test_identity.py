@@ -24,8 +24,8 @@ EVE = "spiffe://example.org/ns/support/sa/eve"
 
 
 def token(sub: str = "alice", **claims: Any) -> str:
-    """A token of the issuer."""
-    return pki.mint_jwt(KEY, {"iss": ISSUER, "aud": "openmcp", "sub": sub, **claims})
+    """A token of the issuer, for a day: some are made before any test runs."""
+    return pki.mint_jwt(KEY, {"iss": ISSUER, "aud": "openmcp", "sub": sub, **claims}, ttl=86_400)
 
 
 def settings(folder: Path, url: str, *agents: dict[str, Any], **server: Any) -> dict[str, Any]:

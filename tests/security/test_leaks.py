@@ -12,7 +12,7 @@ import pytest
 
 from tests.security.test_sessions import Asking, begin
 from tests.security.test_streams import as_stream, notification
-from tests.support.gate import POLICY, Gate, ask_modern, call, configuration, gate, initialize, message
+from tests.support.gate import PATIENCE, POLICY, Gate, ask_modern, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, Reply, Request, friendly, initialized, tool
 from tests.support.raw import Answer, Connection
 
@@ -332,7 +332,7 @@ async def test_leak_via_a_question(agent: Connection, server: Hostile, kind: str
     await initialize(agent, elicitation={}, sampling={}, roots={})
     await begin(agent)
     if secret == CARD:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             refusal = await asking.answers.get()
         assert (refusal["id"], "error" in refusal) == (7, True)
     else:
@@ -355,7 +355,7 @@ async def test_phishing_elicitation_url(server: Hostile, tmp_path: Path) -> None
     async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
         await initialize(agent, elicitation={"url": {}})
         await begin(agent)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert "error" in await asking.answers.get()
         asking.finished.set()
         assert (await agent.event())["id"] == 1

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gate import LEGACY, MODERN, Gate, call, configuration, gate, initialize, message
+from tests.support.gate import LEGACY, MODERN, PATIENCE, Gate, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile, initialized
 from tests.support.raw import Connection
 
@@ -232,7 +232,7 @@ async def test_an_answer_reaches_the_server_under_its_own_id(
     async with sidecar.connect(**headers_of(agent)) as second:
         answer = await second.ask({"jsonrpc": "2.0", "id": question["id"], "result": {"action": "accept"}})
         assert (answer.status, answer.body) == (202, b"")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await asking.answers.get() == {"jsonrpc": "2.0", "id": identifier, "result": {"action": "accept"}}
         asking.finished.set()
         assert (await agent.event())["id"] == 1
@@ -290,7 +290,7 @@ async def test_a_question_the_client_did_not_offer_to_answer(agent: Connection, 
     offered: dict[str, Any] = {name: {} for name in ("elicitation", "sampling", "roots") if name != kind}
     await initialize(agent, **offered)
     await begin(agent)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         refusal = await asking.answers.get()
     assert (refusal["id"], refusal["error"]["code"]) == (7, -32601)
     asking.finished.set()
@@ -316,7 +316,7 @@ async def test_sampling_with_tools_and_url_elicitation_only_where_offered(
     server.handler = asking = Asking(question)
     await initialize(agent, **capabilities)
     await begin(agent)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         refusal = await asking.answers.get()
     assert refusal["id"] == 7
     assert "error" in refusal

@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 
 from openmcp.sidecar.stages import relays
-from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message, modern, modern_headers
+from tests.support.gate import (
+    PATIENCE,
+    Gate,
+    ask_modern,
+    call,
+    configuration,
+    gate,
+    initialize,
+    message,
+    modern,
+    modern_headers,
+)
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.raw import Connection
 
@@ -298,7 +309,7 @@ async def test_an_endless_event(server: Hostile, tmp_path: Path) -> None:
     async with gate(tmp_path, config) as sidecar, sidecar.connect() as agent:
         answer = await agent.ask(call())
         failure(answer.events[0], "too large")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await cut.wait()
 
 
@@ -407,7 +418,7 @@ async def test_an_agent_that_goes_away_is_noticed(agent: Connection, server: Hos
     await agent.answer_head()
     await agent.event()
     agent.reset()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         await seen.wait()
     assert (await sidecar.recorded(ends=True))["outcome"] == "client_gone"
 

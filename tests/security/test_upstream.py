@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.gate import Gate, ask_modern, call, configuration, gate, initialize, message
+from tests.support.gate import PATIENCE, Gate, ask_modern, call, configuration, gate, initialize, message
 from tests.support.hostile import Hostile, Reply, Request, friendly, hostile
 from tests.support.raw import Connection
 
@@ -216,7 +216,7 @@ async def test_trailers_of_a_json_answer(agent: Connection, server: Hostile, tra
     """What stands behind a body changes nothing of how it is read, and cannot keep the agent waiting."""
     chunks = CHUNKS[:-2] + trailer.encode() + b"\r\n\r\n"
     server.handler = raw(OK + JSON + b"transfer-encoding: chunked\r\n\r\n" + chunks)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         assert (await agent.ask(call())).json == json.loads(BODY)
 
 
@@ -226,7 +226,7 @@ async def test_endless_trailers(agent: Connection, server: Hostile, trailer: byt
     body = BODY if kind == "application/json" else b": nothing\n\n"
     chunks = b"%x\r\n%b\r\n0\r\n" % (len(body), body) + trailer
     server.handler = raw(OK + b"content-type: %b\r\ntransfer-encoding: chunked\r\n\r\n" % kind.encode() + chunks)
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(PATIENCE):
         answer = await agent.ask(call())
     failed(answer.json if kind == "application/json" else answer.events[0])
 

@@ -267,7 +267,7 @@ class Agent:
     ) -> Answer:
         """One HTTP request to its end; keywords set headers, None leaves one out."""
         answer = self.begin(body, method, repeated, **headers)
-        await asyncio.wait_for(self.scene.pipeline(answer), 5)
+        await asyncio.wait_for(self.scene.pipeline(answer), 20)
         return answer
 
     def begin(

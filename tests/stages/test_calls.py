@@ -434,7 +434,7 @@ async def test_calls_beyond_the_cap_are_turned_away() -> None:
 
         it.server = slow
         first = asyncio.create_task(it.agent.call("good"))
-        await asyncio.wait_for(asked.wait(), 5)
+        await asyncio.wait_for(asked.wait(), 20)
         assert (await it.agent.call("good")).code == (429, 42900)
         release.set()
         assert (await first).status == 200
@@ -655,7 +655,7 @@ async def test_the_agent_going_away_ends_the_call_and_is_recorded() -> None:
         it.server = always(lambda: stream(event(None, "1"), open_end=True))
         answer = it.agent.begin(CALL)
         task = asyncio.create_task(it.pipeline(answer))
-        await asyncio.wait_for(answer.begun.wait(), 5)
+        await asyncio.wait_for(answer.begun.wait(), 20)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

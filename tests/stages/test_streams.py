@@ -181,7 +181,7 @@ async def test_a_server_asks_what_the_agent_offered_to_answer(asked: Json, decla
         assert answer.messages[-1] == DONE
         if not put:
             assert len(answer.messages) == 1
-            await asyncio.wait_for(answered.wait(), 5)
+            await asyncio.wait_for(answered.wait(), 20)
             await it.background()
             rejection = it.sent[-1]
             assert (rejection.json["id"], rejection.json["error"]["code"]) == (9, -32601)
@@ -526,7 +526,7 @@ async def opened(it: Scene, body: Json | bytes, method: str = "POST", **headers:
     it.server = always(lambda: stream(first, open_end=True))
     answer = it.agent.begin(body, method, **headers)
     task = asyncio.create_task(it.pipeline(answer))
-    await asyncio.wait_for(answer.begun.wait(), 5)
+    await asyncio.wait_for(answer.begun.wait(), 20)
     while not answer.body:  # noqa: ASYNC110  # what is waited for has no event: the next turn of the loop
         await asyncio.sleep(0)
     return answer, task
@@ -540,7 +540,7 @@ async def test_a_change_of_policy_is_announced_to_those_who_asked() -> None:
         assert relay.idle
         relay.announce_lists()
         relay.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
         assert answer.messages == [ACKNOWLEDGED, told("tools/list_changed"), END], "and it ends in good order"
         assert it.pipeline.relays.open == set()
 
@@ -552,7 +552,7 @@ async def test_a_legacy_session_is_told_of_every_list() -> None:
         [relay] = it.pipeline.relays.open
         relay.announce_lists()
         relay.stop()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 20)
         lists = ("tools", "prompts", "resources")
         assert [message["method"] for message in answer.messages] == [
             f"notifications/{one}/list_changed" for one in lists

@@ -195,9 +195,9 @@ async def test_a_stream_that_takes_its_time_stays_one(monkeypatch: pytest.Monkey
         body, headers = it.agent.modern_request("tools/call", 3, name="echo")
         answer = it.agent.begin(body, **headers)
         serving = asyncio.create_task(it.pipeline(answer))
-        await asyncio.wait_for(answer.begun.wait(), 5)
+        await asyncio.wait_for(answer.begun.wait(), 20)
         opened[0][0].take(b"data: " + _encoded(response(text("done"), opened[0][1])) + b"\n\n")
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
         assert answer.messages == [response(complete(**text("done")), 3)]
 
 
@@ -350,7 +350,7 @@ async def test_an_agent_that_goes_away_cancels_its_call() -> None:
         await begun.wait()
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
-        await asyncio.wait_for(cancelled.wait(), 5)
+        await asyncio.wait_for(cancelled.wait(), 20)
 
 
 def changes(*, reading: Any) -> LegacyOnly:
@@ -407,7 +407,7 @@ async def test_subscriptions_of_an_agent_share_the_stream_of_its_session() -> No
             body, headers = it.agent.modern_request("subscriptions/listen", number, notifications=wanted)
             answer = it.agent.begin(body, **headers)
             begun.append((answer, asyncio.create_task(it.pipeline(answer))))
-            await asyncio.wait_for(answer.begun.wait(), 5)
+            await asyncio.wait_for(answer.begun.wait(), 20)
         (first, serving), (second, also) = begun
         told = [notification("tools/list_changed")]
         told += [notification("resources/updated", uri=f"file:///{name}") for name in "ab"]
@@ -419,7 +419,7 @@ async def test_subscriptions_of_an_agent_share_the_stream_of_its_session() -> No
         streams[0].take(b"data: " + _encoded(told[1]) + b"\n\n")
         await later()
         streams[0].end(None)
-        await asyncio.wait_for(also, 5)
+        await asyncio.wait_for(also, 20)
         await later()
         a, b = [{"uri": f"file:///{name}"} for name in "ab"]
         assert [one["params"].get("uri") for one in first.messages[1:]] == [None, a["uri"]]

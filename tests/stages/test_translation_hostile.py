@@ -304,7 +304,7 @@ async def test_another_gateway_goes_on_with_a_legacy_session() -> None:
         assert (await other.agent.send(response(given, question["id"]))).status == 400  # it was put by the first one
         for answering, agent in ((put, other.agent), (call, it.agent)):
             assert (await agent.send(response(given, answering.messages[0]["id"]))).status == 202
-        await asyncio.wait_for(asyncio.gather(serving, there), 5)
+        await asyncio.wait_for(asyncio.gather(serving, there), 20)
         assert (call.messages[-1], put.messages[-1]) == (response(text("done"), 3), response(text("done"), 4))
 
 
@@ -392,7 +392,7 @@ async def test_a_stream_that_is_given_up_at_once_lets_go_of_what_it_reads() -> N
             ended.set()
 
     Spoken(said()).response.close()
-    await asyncio.wait_for(ended.wait(), 5)
+    await asyncio.wait_for(ended.wait(), 20)
 
 
 async def test_without_translation_nothing_is_asked_twice() -> None:

@@ -32,7 +32,7 @@ class Listened:
 
 async def begun(count: int, server: Listened) -> None:
     """Wait until the server was asked so often."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(server.wanted) < count:  # noqa: ASYNC110  # a list has no event
             await asyncio.sleep(0)
 
@@ -56,7 +56,7 @@ async def test_what_is_subscribed_to_while_the_stream_is_being_opened_is_listene
         await begun(2, listened)
         assert listened.wanted == [[], ["file:///a"]]
         await it.agent.send(method="DELETE")
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
 
 
 async def test_a_stream_takes_the_place_of_one_that_is_open() -> None:
@@ -68,12 +68,12 @@ async def test_a_stream_takes_the_place_of_one_that_is_open() -> None:
         _, first = get(it)
         await begun(1, listened)
         _, second = get(it)
-        await asyncio.wait_for(first, 5)
+        await asyncio.wait_for(first, 20)
         assert (await it.agent.ask("resources/subscribe", uri="file:///a")).result == {}
         await begun(3, listened)
         assert listened.wanted == [[], [], ["file:///a"]]
         await it.agent.send(method="DELETE")
-        await asyncio.wait_for(second, 5)
+        await asyncio.wait_for(second, 20)
 
 
 async def test_a_stream_that_waits_for_a_subscription_ends_with_its_session() -> None:
@@ -84,7 +84,7 @@ async def test_a_stream_that_waits_for_a_subscription_ends_with_its_session() ->
         answer, serving = get(it)
         await answer.begun.wait()
         await it.agent.send(method="DELETE")
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
 
 
 async def test_a_subscription_that_ends_is_left_resource_by_resource() -> None:
@@ -113,11 +113,11 @@ async def test_a_subscription_that_ends_is_left_resource_by_resource() -> None:
         body, headers = it.agent.modern_request("subscriptions/listen", 1, notifications=wanted)
         answer = it.agent.begin(body, **headers)
         serving = asyncio.create_task(it.pipeline(answer))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not answer.body:  # noqa: ASYNC110  # it has no event
                 await asyncio.sleep(0)
         assert len(answer.messages[0]["params"]["notifications"]["resourceSubscriptions"]) == MOST_URIS
         serving.cancel()
-        await asyncio.wait_for(over.wait(), 5)
+        await asyncio.wait_for(over.wait(), 20)
         assert max(at_once) == 1
         await asyncio.gather(serving, return_exceptions=True)

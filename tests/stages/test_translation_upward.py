@@ -190,7 +190,7 @@ async def test_a_question_of_the_server_is_put_to_the_agent_on_its_stream(stream
         assert (await it.eve.send(response(given, question["id"]))).status == 400  # it has no session
         assert (await it.agent.send(response(given, question["id"]))).status == 202
         assert (await it.agent.send(response(given, question["id"]))).status == 400
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
         assert call.messages[-1] == response(text("ada"), 3)
         assert it.sent[-1].json["id"] != 3
         assert it.recorded("server-request")
@@ -204,7 +204,7 @@ async def test_an_agent_that_will_not_answer_gets_its_error() -> None:
         serving = asyncio.create_task(it.pipeline(call))
         question = await _question(it, call)
         assert (await it.agent.send(failure(-1, question["id"], "no"))).status == 202
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
         assert call.messages[-1] == failure(-1, 3, "no")
 
 
@@ -256,7 +256,7 @@ async def test_a_call_that_is_cancelled_ends() -> None:
             assert (await it.agent.send(notification("cancelled", requestId=other))).status == 202
             assert not serving.done()
         assert (await it.agent.send(notification("cancelled", requestId=3))).status == 202
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
         assert call.code == (200, -32603)
 
 
@@ -274,7 +274,7 @@ async def test_nothing_is_kept_of_calls_that_were_cancelled() -> None:
             serving = asyncio.create_task(it.pipeline(it.agent.begin(request("tools/call", 1, name="echo"))))
             await called.begun.wait()
             await it.agent.send(notification("cancelled", requestId=1))
-            await asyncio.wait_for(serving, 5)
+            await asyncio.wait_for(serving, 20)
             kept.append(frames())
         assert kept[2] <= kept[1] <= kept[0]
 
@@ -286,7 +286,7 @@ async def test_true_is_not_the_id_of_a_call() -> None:
         await called.begun.wait()
         assert (await it.agent.send(notification("cancelled", requestId=True))).status == 202
         called.free.set()
-        await asyncio.wait_for(serving, 5)
+        await asyncio.wait_for(serving, 20)
         assert "content" in call.result
 
 

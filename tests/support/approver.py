@@ -12,6 +12,10 @@ from openmcp.sidecar.state.records import ApprovalRecord, Choice, Status, Vote
 from tests.support.gate import POLICY, Gate, configuration
 
 PATIENCE = 10.0
+HOLD = "60s"
+"""How long a call waits where somebody decides: for longer than this machine stalls."""
+BRIEFLY = "200ms"
+"""The same where nobody does."""
 ASKED: dict[str, Any] = {
     "workflow": "leads",
     "show": ["$.ticket"],
@@ -31,7 +35,7 @@ def guarded(*urls: str, approval: dict[str, Any] | None = None, **more: Any) -> 
         {**rule, "name": "guard-resources", "resources": ["file:///guarded/*"], "approval": {"workflow": "leads"}},
     ]
     workflow = {"name": "leads", "approvers": ["token:ann", "token:bob"], **more.pop("workflow", {})}
-    approvals = {"hold": "500ms", "holdWithProgress": "5s", **more.pop("approvals", {}), "workflows": [workflow]}
+    approvals = {"hold": BRIEFLY, "holdWithProgress": HOLD, **more.pop("approvals", {}), "workflows": [workflow]}
     config = configuration(*urls, **more.pop("server", {}))
     return {
         **config,

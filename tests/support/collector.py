@@ -12,15 +12,18 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from opentelemetry.proto.collector.logs.v1 import logs_service_pb2, logs_service_pb2_grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from openmcp.sidecar.telemetry import otlp as exporter
 from tests.support.gate import Gate, configuration, gate
 from tests.support.hostile import Hostile
 
@@ -178,13 +181,17 @@ async def _serve(
 
 
 @asynccontextmanager
-async def exporting(folder: Path, server: Hostile, endpoint: str, **otlp: Any) -> AsyncIterator[Gate]:
+async def exporting(
+    folder: Path, server: Hostile, endpoint: str, patience: float = PATIENCE, **otlp: Any
+) -> AsyncIterator[Gate]:
     """Run a sidecar before this server that exports; keywords are further members of `telemetry.otlp`. When the
-    block is left, everything has been exported."""
+    block is left, everything has been exported, however slow this machine is: within `patience` seconds."""
     audit = {"output": {"file": str(folder / "audit.jsonl")}}
     config = configuration(server.url) | {"telemetry": {"audit": audit, "otlp": {"endpoint": endpoint, **otlp}}}
-    async with gate(folder, config) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporter.Exporter, "stop", partialmethod(exporter.Exporter.stop, patience=patience))
+        async with gate(folder, config) as running:
+            yield running
 
 
 class _Service:

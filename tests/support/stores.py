@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
 
 from tests.real_parts import install
@@ -28,6 +29,21 @@ from tests.support.process import Running, running
 PASSWORD = "correct horse"
 _LOADING = b"-LOADING"
 """How Redis, which takes connections first and reads its files then, answers meanwhile."""
+
+
+def wait_longer(patch: pytest.MonkeyPatch) -> None:
+    """Have the stores wait for their servers for longer than this machine stalls."""
+    for module, names in _WAITS.items():
+        for name in names:
+            patch.setattr(f"openmcp.sidecar.state.{module}.{name}", 60.0)
+
+
+_WAITS = {
+    "redis": ("_SECONDS",),
+    "rediscounters": ("SECONDS",),
+    "dynamoclient": ("_CONNECT", "_READ", "_PATIENCE"),
+    "sqlite": ("_WAIT",),
+}
 
 
 class Store:

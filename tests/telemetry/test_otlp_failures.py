@@ -40,8 +40,8 @@ async def server() -> AsyncIterator[Hostile]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One attempt for each export, and none waits for more to come."""
-    monkeypatch.setattr(otlp, "TIMEOUT", 0.2)
+    """One attempt for each export, as the next would be 0.8 s later, and none waits for more to come."""
+    monkeypatch.setattr(otlp, "TIMEOUT", 0.7)
     monkeypatch.setattr(otlp, "DELAY", 0.01)
 
 
@@ -83,13 +83,16 @@ async def test_a_collector_that_is_away_harms_no_call_and_is_told_of_once(
         assert told(caplog, "traces") == ["traces cannot be exported"]
         assert "UNAVAILABLE" in caplog.text
         with collector(port=int(gone.url.rsplit(":", 1)[1])) as back:
-            assert (await agent.ask(call())).status == 200
-            await until(lambda: len(told(caplog, "traces")) == 2)
+            calls = 2
+            while len(told(caplog, "traces")) < 2:  # the first may be too late for a connection that was away
+                assert (await agent.ask(call())).status == 200
+                calls += 1
+                await until(lambda spans=2 * calls: number(it, "exported") + number(it, "dropped") == spans)  # type: ignore[misc]  # as above
             await it.app.stop(patience=0.0)
         assert told(caplog, "traces") == ["traces cannot be exported", "traces are exported"]
         assert number(it, "exported") == len(back.spans) > 0
         assert back.metrics["openmcp_otlp_dropped"].value(signal="traces") == number(it, "dropped")
-        assert back.metrics["mcp.server.operation.duration"].points[0][1].count == 3, "metrics make up for it"
+        assert back.metrics["mcp.server.operation.duration"].points[0][1].count == calls, "metrics make up for it"
 
 
 @pytest.mark.usefixtures("impatient")
@@ -114,14 +117,18 @@ async def test_a_collector_that_says_nothing_holds_up_the_end_for_two_seconds_at
 ) -> None:
     silent = await asyncio.start_server(lambda reader, writer: asyncio.sleep(PATIENCE), "127.0.0.1", 0)
     endpoint = "http://127.0.0.1:{}".format(*silent.sockets[0].getsockname()[1:])
-    async with exporting(tmp_path, server, endpoint) as it:
-        async with it.connect() as agent:
-            assert (await agent.ask(call())).status == 200
-        began = time.monotonic()
-        await it.app.stop(patience=0.0)
-        assert otlp.DRAIN - 0.1 <= time.monotonic() - began < otlp.DRAIN + 1
-    await until(lambda: "otlp" not in {thread.name for thread in threading.enumerate()})
-    assert number(it, "dropped") == 2
+    took = [PATIENCE]
+    while took[-1] >= otlp.DRAIN + 1:
+        assert len(took) < 4, "not because this machine has stalled"
+        async with exporting(tmp_path, server, endpoint, otlp.DRAIN) as it:
+            async with it.connect() as agent:
+                assert (await agent.ask(call())).status == 200
+            began = time.monotonic()
+            await it.app.stop(patience=0.0)
+            took.append(time.monotonic() - began)
+        await until(lambda: "otlp" not in {thread.name for thread in threading.enumerate()})
+        assert number(it, "dropped") == 2
+    assert took[-1] >= otlp.DRAIN - 0.1
     silent.close()
 
 
@@ -148,7 +155,7 @@ async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         made.start()
         for line in range(9):
             logging.getLogger("openmcp.test").error("%d", line)
-        await made.stop()
+        await made.stop(PATIENCE)
     assert [int(span.trace, 16) for span in received.spans if span.kind == "SERVER"] == [1, 2, 3]
     metrics = received.metrics
     assert metrics["mcp.server.operation.duration"].points[0][1].count == 7, "counted before anything is dropped"
@@ -164,7 +171,7 @@ async def test_more_than_a_batch_goes_out_in_several() -> None:
         for trace in range(1, otlp.BATCH * 2 + 2):
             made.take(ended(trace))
         made.start()
-        await made.stop()
+        await made.stop(PATIENCE)
     sizes = [len(group.scope_spans[0].spans) for it in received.requests for group in getattr(it, "resource_spans", [])]
     assert sizes == [otlp.BATCH * 2, otlp.BATCH * 2, 2]
     assert {(span.start, span.end) for span in received.spans if span.kind == "SERVER"} == {(10**9, 2 * 10**9)}

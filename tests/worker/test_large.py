@@ -272,16 +272,19 @@ async def test_calls_go_on_meanwhile(sidecar: Gate, agent: Connection, server: H
             await friendly(request, reply)
 
     server.handler = handler
-    large = asyncio.ensure_future(agent.ask(call("allowed-large")))
-    longest = 0.0
-    while not large.done():
-        before = time.thread_time()
-        await asyncio.sleep(0)
-        longest = max(longest, time.thread_time() - before)
-    assert (await large).status == 200
     before = time.thread_time()
     jsonrpc.read_lenient(body.encode())
-    assert longest < (time.thread_time() - before) / 2
+    whole = time.thread_time() - before
+    longest = [whole]
+    while longest[-1] >= whole / 2:
+        assert len(longest) < 6, "not because others have taken the caches"
+        longest.append(0.0)
+        large = asyncio.ensure_future(agent.ask(call("allowed-large", len(longest))))
+        while not large.done():
+            before = time.thread_time()
+            await asyncio.sleep(0)
+            longest[-1] = max(longest[-1], time.thread_time() - before)
+        assert (await large).status == 200
 
 
 # What response rules find
@@ -541,9 +544,10 @@ async def test_an_idle_worker_ends(
     assert (await agent.ask(call())).status == 200
     running = sidecar.app._worker._running
     assert running is not None
-    sidecar.app._worker.sweep(asyncio.get_running_loop().time() + process.IDLE - 1)
+    used = sidecar.app._worker._last
+    sidecar.app._worker.sweep(used + process.IDLE - 1)
     assert sidecar.app._worker.pid == running.process.pid
-    sidecar.app._worker.sweep(asyncio.get_running_loop().time() + process.IDLE + 1)
+    sidecar.app._worker.sweep(used + process.IDLE + 1)
     assert sidecar.app._worker.pid is None
     assert await asyncio.to_thread(running.process.wait, 10) == 0
 

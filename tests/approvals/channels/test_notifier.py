@@ -88,7 +88,7 @@ class Desk(Scene):
 
     async def until(self, *results: str) -> None:
         """Wait until the attempts so far ended so."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while self.results != list(results):
                 self.turned.clear()
                 await self.turned.wait()
@@ -98,7 +98,7 @@ class Desk(Scene):
         """Wait until all that was to be told before now has had its turn: another request comes after it."""
         self.others += 1
         last = (await self.ask(agent="key:other", arguments={"ticket_id": f"O-{self.others}"})).record
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not self.chat.sent or self.chat.sent[-1].key != last.key:
                 self.turned.clear()
                 await self.turned.wait()
@@ -108,7 +108,7 @@ class Desk(Scene):
 
     async def noted(self, record: ApprovalRecord, holds: Callable[[ApprovalRecord], object]) -> ApprovalRecord:
         """The record, once this holds of it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while True:
                 found = await self.store.get(record.key, self.now)
                 assert found is not None
