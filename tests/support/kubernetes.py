@@ -3,6 +3,7 @@
     with kube_api() as kube:
         namespace = kube.namespace("mesh")              # new; pods can be made in it at once
         kube.apply(text_or_documents, namespace)        # as `kubectl apply --server-side` does, CRDs are waited for
+        kube.settle()                                   # admission policies are in force some time after they are stored
         kube.kubeconfig(file, namespace)                # for the administrator, or a service account's token
         kube.kill(); ...; kube.restart()                # same port, same data
 
@@ -45,6 +46,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 """Who issues the tokens of service accounts, and their default audience."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+_ADMISSION, _POLICY = "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"
 _PATIENCE = 60.0  # seconds: a first start makes all roles and takes ten on two busy cores
 _IDLE = 60.0
 """Seconds after which a connection is not used again: API servers close those that are idle for 90."""
@@ -194,7 +196,7 @@ class KubeApi:
             path = self.path(document, namespace)
             applied.append(self.call("PATCH", path, document, params=params, content_type=APPLY))
             if document["kind"] == "CustomResourceDefinition" and not dry_run:
-                self._wait_for_crd(document)
+                self.wait_for_crd(document)
         return applied
 
     def read(self, document: Json, namespace: str = "default") -> dict[str, Any]:
@@ -218,6 +220,46 @@ class KubeApi:
         if resource["namespaced"]:
             where += ["namespaces", meta.get("namespace", namespace)]
         return "/".join([*where, resource["name"], *([meta["name"]] if whole else [])])
+
+    def wait_for_crd(self, document: Json) -> None:
+        """Wait until objects of the kind that this CRD defines are taken."""
+        spec = document["spec"]
+        paths = [
+            f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
+            for version in spec["versions"]
+            if version["served"]
+        ]
+        self._server.wait_for(lambda: "served" if all(map(self._served, paths)) else None, _PATIENCE)
+
+    def settle(self) -> None:
+        """Wait until the API server heeds all admission policies and bindings as they are stored now.
+
+        It takes note of them in the order in which they were stored, all at once and once a second: so another policy
+        is stored after them, and what that refuses is tried until it is refused.
+        """
+        name = f"settled-{next(self._numbers)}"
+        match = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}
+        policy = {
+            "matchConstraints": {"resourceRules": [match]},
+            "validations": [{"expression": f"object.metadata.name != '{name}'", "message": name}],
+        }
+        binding = {"policyName": name, "validationActions": ["Deny"]}
+        kinds = ((_POLICY, policy), (f"{_POLICY}Binding", binding))
+        stored = [{"apiVersion": _ADMISSION, "kind": kind, "metadata": {"name": name}, "spec": s} for kind, s in kinds]
+        tried = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
+
+        def heeded() -> str | None:
+            try:
+                self.create(tried, dry_run=True)
+            except Rejected as rejected:
+                return "heeded" if name in rejected.message else None
+            return None
+
+        for each in stored:
+            self.create(each)
+        self._server.wait_for(heeded, _PATIENCE)
+        for each in reversed(stored):
+            self.delete(each)
 
     # What a cluster's controllers would do
 
@@ -383,15 +425,6 @@ class KubeApi:
         if kind not in known:
             raise Rejected(404, "NotFound", f'no matches for kind "{kind}" in version "{version}"')
         return known[kind]
-
-    def _wait_for_crd(self, document: Json) -> None:
-        spec = document["spec"]
-        paths = [
-            f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
-            for version in spec["versions"]
-            if version["served"]
-        ]
-        self._server.wait_for(lambda: "served" if all(map(self._served, paths)) else None, _PATIENCE)
 
     def _served(self, path: str) -> bool:
         """Whether a kind is taken and listed: its API comes soon after its CRD, discovery soon after that."""

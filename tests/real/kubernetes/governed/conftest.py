@@ -55,6 +55,7 @@ def injectors(
         running.start()
         running.start()
         wait_until(lambda: _injected(kube), "the API server to ask the injector")
+        kube.settle()
         yield running
 
 
