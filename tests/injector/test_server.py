@@ -200,6 +200,17 @@ async def test_what_cannot_be_recorded_does_not_happen(monkeypatch):
         assert (await scene.post(asked()))[0] == 200
 
 
+async def test_who_stood_still_for_longer_than_that_can_record(monkeypatch):
+    """As on a machine that was paused: all its time is over at once, before the first look."""
+    monkeypatch.setattr(records_module, "PATIENCE", 0.1)
+    async with Scene() as scene:
+        writing = asyncio.ensure_future(scene.records.write(review(json.dumps(asked()).encode(), SETTINGS), 0.001))
+        await asyncio.sleep(0)  # it is begun
+        time.sleep(0.3)  # noqa: ASYNC251 - this is what stands still
+        await writing
+        assert [line["outcome"] for line in scene.recorded()] == ["injected"]
+
+
 async def test_a_closed_output_refuses(caplog):
     scene = Scene()
     async with scene:
