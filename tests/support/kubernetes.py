@@ -3,7 +3,7 @@
     with kube_api() as kube:
         namespace = kube.namespace("mesh")              # new; pods can be made in it at once
         kube.apply(text_or_documents, namespace)        # as `kubectl apply --server-side` does, CRDs are waited for
-        kube.settle()                                   # admission policies are in force some time after they are stored
+        kube.settle()                                   # admission policies that were stored are in force
         kube.kubeconfig(file, namespace)                # for the administrator, or a service account's token
         kube.kill(); ...; kube.restart()                # same port, same data
 

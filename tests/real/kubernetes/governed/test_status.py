@@ -129,7 +129,10 @@ def test_what_others_do_to_an_object_is_said_on_it(kube: KubeApi, namespace: str
 
 def test_nothing_is_written_twice(kube: KubeApi, namespace: str):
     kube.apply([SERVER, POLICY], namespace)
-    for document in (SERVER, POLICY):  # without the warning that either has where it is judged before the other is there
+    for document in (
+        SERVER,
+        POLICY,
+    ):  # without the warning that either has where it is judged before the other is there
         wait_until(lambda: condition(kube.read(document, namespace)).get("message") == "", "no warning")  # noqa: B023
     before = [version(kube, document, namespace) for document in (SERVER, POLICY)]
     for number in range(3):  # each is another look at all of them
@@ -175,7 +178,9 @@ def leader(injectors: Replicas) -> int:
 
 def left(injectors: Replicas) -> float:
     """Seconds until the first certificate of a replica ends."""
-    ends = [re.findall(r"^openmcp_injector_certificate_expires_seconds (\S+)$", one, re.M) for one in metrics(injectors)]
+    ends = [
+        re.findall(r"^openmcp_injector_certificate_expires_seconds (\S+)$", one, re.M) for one in metrics(injectors)
+    ]
     return min(float(end) for (end,) in ends) - time.time()
 
 
