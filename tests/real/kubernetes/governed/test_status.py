@@ -129,11 +129,12 @@ def test_what_others_do_to_an_object_is_said_on_it(kube: KubeApi, namespace: str
 
 def test_nothing_is_written_twice(kube: KubeApi, namespace: str):
     kube.apply([SERVER, POLICY], namespace)
-    for document in (
-        SERVER,
-        POLICY,
-    ):  # without the warning that either has where it is judged before the other is there
-        wait_until(lambda: condition(kube.read(document, namespace)).get("message") == "", "no warning")  # noqa: B023
+
+    def unwarned() -> bool:
+        """Either has a warning where it is judged before the other is there."""
+        return all(condition(kube.read(one, namespace)).get("message") == "" for one in (SERVER, POLICY))
+
+    wait_until(unwarned, "both without a warning")
     before = [version(kube, document, namespace) for document in (SERVER, POLICY)]
     for number in range(3):  # each is another look at all of them
         other = named(SERVER, f"other-{number}")
