@@ -18,10 +18,8 @@ import base64
 import http.client
 import itertools
 import json
-import random
 import re
 import signal
-import socket
 import ssl
 import tempfile
 import threading
@@ -69,8 +67,7 @@ class KubeApi:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
-        self.port = _lasting_port()
-        self._etcd, peers = free_ports(2)
+        self.port, self._etcd, peers = free_ports(3)  # still free when a server comes back to its own
         self.url = f"https://127.0.0.1:{self.port}"
         self._authority = trustme.CA()
         self.ca = self._authority.cert_pem.bytes()
@@ -475,14 +472,6 @@ def _rejection(status: int, answer: bytes) -> Rejected:
         return Rejected(status, str(found.get("reason", "")), str(found.get("message", "")))
     except ValueError:
         return Rejected(status, "", answer.decode(errors="replace"))
-
-
-def _lasting_port() -> int:
-    """Return a free port that is still free when a server comes back to it: Linux gives none below 32768 to clients."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no free port")
 
 
 def _text(raw: bytes) -> str:
