@@ -15,6 +15,8 @@ from openmcp.injector.review import Admission
 
 PATIENCE: Final = 2.0
 """Seconds for a line; an API server waits 5 for the answer."""
+_LOOKS: Final = 8
+"""Parts of that: where the process stood still for seconds, one part is over and no line was slow."""
 _MOST: Final = 1000
 """Characters of a text: what strangers send may be long, what API servers send is not."""
 _MOST_WARNINGS: Final = 20
@@ -58,11 +60,13 @@ class Records:
         self._waiting += 1
         writing = asyncio.get_running_loop().run_in_executor(self._thread, self._write, _line(admission, seconds))
         writing.add_done_callback(self._written)
+        for _ in range(_LOOKS):
+            if (await asyncio.wait((writing,), timeout=PATIENCE / _LOOKS))[0]:
+                break
+        else:
+            raise CannotRecord("standard output takes nothing")
         try:
-            async with asyncio.timeout(PATIENCE):
-                await asyncio.shield(writing)
-        except TimeoutError:
-            raise CannotRecord("standard output takes nothing") from None
+            writing.result()
         except OSError as error:
             raise CannotRecord(f"standard output: {error.strerror}") from None
 

@@ -38,6 +38,7 @@ DENY = {"name": "off", "tools": ["allowed*"], "action": "deny", "message": "off 
 BASE = {key: value for key, value in configuration().items() if key not in ("servers", "policies")}
 EDIT = 1.0
 """Seconds from the edit of a policy to decisions."""
+TRIES = 5
 
 
 class Governed:
@@ -160,15 +161,17 @@ async def test_a_policy_edit_reaches_decisions_at_once(tmp_path: Path):
             "MCPPolicy": {"objects": 1, "problem": None},
             "ApprovalWorkflow": {"objects": 0, "problem": None},
         }
-        took = [(EDIT, EDIT)]
-        while max(took[-1]) >= EDIT:
-            assert len(took) < 6, "not because this machine has stalled"
+        took: list[float] = []
+        while min(took, default=EDIT) >= EDIT and len(took) < TRIES:  # a machine may stand still for a while
             there.policy(ALLOW, DENY)
             off = await there.until((200, "off today"))
             there.policy(ALLOW)
-            took.append((off, await there.until(OPEN)))
-        there.kubernetes.remove("MCPServer", "server")
-        await there.until((404, "no MCP server has this path"))
+            on = await there.until(OPEN)
+            there.kubernetes.remove("MCPServer", "server")
+            gone = await there.until((404, "no MCP server has this path"))
+            there.server()
+            took.append(max(off, on, gone, await there.until(OPEN)))
+        assert min(took) < EDIT, took
 
 
 async def test_before_the_objects_are_known_all_is_refused(tmp_path: Path):
@@ -234,8 +237,8 @@ async def test_staleness_comes_by_itself(tmp_path: Path, monkeypatch: pytest.Mon
         await there.until((503, STALE))
         there.kubernetes.silent = False
         async with asyncio.timeout(10):
-            while await there.ask() != OPEN:
-                there.kubernetes.bookmark()  # again, where this machine stalls for longer than one counts
+            while await there.ask() != OPEN:  # each bookmark is good for 300 ms
+                there.kubernetes.bookmark()
 
 
 async def test_an_invalid_edit_changes_nothing_and_shows(tmp_path: Path):

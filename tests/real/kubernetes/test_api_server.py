@@ -81,6 +81,24 @@ def test_a_dry_run_makes_nothing(kube: KubeApi):
     assert refused(lambda: kube.read(config_map("one"), namespace)).reason == "NotFound"
 
 
+def test_admission_policies_are_heeded_once_they_are_settled(kube: KubeApi):
+    namespace = kube.namespace("settled")
+    kind = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy"}
+    maps = {"apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"], "operations": ["CREATE"]}
+    rules = {"validations": [{"expression": "false"}], "matchConstraints": {"resourceRules": [maps]}}
+    there = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    bound = {"policyName": "nothing", "validationActions": ["Deny"], "matchResources": there}
+    policy = {**kind, "metadata": {"name": "nothing"}, "spec": rules}
+    binding = {**policy, "kind": f"{kind['kind']}Binding", "spec": bound}
+    for _ in range(3):
+        kube.apply([policy, binding])
+        kube.settle()
+        assert refused(lambda: kube.create(config_map("one"), namespace)).status == 422
+        kube.delete(binding)
+        kube.settle()
+        kube.delete(kube.create(config_map("one"), namespace))
+
+
 async def test_a_service_account_may_do_what_it_is_given(kube: KubeApi, tmp_path):
     namespace = kube.namespace()
     where = kube.account_files(tmp_path, "default", namespace)

@@ -76,6 +76,8 @@ def test_a_release_from_its_beginning_to_its_end(kube: KubeApi, tmp_path: Path) 
     said = _helm(kube, tmp_path, "install", "openmcp", str(CHART), "--create-namespace", "--values", "-")
     assert f"OpenMCP 0.1.0 is in {NAMESPACE}" in said
     assert _written(kube) == [{None}, None, None]
+    for each in kube.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]:
+        kube.wait_for_crd(each)  # helm does not
 
     webhook, bundle = copy.deepcopy(kube.read(WEBHOOK)), base64.b64encode(kube.ca).decode()
     for each in webhook["webhooks"]:

@@ -34,10 +34,7 @@ def cluster(kube: KubeApi) -> Iterator[KubeApi]:
     chart = rendered()
     documents = [chosen(chart, kind, NAME) for kind in (VAP, f"{VAP}Binding")]
     kube.apply(documents)
-    namespace = kube.namespace("unknown")
-    for _ in range(600):  # until it is in force: each asks the API server, which takes its time
-        if refusal(lambda: post(kube, namespace, policy("probe"), dryRun="All")):
-            break
+    kube.settle()
     yield kube
     for each in reversed(documents):
         kube.delete(each)

@@ -18,6 +18,7 @@ VALUES = (
     *("--set", "image.repository=registry.example/openmcp", "--set", "image.tag=v1"),
     *("--set", "sidecar.namespaces={support-ai,strict}"),
     *("--set", "trust.images={registry.example/openmcp}"),
+    *("--set", "injector.timeoutSeconds=30"),  # a machine that stands still for a while refuses no pod
 )
 GOVERNED, STRICT, FREE = "support-ai", "strict", "elsewhere"
 """Namespaces: pods are governed; and Pod Security is `restricted`; pods are governed where they ask for it."""
@@ -55,6 +56,7 @@ def injectors(
         running.start()
         running.start()
         wait_until(lambda: _injected(kube), "the API server to ask the injector")
+        kube.settle()
         yield running
 
 
