@@ -14,6 +14,9 @@ Probe = tuple[str, Check | None]
 
 _DIGITS_13: Final = r"[2-689](?:[ \-._\t\r\n]{0,3}[0-9]){12}"
 _NANP: Final = r"[2-9][0-8][0-9](?:\) ?|[.\-])[2-9][0-9]{2}[.\- ][0-9]{4}"
+_IBAN: Final = rf"(?i)(?:{numbers.COUNTRIES})[0-9]{{2}}(?:[ \-.\n]?[A-Z0-9]){{11}}"
+_FROM_ZERO: Final = r"\(?0[1-9](?:[ ().\-/]{0,2}[0-9]){7}|1[3-9][0-9][ \-][0-9]{4}[ \-][0-9]{4}"
+_AMERICAN: Final = rf"(?:1[.\- ])?\(?{_NANP}"
 _AWS_ID: Final = r"(?:AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AROA|AIPA|ANPA|ANVA|APKA|ASCA)[A-Z0-9]{16}"
 _DER: Final = (
     "MII[A-K][A-Za-z0-9+/]{2}(?:IBAA[JK]|IBADANBgkqhki|[A-Za-z0-9+/]{1,3}BgkqhkiG9w0BBQ)|MHcCAQEEI|MHQCAQEEI|MIGkAgEBBD"
@@ -24,6 +27,15 @@ _PHONE_NAME: Final = (
     r"(?i)(?:phone|telefone?|téléphone|mobile|mobil|cell|fax|whatsapp|\btel|\bfon|handynr|handynummer|телефон|тел|电话|電話|手机)"
     r"(?:[ _\-]?(?:number|num|nr|no|nummer))?[^0-9A-Za-z\n]{1,6}[0-9]"
 )
+
+_WORD_OPENS: Final = r"(?:\b|_|\\[nrtbfv])"
+"""What `candidates.opens` asks for, before a letter or a digit; a bracket before the digit changes nothing."""
+BEGINS: Final[Mapping[str, str]] = MappingProxyType(
+    {_DIGITS_13: r"(?:\b|[A-Za-z_])", _IBAN: _WORD_OPENS, _FROM_ZERO: _WORD_OPENS, _AMERICAN: _WORD_OPENS}
+)
+"""What is before the candidates of these patterns that their checks confirm: the one pass asks for it too. Else its
+automaton would follow a candidate from each digit or letter on, with a state for each combination of them, and in a
+table of numbers it would have to make a new one for nearly every byte."""
 
 RAW_ONLY: Final = frozenset(("hidden_text",))
 """Detectors of what is only there in the text as it stands."""
@@ -38,12 +50,12 @@ PROBES: Final[Mapping[str, tuple[Probe, ...]]] = MappingProxyType(
         "email": ((r"[^\s@/(){}\[\]<>,;:\"\\]@[A-Za-z0-9\x{80}-\x{10FFFF}]", contacts.email),),
         "phone": (
             (r"\+ ?\(?[1-9](?:[ ().\-/]{0,3}[0-9]){7}", contacts.international),
-            (rf"(?:1[.\- ])?\(?{_NANP}", contacts.national),
-            (r"\(?0[1-9](?:[ ().\-/]{0,2}[0-9]){7}|1[3-9][0-9][ \-][0-9]{4}[ \-][0-9]{4}", contacts.national),
+            (_AMERICAN, contacts.national),
+            (_FROM_ZERO, contacts.national),
             (r"\([1-9][0-9]\) ?9?[0-9]{4}-[0-9]{4}", contacts.national),
             (_PHONE_NAME, contacts.named),
         ),
-        "iban": ((rf"(?i)(?:{numbers.COUNTRIES})[0-9]{{2}}(?:[ \-.\n]?[A-Z0-9]){{11}}", numbers.iban),),
+        "iban": ((_IBAN, numbers.iban),),
         "aws_key": (
             (_AWS_ID, credentials.access_key),
             (_AWS_ID, credentials.secret_key),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from openmcp.sidecar.detection import folding
 from openmcp.sidecar.detection.candidates import Check
-from openmcp.sidecar.detection.detectors import PROBES, RAW_ONLY
+from openmcp.sidecar.detection.detectors import BEGINS, PROBES, RAW_ONLY
 from openmcp.sidecar.detection.readings import Reading, markers, next_readings
 from openmcp.sidecar.detection.sets import PatternSet, compiled
 from openmcp.sidecar.detection.spans import Span
@@ -100,6 +100,12 @@ class _Entry:
             self._regex = compiled(self.source) if self.check is None else compiled(self.source, _PROBE_MEMORY)
         return self._regex
 
+    def begun(self) -> str:
+        """The pattern as it is part of the one pass."""
+        if self.check is None or self.source not in BEGINS:
+            return self.source
+        return f"{BEGINS[self.source]}(?:{self.source})"
+
 
 Place = tuple[int, int]
 _Find = tuple[int, int, int, str]  # finder, start, end, what
@@ -122,7 +128,7 @@ class FinderSet:
                 entries.setdefault((source, None), _Entry(source, None, False)).owners.append((index, finder.name))
         self._entries = tuple(entries.values())
         self._markers = len(self._entries)
-        self._set = PatternSet([*(entry.source for entry in self._entries), *markers()])
+        self._set = PatternSet([*(entry.begun() for entry in self._entries), *markers()])
 
     def suspects(self, text: str) -> bool:
         """Whether `scan` could find anything in `text`, or in a line of it: no check and no exception is asked.

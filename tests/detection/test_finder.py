@@ -1,11 +1,17 @@
 """Finders: exceptions, what overlaps, several at once, JSON values, and what happens beyond the bounds."""
 
-import pytest
+import random
+import time
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openmcp.sidecar.detection.detectors import BEGINS, PROBES
 from openmcp.sidecar.detection.finder import MAX_CANDIDATES, MAX_FINDS, Finder, FinderSet, most_finds
-from openmcp.sidecar.detection.sets import PatternSet
+from openmcp.sidecar.detection.sets import PatternSet, compiled
 from openmcp.sidecar.detection.spans import Span
-from tests.detection.planted import CARD, PLANTED, TOKEN, looking_for, redacted
+from tests.detection.planted import ACCOUNT, CARD, PLANTED, TOKEN, looking_for, redacted
 
 
 def test_an_exception_is_searched_in_what_was_found():
@@ -170,3 +176,78 @@ def test_hostile_texts_are_read_to_their_end(name):
     assert len(looking_for().spans(text)) == finds
     (span,) = looking_for("credit_card").spans(f"{text} | {CARD}")
     assert (span.end - span.start, span.what) == (16, "credit_card")
+
+
+PLACED = (
+    CARD,
+    "4111 1111 1111 1111",
+    ACCOUNT,
+    "KZ86125KZT5004100100",
+    "030/901820",
+    "(020) 7946 0958",
+    "1 (212) 555-0123",
+)
+AROUND = ("", *" _x7(,+-.\n\\", "\\n", "\\t", "é", "\u017f", "\u212a", "\u0661", "\ud800", "12 ", "DE", "0x")
+BEGUN = [(source, check) for probes in PROBES.values() for source, check in probes if source in BEGINS]
+
+
+@given(
+    st.lists(st.sampled_from(AROUND), max_size=3).map("".join),
+    st.lists(st.sampled_from((*PLACED, *AROUND)), min_size=1, max_size=5).map("".join),
+)
+def test_the_one_pass_sees_whatever_a_check_confirms(before, text):
+    data = (before + text).encode("utf-8", "surrogatepass")
+    assert len(BEGUN) == len(BEGINS)
+    for source, check in BEGUN:
+        starts = [place for place in range(len(data)) if compiled(source).match(data, place) is not None]
+        confirmed = [place for place in starts if check(data, place, compiled(source).match(data, place).end())[0] >= 0]
+        seen = PatternSet([f"{BEGINS[source]}(?:{source})"]).match(data)
+        assert seen or not confirmed
+
+
+@pytest.mark.parametrize("word", PLACED)
+@pytest.mark.parametrize("before", AROUND)
+def test_what_is_before_a_number_is_no_way_to_hide_it(before, word):
+    some = looking_for("credit_card", "iban", "phone")
+    found = some.spans(before + word)
+    data = (before + word).encode("utf-8", "surrogatepass")
+    at = len(before.encode("utf-8", "surrogatepass"))
+    matched = [(compiled(source).match(data, at), check) for source, check in BEGUN]
+    if any(match is not None and check(data, at, match.end())[0] >= 0 for match, check in matched):
+        assert found[-1].end >= len(before) + len(word)
+
+
+CHANCE = random.Random(1)
+DIGITS = {
+    "table": "".join(
+        f"{CHANCE.randrange(10**7)},{CHANCE.random() * 1000:.2f};{CHANCE.randrange(999)}\n" for _ in range(9999)
+    ),
+    "hexadecimal": "".join(CHANCE.choices("0123456789abcdef", k=200_000)),
+    "cards": "".join(f"{CHANCE.randrange(4 * 10**15, 5 * 10**15)} x " for _ in range(9999)),
+}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_digits_are_searched_like_any_other_text(name):
+    """Some hundred times as long, where the automaton has a state for each combination of candidates."""
+    text = DIGITS[name]
+    finders = looking_for().alone()
+    plain = "Nobody has answered the second question yet. "
+    plain *= len(text) // len(plain)
+    assert _seconds(finders, text) < 40 * _seconds(finders, plain)
+
+
+def _seconds(finders, text):
+    """Of CPU time that the one pass takes, at best."""
+    spent = []
+    for _ in range(5):
+        begun = time.process_time()
+        finders.suspects(text)
+        spent.append(time.process_time() - begun)
+    return min(spent)
+
+
+@pytest.mark.parametrize("word", ["\u017fK8612500000050041001123", "\u212aZ86125KZT5004100101"])
+def test_a_letter_that_folds_to_one_of_ascii_is_no_country(word):
+    (span,) = looking_for("iban").spans(f"{word} {ACCOUNT}")
+    assert span.start == len(word) + 1
