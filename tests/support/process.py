@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -214,10 +215,18 @@ def allow_all(**endpoints: str) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports nobody listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return loopback ports nobody listens on right now, below those that the system gives to others meanwhile."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(20_000, 32_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found += [port] if port not in found else []
+    return found
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """Hold a port on which nobody listens, and yield the URL of an MCP endpoint there."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}/mcp"
