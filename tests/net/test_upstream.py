@@ -68,6 +68,14 @@ async def ended(sidecar: Gate, identifier: int = 1) -> dict[str, Any]:
             await asyncio.sleep(0.01)
 
 
+async def left(sidecar: Gate) -> None:
+    """Wait until the sidecar has seen that the server closed its connections; a call would fail on one of them."""
+    (endpoint,) = sidecar.app.snapshot.routes["/server"].upstream.endpoints
+    async with asyncio.timeout(PATIENCE):
+        while endpoint.idle:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+
+
 BODY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -109,6 +117,7 @@ async def test_a_bad_answer_is_an_error_and_a_record(
         async with sidecar.connect() as agent:
             server.handler = raw(data)
             failed(await agent.ask(call()), why)
+            await left(sidecar)
             server.handler = friendly
             assert (await agent.ask(call(identifier=2))).json["result"] == DONE
         line = await ended(sidecar)
@@ -153,6 +162,7 @@ async def test_a_stream_that_breaks_ends_in_an_error(
             server.handler = raw(data)
             answer = await agent.ask(call())
             assert answer.events == [{"jsonrpc": "2.0", "id": 1, "error": {"code": -32603, "message": why}}]
+            await left(sidecar)
             server.handler = friendly
             assert (await agent.ask(call(identifier=2))).json["result"] == DONE
         assert (await ended(sidecar))["outcome"] == kind
