@@ -98,12 +98,11 @@ class Process(asyncio.SubprocessProtocol):
 
     def write(self, data: bytes) -> None:
         """Send one line (without its end). Raises `UpstreamFailed` where the process takes no more."""
-        pipe = self._pipe(0)
-        if pipe is None or self._stage or self._exit_at:
-            raise UpstreamFailed("closed", f"the process {self.why or 'is ending'}", sent=False)
+        if self.why:
+            raise UpstreamFailed("closed", f"the process {self.why}", sent=False)
         assert b"\n" not in data  # our own serialisation: else one message could pose as two
-        pipe = cast(asyncio.WriteTransport, pipe)
-        if pipe.is_closing():  # it reads no more, which we were not told yet: its end, in a moment, says why
+        pipe = cast(asyncio.WriteTransport | None, self._pipe(0))
+        if pipe is None or self._stage or self._exit_at or pipe.is_closing():  # its end, in a moment, says why
             self._close()
             return
         if pipe.get_write_buffer_size() > self._limit:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from openmcp.sidecar.bridge.stdio import StdioEndpoint
 from tests.net.conftest import fast_clock
 from tests.support.gate import Gate, configuration, gate
 from tests.support.process import ROOT
@@ -81,6 +82,26 @@ class Behind:
     async def _all_seen(self) -> bool:
         shown = await self._sidecar.page("/metrics") if self._sidecar is not None else ""
         return re.search(r"^openmcp_stdio_processes\{.*\} [1-9]", shown, re.MULTILINE) is None
+
+
+def talks(sidecar: Gate) -> list[Any]:
+    """The conversations with processes."""
+    (endpoint,) = next(iter(sidecar.app.snapshot.routes.values())).upstream.endpoints
+    assert isinstance(endpoint, StdioEndpoint)
+    return list(endpoint._all)
+
+
+def talk(sidecar: Gate) -> Any:
+    """The only one."""
+    (only,) = talks(sidecar)
+    return only
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait for what has no event of its own, such as a line in the log."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - looks at what others do
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from contextlib import AsyncExitStack
-from typing import Any
 
 import pytest
 
 from openmcp.sidecar.bridge import conversation
-from openmcp.sidecar.bridge.stdio import StdioEndpoint
-from tests.bridge.conftest import Behind
+from tests.bridge.conftest import Behind, talk, until
 from tests.bridge.test_hostile import CLOSED, failed
 from tests.bridge.test_sessions import said
-from tests.support.gate import Gate, ask_modern, call, initialize, message, modern, modern_headers
+from tests.support.gate import ask_modern, call, initialize, message, modern, modern_headers
 from tests.support.raw import Answer
-
-
-def talk(sidecar: Gate) -> Any:
-    """The only conversation."""
-    (endpoint,) = next(iter(sidecar.app.snapshot.routes.values())).upstream.endpoints
-    assert isinstance(endpoint, StdioEndpoint)
-    (only,) = endpoint._all
-    return only
 
 
 async def test_blank_lines_without_an_end_are_of_no_use(behind: Behind) -> None:
@@ -47,9 +36,7 @@ async def test_what_waits_for_a_stream_is_bounded_in_bytes(behind: Behind, caplo
         await agent.send(agent.request(call("allowed_hoard")))
         await agent.answer_head()
         agent.reset()  # nobody reads what it says from now on
-        async with asyncio.timeout(10):
-            while not any("hoarded" in line for line in caplog.messages):  # noqa: ASYNC110  # a log has no event
-                await asyncio.sleep(0.01)
+        await until(lambda: any("hoarded" in line for line in caplog.messages))
         assert sum(map(len, talk(sidecar)._kept)) <= conversation.KEPT_BYTES
 
 
@@ -82,9 +69,7 @@ async def test_subscriptions_take_no_place_of_calls(behind: Behind) -> None:
         bob = await stack.enter_async_context(sidecar.connect("bob"))
         said(await ask_modern(bob, call("allowed_echo")))
         agent.reset()
-        async with asyncio.timeout(10):
-            while talk(sidecar).busy > 4:  # noqa: ASYNC110  # it is cancelled
-                await asyncio.sleep(0.01)
+        await until(lambda: talk(sidecar).busy <= 4)  # it is cancelled
         assert talk(sidecar)._subscriptions == 4
 
 
@@ -98,9 +83,7 @@ async def test_what_is_said_of_a_long_request_is_not_whose_is_next(behind: Behin
             assert told(await ask_modern(bob, call("allowed_gossip"))) == ["answer"]
             talk(sidecar)._changed = -math.inf  # as if that were long ago
             alice.reset()
-        async with asyncio.timeout(10):
-            while talk(sidecar).busy:  # noqa: ASYNC110  # it is cancelled
-                await asyncio.sleep(0.01)
+        await until(lambda: not talk(sidecar).busy)  # it is cancelled
         assert told(await ask_modern(bob, call("allowed_gossip"))) == ["answer"]
 
 

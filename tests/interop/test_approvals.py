@@ -21,7 +21,7 @@ from openmcp.sidecar.approvals.making import new_rid, wall_clock
 from openmcp.sidecar.approvals.service import ApprovalService
 from openmcp.sidecar.approvals.values import Limits
 from openmcp.sidecar.state.opening import open_store
-from tests.interop.clients import Inspector, NodeClient
+from tests.interop.clients import NODE_SECONDS, Inspector, NodeClient
 from tests.interop.plans import PYTHON, Step, said
 from tests.support.approver import Approver, sqlite
 from tests.support.parts import require
@@ -196,7 +196,7 @@ async def test_a_client_with_tasks_polls_until_somebody_approves(gateway: Sideca
     require("node", "inspector")
     words = ("--method", "tools/call", "--tool-name", "add", "--tool-arg", "a=300", "--tool-arg", "b=1")
     asking = asyncio.create_task(asyncio.to_thread(Inspector("modern").ask, url, *words))
-    record = await human.asked()
+    record = await human.asked(patience=NODE_SECONDS)  # most of it is the client's start
     await asyncio.wait([asking], timeout=4)
     assert not asking.done(), "it polls"
     await human.approve(record)

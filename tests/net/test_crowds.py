@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from openmcp.sidecar.net import listener
+from openmcp.sidecar.net import listener, sweep
 from openmcp.sidecar.net.exchange import HttpExchange
 from tests.net.test_lifetimes import at_once, listening
 from tests.support.http2 import GOAWAY, PREFACE, frame, settings
@@ -26,7 +26,9 @@ HALF = {
 
 
 @pytest.fixture(autouse=True)
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
+def few(monkeypatch: pytest.MonkeyPatch, fast_clock: None) -> None:
+    """Room for few, and no time that passes: connections that are closing would go by themselves."""
+    monkeypatch.setattr(sweep, "INTERVAL", 3600.0)
     monkeypatch.setattr(listener, "MAX_CONNECTIONS", MOST)
     monkeypatch.setattr(listener, "AT_ONCE", 2)
 

@@ -12,7 +12,7 @@ import pytest
 from openmcp.sidecar.net import http1
 from tests.support.gate import Gate, call, configuration, gate, message, modern, modern_headers
 from tests.support.hostile import Hostile, Reply, Request, friendly, tool
-from tests.support.raw import Connection, connect
+from tests.support.raw import PATIENCE, Connection, connect
 
 DONE = {"content": [{"type": "text", "text": "done"}]}
 
@@ -55,7 +55,7 @@ async def test_one_task_serves_a_connection_and_ends_with_it(agent: Connection, 
     assert (await agent.ask(call(identifier=2))).status == 200
     assert connection._task is task
     await agent.close()
-    await asyncio.wait((task,), timeout=5)
+    await asyncio.wait((task,), timeout=PATIENCE)
     assert task.done()
     assert sidecar.app._listener.connections == 0
 

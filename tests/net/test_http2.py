@@ -609,9 +609,11 @@ async def test_floods_end_the_connection(handler: Handler, flood: list[bytes]) -
 
 async def test_who_stays_after_a_flood_is_cut(handler: Handler) -> None:
     async with listening(None, handler) as (listener, port), http2(("127.0.0.1", port)) as agent:
+        listener._sweeper.stop()
         await agent.send(*FLOODS["PING"])
         await agent.closed()
         assert listener.connections == 1
+        listener._sweeper.start()
         await until(lambda: listener.connections == 0)
 
 
@@ -716,7 +718,10 @@ async def test_a_drain_lets_everything_end_well(handler: Handler) -> None:
         handler.release.clear()
         first = await agent.request(b"first")
         await until(lambda: len(handler.requests) == 1)
-        draining = asyncio.ensure_future(listener.drain(10.0, lambda: None))
+        draining = asyncio.ensure_future(listener.drain(60.0, lambda: None))
+        await asyncio.sleep(0)
+        (connection,) = listener._connections
+        connection._announced += 60.0  # else a busy machine may find that this client says nothing
         assert await agent.said_goodbye() == (ANY_STREAM, NO_ERROR)
         second = await agent.request(b"second")  # it was on its way
         await until(lambda: len(handler.requests) == 2)
@@ -775,12 +780,17 @@ async def test_a_client_that_says_goodbye_for_an_error_is_left(handler: Handler)
 
 
 async def test_a_certificate_that_ends(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
-    ending(monkeypatch, 0.1, 0.3)
-    async with listening(None, handler) as (_, port), http2(("127.0.0.1", port)) as agent:
+    ending(monkeypatch, 60.0, 80.0)
+    async with listening(None, handler) as (listener, port), http2(("127.0.0.1", port)) as agent:
         handler.release.clear()
         agent.answers_pings = False
         under_way, partial = await agent.request(b"x"), await agent.begin(agent.fields())
+        await agent.pinged()
+        (connection,) = listener._connections
+        assert connection._ends - connection._until == pytest.approx(20.0)
+        connection._until = listener.clock
         assert await agent.said_goodbye() == (ANY_STREAM, NO_ERROR)
+        connection._ends = listener.clock
         assert await agent.said_goodbye(2) == (partial, NO_ERROR)
         assert await agent.was_reset(partial) == REFUSED_STREAM
         handler.release.set()

@@ -19,7 +19,7 @@ from openmcp.sidecar.net.listener import Listener
 from openmcp.sidecar.net.sweep import Sweeper
 from tests.fakes.pki import Ca
 from tests.support.mtls import Moved, bundles_of, careless_client
-from tests.support.raw import Connection
+from tests.support.raw import PATIENCE, Connection, NoAnswer
 
 AGENT = "spiffe://example.org/agent"
 US = "spiffe://example.org/sidecar"
@@ -75,6 +75,12 @@ def tls_of(ca: Ca) -> tuple[SpiffeTls, ssl.SSLContext]:
 def ending(monkeypatch: pytest.MonkeyPatch, until: float, ends: float) -> None:
     """Let connections take requests for `until` seconds and end after `ends`."""
     monkeypatch.setattr(lifetimes, "bounds", lambda now, expires: (now + until, now + ends))
+
+
+def over(running: Listener) -> None:
+    """Let the time of all connections be over that there are."""
+    for connection in running._connections:
+        connection._until = connection._ends = running.clock
 
 
 async def test_requests_carry_the_peer_of_their_connection(ca: Ca):
@@ -150,24 +156,28 @@ async def test_an_old_connection_is_told_so_and_closed_after_an_answer(monkeypat
 
 
 async def test_an_idle_connection_ends_with_its_certificate(ca: Ca, monkeypatch: pytest.MonkeyPatch):
-    ending(monkeypatch, 0.2, 0.3)
+    ending(monkeypatch, 60.0, 80.0)
     _, context = tls_of(ca)
-    async with listening(context) as (_, port), connected(port, careless_client(ca.leaf(AGENT))) as agent:
+    async with listening(context) as (running, port), connected(port, careless_client(ca.leaf(AGENT))) as agent:
         assert (await agent.ask()).status == 200
+        (connection,) = running._connections
+        assert connection._ends - connection._until == pytest.approx(20.0)
+        over(running)
         assert await agent.closed() == b""
 
 
-async def test_a_request_that_comes_too_late_is_not_served(ca: Ca, monkeypatch: pytest.MonkeyPatch):
+async def test_a_request_that_comes_too_late_is_not_served(ca: Ca):
     """It began in time, and its body came after the end."""
     served: list[str] = []
 
     async def keep(exchange: HttpExchange) -> None:
         served.append(exchange.request.path)
 
-    ending(monkeypatch, 0.2, 0.3)
     _, context = tls_of(ca)
-    async with listening(context, keep) as (_, port), connected(port, careless_client(ca.leaf(AGENT))) as agent:
+    async with listening(context, keep) as (running, port), connected(port, careless_client(ca.leaf(AGENT))) as agent:
         await agent.send(b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 10\r\n\r\nhalf")
+        await until(lambda: any(connection._body_bytes for connection in running._connections))
+        over(running)
         answer = await agent.answer()
         assert (answer.status, answer.header("connection")) == (408, "close")
         assert await agent.closed() == b""
@@ -240,16 +250,22 @@ async def test_a_handshake_that_does_not_end_is_cut(ca: Ca, monkeypatch: pytest.
         for begun in (b"", b"\x16\x03\x01\x02\x00"):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             writer.write(begun)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 assert await reader.read() == b""
             assert running.connections == 0
             writer.close()
-        async with connected(port, careless_client()) as agent:
-            assert (await agent.ask()).status == 200
+        for last in (False, False, False, False, True):  # a busy machine may need longer for one than is allowed here
+            try:
+                async with connected(port, careless_client()) as agent:
+                    assert (await agent.ask()).status == 200
+                break
+            except (OSError, NoAnswer):
+                if last:
+                    raise
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what the loop will do."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
         while not condition():  # noqa: ASYNC110 - nothing tells of it
             await asyncio.sleep(0.01)

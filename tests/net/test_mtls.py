@@ -248,13 +248,16 @@ async def streaming(request: Request, reply: Reply) -> None:
 
 
 async def test_a_stream_without_an_end_is_ended_with_its_connection(ca: Ca, monkeypatch: pytest.MonkeyPatch):
-    bounded(monkeypatch, 0.1, 0.1)
+    bounded(monkeypatch, 60.0, 80.0)
     async with demanding(ca) as (server, _):
         server.handler = streaming
         to = upstream(server.url, SpiffeTls(Moved.of(ca, US)))
         with sweeping(to):
             response = await ask(to, b"GET", ENDLESS)
             assert await response.chunk() == b": here\n\n"
+            (connection,) = to.endpoints[0]._all
+            assert connection.ends - connection.until == pytest.approx(20.0)
+            connection.ends = asyncio.get_running_loop().time()
             assert await response.chunk() == b""
             assert response.stopped
             response.close()
@@ -276,7 +279,7 @@ async def test_a_call_goes_on_beyond_the_end_of_its_connection(ca: Ca, monkeypat
             call = asyncio.create_task(ask(to))
             await server.received(1)
             (connection,) = to.endpoints[0]._all
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(10):
                 while connection.until:  # noqa: ASYNC110 - `end` tells nobody
                     await asyncio.sleep(0.01)
             going.set()

@@ -11,7 +11,7 @@ from typing import cast
 
 import pytest
 
-from openmcp.sidecar.net import tail
+from openmcp.sidecar.net import sweep, tail
 from openmcp.sidecar.ports import Exchange
 from tests.fakes.pki import Ca
 from tests.net.test_http2 import Handler, until
@@ -156,7 +156,10 @@ async def test_one_that_opens_its_windows_gets_it_too(
 
 
 @pytest.mark.parametrize("code", [0, 255])
-async def test_what_comes_behind_a_goodbye_is_read(code: int) -> None:
+async def test_what_comes_behind_a_goodbye_is_read(
+    code: int, monkeypatch: pytest.MonkeyPatch, fast_clock: None
+) -> None:
+    monkeypatch.setattr(sweep, "INTERVAL", 3600.0)  # however slow this client is
     async with listening(None) as (listener, port), http2(("127.0.0.1", port)) as agent:
         await agent.pinged()
         await agent.send(frame(GOAWAY, 0, 0, bytes(7) + bytes([code])))

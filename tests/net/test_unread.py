@@ -113,6 +113,7 @@ async def test_an_attack_by_many_connections_is_bounded(monkeypatch: pytest.Monk
     async with listening(None, watched) as (listener, port):
         clients = [http2(("127.0.0.1", port), changed=CLOSED) for _ in range(12)]
         agents = [await client.__aenter__() for client in clients]
+        await until(lambda: listener.connections == 12)
         for _ in range(12):
             for agent in agents:
                 try:

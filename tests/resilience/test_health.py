@@ -14,7 +14,7 @@ from mcp.server.mcpserver import MCPServer
 
 from openmcp.config.model import Health, Server, SpiffeAuth
 from openmcp.sidecar.net import health
-from openmcp.sidecar.net.health import watch
+from openmcp.sidecar.net.health import check, watch
 from openmcp.sidecar.net.pool import Endpoint, Upstream
 from tests.support import hostile as scripted
 from tests.support.gate import configuration, gate, initialize
@@ -94,6 +94,11 @@ async def test_down_after_three_failures_up_after_one_success(
         checked = upstream(server.url)
         rounds = Rounds(checked)
         monkeypatch.setattr(scripted.Request, "is_health_check", property(lambda self: False))  # show them
+
+        async def as_it_needs(endpoint: Endpoint, patience: float) -> str | None:
+            return await check(endpoint, patience if server.handler is hang else 10.0)
+
+        monkeypatch.setattr(health, "check", as_it_needs)  # however busy the machine is
         (endpoint,) = checked.endpoints
         found = []
         for handler in (friendly, bad, bad, friendly, bad, bad, bad, bad, friendly):

@@ -62,17 +62,22 @@ async def latencies(sidecar: Gate) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "outcome"),
-    [(hangs, "timeout"), (floods, "timeout"), (babbles, "protocol"), (breaks, "closed")],
+    ("behaviour", "outcome", "patience"),
+    [
+        (hangs, "timeout", "500ms"),
+        (floods, "timeout", "500ms"),
+        (babbles, "protocol", "1m"),
+        (breaks, "closed", "1m"),
+    ],
 )
 async def test_a_bad_server_does_not_slow_another(
-    tmp_path: Path, behaviour: Callable[[Request, Reply], Awaitable[None]], outcome: str
+    tmp_path: Path, behaviour: Callable[[Request, Reply], Awaitable[None]], outcome: str, patience: str
 ) -> None:
     async with AsyncExitStack() as stack:
         good = await stack.enter_async_context(hostile(friendly))
         bad = await stack.enter_async_context(hostile(behaviour))
         config = configuration(good.url, name="good", path="/good")
-        limits: dict[str, Any] = {"timeouts": {"request": "500ms", "idle": "500ms", "stream": "500ms"}}
+        limits: dict[str, Any] = {"timeouts": dict.fromkeys(("request", "idle", "stream"), patience)}
         config["servers"] += configuration(bad.url, name="bad", path="/bad", **limits)["servers"]
         sidecar = await stack.enter_async_context(gate(tmp_path, config))
         alone = statistics.median(await latencies(sidecar))

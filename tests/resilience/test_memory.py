@@ -10,6 +10,7 @@ import os
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -169,7 +170,8 @@ async def test_idle_streams_are_small_and_leave_nothing(running: Sidecar) -> Non
     each = (rounds[0] - first) / STREAMS
     print(f"\n{STREAMS} idle streams: {each:.1f} KiB each; RSS {first} KiB, then {rounds} in as many rounds")
     assert each < PER_STREAM
-    assert rounds[-1] - rounds[2] < GROWTH  # the first ones shape the heap; that nothing is left is seen below
+    grown = [after - before for before, after in pairwise(rounds[2:])]  # the first ones shape the heap
+    assert min(grown) < GROWTH // 2  # what is not given back would show in all; that nothing is left is seen below
 
 
 class Here(msgspec.Struct):
@@ -200,9 +202,10 @@ async def test_closed_streams_leave_no_object(tmp_path: Path) -> None:
 
 async def test_sessions_leave_memory_flat(running: Sidecar) -> None:
     await make_sessions(running, 6000)  # fills what is remembered of sessions: 4096 at most
-    before = rss(running)
-    made = await make_sessions(running, SESSIONS)
-    after = rss(running)
-    print(f"\n{len(made)} sessions: RSS {before} KiB before, {after} KiB after, {after - before:+d} KiB")
-    assert len(set(made)) == SESSIONS // CLIENTS * CLIENTS
-    assert after - before < GROWTH
+    figures = [rss(running)]
+    for _ in range(3):
+        made = await make_sessions(running, SESSIONS)
+        assert len(set(made)) == SESSIONS // CLIENTS * CLIENTS
+        figures.append(rss(running))
+    print(f"\nRSS {figures} KiB before, between and after three times {len(made)} sessions")
+    assert min(after - before for before, after in pairwise(figures)) < GROWTH

@@ -57,9 +57,11 @@ class Approver:
     service: ApprovalService
     name: str = "token:ann"
 
-    async def asked(self, status: Status = Status.PENDING, count: int = 1, times: int = 1) -> ApprovalRecord:
+    async def asked(
+        self, status: Status = Status.PENDING, count: int = 1, times: int = 1, patience: float = PATIENCE
+    ) -> ApprovalRecord:
         """Wait for so many requests; the last of them, once it was asked so many times."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while True:
                 page = await (self.service.pending(500) if status is Status.PENDING else self.service.grants(500))
                 if len(page.records) >= count and page.records[-1].asked >= times:

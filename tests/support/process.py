@@ -239,3 +239,11 @@ def _own_ports(_process: int) -> Iterator[int]:
             _blocks.append(socket.create_server(("127.0.0.1", first)))
             return itertools.cycle(range(first + 1, first + _PORTS[2]))
     raise AssertionError("no free ports")
+
+
+@contextmanager
+def nobody() -> Iterator[str]:
+    """Hold a port on which nobody listens, and yield the URL of an MCP endpoint there."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}/mcp"

@@ -12,7 +12,6 @@ missing, and fails with OPENMCP_REAL=1.
 from __future__ import annotations
 
 import asyncio
-import random
 import shutil
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from redis.asyncio import Redis
 
 from tests.real_parts import install
 from tests.support import parts
-from tests.support.process import Running, running
+from tests.support.process import Running, free_ports, running
 
 PASSWORD = "correct horse"
 _LOADING = b"-LOADING"
@@ -88,7 +87,7 @@ def redis_server(folder: Path, *options: str) -> Iterator[Store]:
     program = shutil.which("redis-server")
     if program is None:
         parts.missing("redis-server (Debian package redis-server)")
-    port = _port()
+    (port,) = free_ports(1)
     command = [program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", ""]
     command += ["--appendonly", "yes", "--appendfsync", "always", *options]
     with _kept(Store("redis-server", command, port, f"redis://127.0.0.1:{port}", b"PING\r\n")) as store:
@@ -133,7 +132,7 @@ def dynamodb_local(folder: Path | None = None) -> Iterator[Store]:
     java = shutil.which("java")
     if java is None:
         parts.missing("java (Debian package default-jre-headless)")
-    port = _port()
+    (port,) = free_ports(1)
     libraries = install.libraries("dynamodb")
     command = [java, "-Xmx512m", f"-Djava.library.path={libraries}", "-cp", f"{libraries}/*"]
     command += ["com.amazonaws.services.dynamodbv2.local.main.ServerRunner", "-disableTelemetry", "-port", str(port)]
@@ -149,17 +148,6 @@ _LIST_TABLES = (
     b"SignedHeaders=host, Signature=none\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
 )
 """The first call takes Java seconds on a busy machine, longer than a sidecar waits for its store."""
-
-
-def _port() -> int:
-    """A port that nobody listens on, below those that the system gives to connections.
-
-    One of those would not stay free while the server is away: whoever tries to connect to it may be given it.
-    """
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @contextmanager

@@ -555,6 +555,8 @@ async def test_an_idle_worker_ends(
 async def test_the_worker_gives_memory_back(sidecar: Gate, agent: Connection, server: Hostile) -> None:
     """What one message needed is not kept for the next."""
 
+    agent.patience = 60.0  # the worker has what others leave of a CPU
+
     async def resident() -> int:
         assert (await agent.ask(call())).json["result"] == result
         return rss(sidecar.app._worker.pid)
@@ -562,9 +564,9 @@ async def test_the_worker_gives_memory_back(sidecar: Gate, agent: Connection, se
     result = RESULTS["one text"]
     server.handler = answering(result, COMPACT)
     before = await resident()
-    result = {"content": [], "structuredContent": {"rows": [[] for _ in range(3 * MIB)]}}
+    result = {"content": [], "structuredContent": {"rows": [[] for _ in range(2 * MIB)]}}
     server.handler = answering(result, COMPACT)
-    assert await resident() < before + 64 * MIB, "three million lists take 200"
+    assert await resident() < before + 64 * MIB, "two million lists take 130"
 
 
 async def test_the_worker_ends_with_the_sidecar(server: Hostile, tmp_path: Path) -> None:
