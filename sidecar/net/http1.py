@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
         """Drain: close now if no request is under way or waiting, else when it is answered."""
         if self._state in (_IDLE, _HEAD):
             self._state = _CLOSING
-            self._tail.close()
+            self._tail.leave()
 
     def end(self) -> None:
         """Serve no further request; the one under way ends by itself."""
@@ -283,10 +283,10 @@ class Connection(asyncio.Protocol):
             if self._exchange is not None:
                 self._exchange.sweep(now)
         elif now >= self._deadline:
-            if self._state in (_HEAD, _BODY) and self._in_message:
+            if self._state is _HEAD and self._in_message:
                 self.refuse(408)
             else:
-                self.abort()
+                self.end()
         return self._body_bytes + self._ahead
 
     def _sweep_lifetime(self, now: float) -> None:
@@ -390,4 +390,10 @@ class Connection(asyncio.Protocol):
             if self._owes_continue:
                 self.send(_CONTINUE)
         else:
-            self._state, self._deadline = _IDLE, self._listener.clock + IDLE_TIMEOUT
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is asked for, at present."""
+        self._state, self._deadline = _IDLE, self._listener.clock + IDLE_TIMEOUT
+        if not self._listener.accepting:  # the drain began while the client was slow to take the last answer
+            self.close_when_idle()

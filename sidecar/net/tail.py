@@ -71,7 +71,8 @@ class Tail:
         """
         self._leave(patience)
         if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with suppress(OSError):  # asyncio's: the client has reset it, of which we hear in a moment
+                self._transport.write_eof()
 
     def finish(self) -> None:
         """`shut`; `close` where the client would see no end, which it may be waiting for."""
@@ -79,6 +80,14 @@ class Tail:
             self.close()
         else:
             self.shut(STALL_TIMEOUT)
+
+    def leave(self) -> None:
+        """`close`, where nothing is expected to come; `finish` while the client does not have all: who stops now should
+        know when it has."""
+        if self._transport is not None and unsent(self._transport):
+            self.finish()
+        else:
+            self.close()
 
     def linger(self, now: float) -> None:
         """After one of these: end the connection of a client that has all and does not close, or that takes nothing."""
@@ -90,7 +99,7 @@ class Tail:
         if now >= self._deadline or (over and (self._size or transport.is_closing())):
             transport.abort()
         elif over:
-            self.close()
+            transport.close()  # no more time for a client of TLS to say goodbye
 
     def _leave(self, patience: float) -> None:
         self._since = self._clock()
