@@ -283,6 +283,8 @@ class Http2Connection(asyncio.Protocol):
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         if self._announced != inf and event.ping_data == _LEAVING:
             self.end()
+            if self._closing:
+                self._outbox.finish()
 
     def _on_goaway(self, event: events.ConnectionTerminated) -> None:
         self._final = True  # it asks for nothing more

@@ -278,3 +278,17 @@ async def test_a_client_that_is_gone_does_not_fail_the_end_of_its_stream() -> No
             agent.sendall(b"GET / HTTP/1.0\r\n\r\n")
             await until(ended.is_set)
         await until(lambda: listener.connections == 0)
+
+
+async def test_a_client_of_http2_that_has_answered_our_goodbye_sees_the_end_at_once(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Go's waits for the end where nothing is under way."""
+    monkeypatch.setattr(tail, "LINGER_TIMEOUT", 60.0)
+    async with listening(context) as (listener, port), http2(("127.0.0.1", port), by) as agent:
+        await agent.pinged()
+        drained = asyncio.create_task(listener.drain(60.0, lambda: None))
+        async with asyncio.timeout(10.0):
+            await agent.closed()
+        await agent.close()
+        await drained
