@@ -41,6 +41,7 @@ class Tail:
         self._size = 0
         self._since = 0.0
         self._deadline = inf
+        self._lingers = LINGER_TIMEOUT
 
     def open(self, transport: asyncio.Transport) -> None:
         """The connection was made."""
@@ -82,10 +83,10 @@ class Tail:
             self.shut(STALL_TIMEOUT)
 
     def leave(self) -> None:
-        """`close`, where nothing is expected to come; `finish` while the client does not have all: who stops now should
-        know when it has."""
-        if self._transport is not None and unsent(self._transport):
-            self.finish()
+        """`close`, where nothing is expected to come; but not before the client has all: who stops then should know."""
+        if self._transport is not None and self._transport.can_write_eof() and unsent(self._transport):
+            self.shut(STALL_TIMEOUT)
+            self._lingers = 0.0
         else:
             self.close()
 
@@ -95,7 +96,7 @@ class Tail:
         if transport is None:
             return
         rest = self._rest(transport, now)
-        over = rest > (STALL_TIMEOUT if self._size else LINGER_TIMEOUT)
+        over = rest > (STALL_TIMEOUT if self._size else self._lingers)
         if now >= self._deadline or (over and (self._size or transport.is_closing())):
             transport.abort()
         elif over:

@@ -236,8 +236,10 @@ async def test_a_drain_ends_with_the_answer_that_it_found_under_way() -> None:
         await drained
 
 
-async def test_a_drain_waits_for_what_the_kernel_has() -> None:
-    """Where the sidecar's network ends with it, as in a Pod, so does what is still under way there."""
+async def test_a_drain_waits_for_what_the_kernel_has_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sidecar's network ends with it, as in a Pod, so does what is still under way there. A client that keeps
+    its connection for later reads nothing, and does not hear of the end."""
+    monkeypatch.setattr(tail, "LINGER_TIMEOUT", 60.0)
     async with (
         listening(None, lambda exchange: answered(exchange, 1_000_000)) as (listener, port),
         slow(port, None) as (reader, writer),
@@ -253,8 +255,8 @@ async def test_a_drain_waits_for_what_the_kernel_has() -> None:
         await until(lambda: listener.clock > begun + 0.1)
         assert listener.connections == 1
         assert got + len(await reader.read()) == 1_000_000
-        writer.close()
-        await drained
+        async with asyncio.timeout(10.0):
+            await drained
 
 
 async def answered(exchange: HttpExchange, size: int) -> None:
