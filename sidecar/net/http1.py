@@ -17,7 +17,7 @@ from openmcp.sidecar.net.exchange import HttpExchange, status_line
 from openmcp.sidecar.net.framing import well_framed, without_offer
 from openmcp.sidecar.net.handover import Handover, turn
 from openmcp.sidecar.net.lifetimes import lifetime, peer_of
-from openmcp.sidecar.net.tail import LINGER_TIMEOUT, STALL_TIMEOUT, Tail
+from openmcp.sidecar.net.tail import LINGER_TIMEOUT, Tail
 from openmcp.sidecar.net.values import State
 from openmcp.sidecar.ports import HttpRequest
 
@@ -262,7 +262,7 @@ class Connection(asyncio.Protocol):
         """Drain: close now if no request is under way or waiting, else when it is answered."""
         if self._state in (_IDLE, _HEAD):
             self._state = _CLOSING
-            self._tail.close()
+            self._tail.leave()
 
     def end(self) -> None:
         """Serve no further request; the one under way ends by itself."""
@@ -283,10 +283,10 @@ class Connection(asyncio.Protocol):
             if self._exchange is not None:
                 self._exchange.sweep(now)
         elif now >= self._deadline:
-            if self._state in (_HEAD, _BODY) and self._in_message:
+            if self._state is _HEAD and self._in_message:
                 self.refuse(408)
             else:
-                self.abort()
+                self.end()
         return self._body_bytes + self._ahead
 
     def _sweep_lifetime(self, now: float) -> None:
@@ -331,10 +331,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self._state = _CLOSING
-        if self._pending or self._in_message:  # it sends on: the next requests came behind the one answered last
-            self._tail.shut(STALL_TIMEOUT)
-        else:  # at once, also for those that wait for the end
-            self._tail.close()
+        self._tail.leave(sends_on=self._in_message or bool(self._pending))
 
     def _answer_expectation(self) -> bool:
         if self._headers[b"expect"].lower() != b"100-continue":
@@ -393,4 +390,10 @@ class Connection(asyncio.Protocol):
             if self._owes_continue:
                 self.send(_CONTINUE)
         else:
-            self._state, self._deadline = _IDLE, self._listener.clock + IDLE_TIMEOUT
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nothing is asked for, at present."""
+        self._state, self._deadline = _IDLE, self._listener.clock + IDLE_TIMEOUT
+        if not self._listener.accepting:  # the drain began while the client was slow to take the last answer
+            self.close_when_idle()

@@ -283,6 +283,8 @@ class Http2Connection(asyncio.Protocol):
     def _on_ping_ack(self, event: events.PingAckReceived) -> None:
         if self._announced != inf and event.ping_data == _LEAVING:
             self.end()
+            if self._closing:
+                self._outbox.finish()
 
     def _on_goaway(self, event: events.ConnectionTerminated) -> None:
         self._final = True  # it asks for nothing more
@@ -382,6 +384,7 @@ class Http2Connection(asyncio.Protocol):
             self._outbox.goaway(self._machine.highest_inbound_stream_id, code)
         self._closing = True
         self._outbox.shut(LINGER_TIMEOUT)
+        self._outbox.finish()
         self._forget_all()
 
 

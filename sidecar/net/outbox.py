@@ -114,6 +114,10 @@ class Outbox:
         self._transport = None
         self._tail.shut(patience)
 
+    def finish(self) -> None:
+        """After `shut`: the client has read everything."""
+        self._tail.finish()
+
     def linger(self, now: float) -> None:
         """End the connection after `shut`, when the client has had its time."""
         self._tail.linger(now)

@@ -41,6 +41,7 @@ class Tail:
         self._size = 0
         self._since = 0.0
         self._deadline = inf
+        self._lingers = LINGER_TIMEOUT
 
     def open(self, transport: asyncio.Transport) -> None:
         """The connection was made."""
@@ -71,7 +72,23 @@ class Tail:
         """
         self._leave(patience)
         if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
+            with suppress(OSError):  # asyncio's: the client has reset it, of which we hear in a moment
+                self._transport.write_eof()
+
+    def finish(self) -> None:
+        """After `shut`: the client has read everything, or is not to be waited for; over TLS too it is told the end."""
+        if self._transport is not None and not self._transport.can_write_eof():
+            self.close()
+
+    def leave(self, *, sends_on: bool = False) -> None:
+        """`close`, but not before the client has all: who stops then should know. `shut`, where more comes from it."""
+        if sends_on:
+            self.shut(STALL_TIMEOUT)
+        elif self._transport is not None and self._transport.can_write_eof() and unsent(self._transport):
+            self.shut(STALL_TIMEOUT)
+            self._lingers = 0.0
+        else:
+            self.close()
 
     def linger(self, now: float) -> None:
         """After one of these: end the connection of a client that has all and does not close, or that takes nothing."""
@@ -79,11 +96,11 @@ class Tail:
         if transport is None:
             return
         rest = self._rest(transport, now)
-        over = rest > (STALL_TIMEOUT if self._size else LINGER_TIMEOUT)
+        over = rest > (STALL_TIMEOUT if self._size else self._lingers)
         if now >= self._deadline or (over and (self._size or transport.is_closing())):
             transport.abort()
         elif over:
-            self.close()
+            transport.close()  # no more time for a client of TLS to say goodbye
 
     def _leave(self, patience: float) -> None:
         self._since = self._clock()

@@ -6,6 +6,7 @@ happens after that, nobody here sends it again.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 from ssl import SSLError
 from typing import Final, cast
@@ -164,6 +165,7 @@ class UpstreamConnection(asyncio.Protocol):
         if not self.closed:
             self.closed = True
             self._on_closed(self)
+        self._take_rest()
         self._parser = _SPENT_PARSER  # ours holds our methods: only the collector would free the two
         if self._response is None:
             return
@@ -190,6 +192,17 @@ class UpstreamConnection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD and self._awaited:
                 self._fail_head()
         self._deliver()
+
+    def _take_rest(self) -> None:
+        """Read what came over TLS while reading was paused: uvloop ends a connection as soon as its peer has, and keeps
+        that to itself."""
+        tls = self._transport.get_extra_info("ssl_object")
+        rest = []
+        with suppress(SSLError):  # there is no more
+            while tls is not None and (data := tls.read(LARGE)):
+                rest.append(data)
+        if rest and self._awaited:
+            self.data_received(b"".join(rest))
 
     @property
     def _awaited(self) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import cast
 
 import pytest
 
-from openmcp.sidecar.net import sweep, tail
+from openmcp.sidecar.net import http1, sweep, tail
+from openmcp.sidecar.net.exchange import HttpExchange
 from openmcp.sidecar.ports import Exchange
 from tests.fakes.pki import Ca
 from tests.net.test_http2 import Handler, until
@@ -41,6 +43,19 @@ class Thin:
 
     def __init__(self, *waiting: int) -> None:
         self.waiting = list(waiting)
+        self.ended = ""
+
+    def is_closing(self) -> bool:
+        return bool(self.ended)
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.ended = "closed"
+
+    def abort(self) -> None:
+        self.ended = "aborted"
 
     def get_write_buffer_size(self) -> int:
         return self.waiting.pop(0)
@@ -57,6 +72,19 @@ def test_a_client_that_reads_slowly_does_not_stall() -> None:
     later = (0.9, 1.8, 2.7, 3.6, 3.8, 4.0, 5.1)
     stalled = [watched.stalled(100.0 + late * tail.STALL_TIMEOUT) for late in later]
     assert stalled == [False, False, False, False, True, False, True]
+
+
+def test_one_that_does_not_read_our_goodbye_has_no_time_to_answer_it() -> None:
+    """It has had everything for as long as anybody may."""
+    thin, now = Thin(0, 0, 0), 100.0
+    closed = tail.Tail(lambda: now)
+    closed.open(cast(asyncio.Transport, thin))
+    closed.shut(tail.STALL_TIMEOUT)
+    ends = []
+    for now in (100.0 + late * tail.LINGER_TIMEOUT for late in (0.9, 1.1, 1.2)):
+        closed.linger(now)
+        ends.append(thin.ended)
+    assert ends == ["", "closed", "aborted"]
 
 
 @pytest.fixture(params=[False, True], ids=["clear", "tls"])
@@ -205,3 +233,93 @@ async def test_who_does_not_close_is_cut(
                 await plain.send(plain.request(b"x", connection="close"))
                 await until(lambda: listener.connections == 0)
                 plain.writer.transport.abort()
+
+
+async def test_a_slow_client_that_has_asked_for_nothing_more_gets_its_answer_whole(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS the connection is idle long before the client has everything."""
+    monkeypatch.setattr(http1, "IDLE_TIMEOUT", 0.1)
+    async with listening(context, large) as (listener, port), slow(port, by) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        got = 0
+        (connection,) = listener._connections
+        while not connection.waiting:
+            got += len(await reader.readexactly(4096))
+        idle = listener.clock
+        await until(lambda: listener.clock > idle + 0.5)
+        assert got + len(await reader.read()) == SIZE
+
+
+async def test_a_drain_ends_with_the_answer_that_it_found_under_way() -> None:
+    """The sidecar was done with it, its client was not."""
+    async with listening(None, large) as (listener, port), slow(port, None) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        drained = asyncio.create_task(listener.drain(60.0, lambda: None))
+        assert len(await reader.readexactly(SIZE)) == SIZE
+        async with asyncio.timeout(10.0):
+            assert await reader.read() == b""
+        writer.close()
+        await drained
+
+
+async def test_a_drain_waits_for_what_the_kernel_has_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the sidecar's network ends with it, as in a Pod, so does what is still under way there. A client that keeps
+    its connection for later reads nothing, and does not hear of the end."""
+    monkeypatch.setattr(tail, "LINGER_TIMEOUT", 60.0)
+    async with (
+        listening(None, lambda exchange: answered(exchange, 1_000_000)) as (listener, port),
+        slow(port, None) as (reader, writer),
+    ):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        (connection,) = listener._connections
+        got = 0
+        while not connection.waiting:
+            got += len(await reader.readexactly(1))
+        drained = asyncio.create_task(listener.drain(60.0, lambda: None))
+        begun = listener.clock
+        await until(lambda: listener.clock > begun + 0.1)
+        assert listener.connections == 1
+        assert got + len(await reader.read()) == 1_000_000
+        async with asyncio.timeout(10.0):
+            await drained
+
+
+async def answered(exchange: HttpExchange, size: int) -> None:
+    exchange.respond(200, b"", bytes(size))
+
+
+async def test_a_client_that_is_gone_does_not_fail_the_end_of_its_stream() -> None:
+    """Its reset is there, but the loop does not know yet."""
+    ended = asyncio.Event()
+
+    async def stream(exchange: HttpExchange) -> None:
+        exchange.start_stream(b"", b"")
+        exchange.flush()
+        agent.close()
+        exchange.finish()
+        ended.set()
+
+    async with listening(None, stream) as (listener, port):
+        with socket.create_connection(("127.0.0.1", port)) as agent:
+            agent.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            agent.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            await until(ended.is_set)
+        await until(lambda: listener.connections == 0)
+
+
+async def test_a_client_of_http2_that_has_answered_our_goodbye_sees_the_end_at_once(
+    context: ssl.SSLContext | None, by: ssl.SSLContext | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Go's waits for the end where nothing is under way."""
+    monkeypatch.setattr(tail, "LINGER_TIMEOUT", 60.0)
+    async with listening(context) as (listener, port), http2(("127.0.0.1", port), by) as agent:
+        await agent.pinged()
+        drained = asyncio.create_task(listener.drain(60.0, lambda: None))
+        async with asyncio.timeout(10.0):
+            await agent.closed()
+        await agent.close()
+        await drained

@@ -1,9 +1,11 @@
 """TLS to servers under the web PKI: whom it trusts, under which name, and what it says where it does not."""
 
+import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,12 @@ import pytest
 import trustme
 
 from openmcp.sidecar.net import health
+from openmcp.sidecar.net.upstream import UpstreamConnection
+from openmcp.sidecar.net.values import Patience
+from tests.fakes.pki import Ca
 from tests.support.gate import Gate, call, configuration, gate
 from tests.support.hostile import Hostile, hostile
+from tests.support.mtls import careless_client, careless_server
 
 DONE = {"content": [{"type": "text", "text": "done"}]}
 
@@ -86,3 +92,41 @@ async def test_another_authority_and_another_name_are_refused(
             assert await problem(sidecar) == f"connect: TLS: {why}"
             assert any(why in line for line in caplog.messages)
         assert server.requests == []
+
+
+def answer_and_leave(listening: socket.socket, context: ssl.SSLContext, answer: bytes) -> None:
+    """One answer to whatever comes, then a goodbye and the end, as servers do that wait for nothing (Go's, nginx)."""
+    plain, _ = listening.accept()
+    with context.wrap_socket(plain, server_side=True) as peer:
+        peer.recv(65536)
+        peer.sendall(answer)
+        peer.settimeout(0)
+        with suppress(ssl.SSLWantReadError):
+            peer.unwrap()
+
+
+@pytest.mark.parametrize(("streams", "size"), [(False, 1_000_000), (True, 300_000)])
+async def test_a_large_answer_before_the_end_of_its_connection_is_read_whole(streams: bool, size: int) -> None:
+    """It comes while reading is paused, as others have their turn or the agent reads slowly."""
+    body = b":" * size
+    head = b"content-type: text/event-stream" if streams else b"content-length: %d" % size
+    answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n%b\r\n\r\n%b" % (head, body)
+    patience = Patience(60.0, 60.0, 60.0)
+    context = careless_server(Ca("example.org").leaf("spiffe://example.org/server"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        peer = asyncio.create_task(asyncio.to_thread(answer_and_leave, listening, context, answer))
+        transport, connection = await asyncio.get_running_loop().create_connection(
+            lambda: UpstreamConnection(lambda one: None, lambda one: None),
+            *listening.getsockname(),
+            ssl=careless_client(),
+            server_hostname="x",
+        )
+        response = await connection.request((b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",), 2**21, patience)
+        if streams:
+            await peer  # it is rid of all before anything is read of it
+        pieces = list(response.pieces)
+        while response.streaming and (piece := await response.chunk()):
+            pieces.append(piece)
+        await peer
+        assert sum(map(len, pieces)) == size
+        transport.abort()
