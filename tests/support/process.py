@@ -17,6 +17,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ START_SECONDS = 20.0  # generous: a loaded machine starts Node in seconds
 STOP_SECONDS = 15.0
 _GLANCE = 0.02  # seconds between two looks at a process that is starting; it has no event to wait for
 
+_kept: deque[socket.socket] = deque()
+_MOST_KEPT = 256 if sys.platform == "linux" else 0
+"""Sockets of `free_ports` that stay open; elsewhere they would keep the port from everybody."""
 _LISTENING = re.compile(r"^listening on (https?://127\.0\.0\.1:\d+)$", re.MULTILINE)
 
 
@@ -214,10 +218,17 @@ def allow_all(**endpoints: str) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return loopback ports nobody listens on right now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Return loopback ports that nobody listens on, for those who are told the numbers.
+
+    A socket of ours stays bound to each and does not listen: Linux then gives it to nobody else who asks for any port,
+    nor to a connection, while a server that names it may listen there (with SO_REUSEADDR, which servers set).
+    """
+    made = [socket.socket() for _ in range(count)]
+    for each in made:
+        each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in made]
+    _kept.extend(made)
+    while len(_kept) > _MOST_KEPT:
+        _kept.popleft().close()
+    return ports
