@@ -62,13 +62,15 @@ async def serve(port: int, allowed: str, address: str = "127.0.0.1") -> None:
     source.subscribe(ready.set)
     source.start()
     await ready.wait()
-    print(f"serving as {source.own().id}", flush=True)
     app = tickets.streamable_http_app(host=address)
     config = uvicorn.Config(app, host=address, port=port, http=protocol(allowed), log_level="warning")
     config.load()
     # Each handshake uses the SVID and the bundles of that moment: nothing has to be restarted when they are renewed.
     config.ssl = SpiffeTls(source).server_context(lambda why: print(f"refused a handshake: {why}", flush=True))
-    await uvicorn.Server(config).serve()
+    listener = config.bind_socket()
+    listener.listen()  # who comes from here on is served, or waits a moment
+    print(f"serving as {source.own().id}", flush=True)
+    await uvicorn.Server(config).serve(sockets=[listener])
     await source.stop()
 
 

@@ -38,6 +38,7 @@ from tests.support.process import (
     running,
     sidecar,
 )
+from tests.support.stopwatch import stopwatch
 from tests.support.stores import Store, dynamodb_local, redis_server
 
 pytestmark = pytest.mark.real
@@ -52,7 +53,7 @@ LONG = 3
 """Reports of progress after which the state is looked at no more often than it ever is."""
 STORES = ["dynamodb", "redis", "sqlite"]
 BOT, OTHER = "support-bot", "other-bot"
-RUNS = {"get_ticket": {"duration": "10m", "maxDuration": "1h"}, "get_ticket_status": {"duration": "5s"}}
+RUNS = {"get_ticket": {"duration": "10m", "maxDuration": "1h"}, "get_ticket_status": {"duration": "10s"}}
 RUNS |= {"merge_tickets": {"duration": "10m", "maxUses": 3}}
 _ID = re.compile(r"apr_[a-z0-9]+")
 
@@ -278,9 +279,9 @@ async def test_a_grant_ends_to_the_second(world: World, ann: Browser) -> None:
     async with both(world) as (at_a, at_b):
         rid = await at_b.asks(ticket, tool)
         await ann.decide(rid, "approve")
-        loops = [asyncio.create_task(at.until(refused, ticket, tool=tool)) for at in (at_a, at_b)]
+        # before anybody calls: who is refused asks anew, and that takes its place
         (grant,) = [one for one in await asyncio.to_thread(world.console.listed) if one["id"] == rid]
-        sent = await asyncio.gather(*loops)
+        sent = await asyncio.gather(*(at.until(refused, ticket, tool=tool) for at in (at_a, at_b)))
     ends = datetime.fromisoformat(grant["until"]).timestamp()
     assert time.time() >= ends, "refused too early"
     show(
@@ -295,16 +296,14 @@ async def test_a_held_call_is_released_by_a_decision_made_elsewhere(world: World
         for at in agents * 3:
             rid, waiting = await at.held(world.ticket())
             await ann.decide(rid, "approve")
-            decided = time.monotonic()
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE), stopwatch() as seconds:
                 assert made(await waiting)
-            took.append(time.monotonic() - decided)
+                took.append(seconds())
         rid, waiting = await agents[0].held(world.ticket(), LONG)
         await ann.decide(rid, "deny", reason="not this one")
-        decided = time.monotonic()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PATIENCE), stopwatch() as seconds:
             found, text = await waiting
-        took.append(time.monotonic() - decided)
+            took.append(seconds())
         assert not found
         assert "APPROVAL DENIED" in text
         assert "not this one" in text

@@ -21,6 +21,9 @@ pytestmark = pytest.mark.real
 PLAIN = ["Sends invalid connection preface"]
 """What fails in the clear, by the names of its cases: no preface of HTTP/2 is a request of HTTP/1.1 there, a bad one,
 and so is answered before the connection is closed."""
+PATIENCE = "60"
+"""Seconds for what a case awaits. None passes by waiting in vain: only a fault, or a machine that stands still, takes
+longer than a moment."""
 
 
 @pytest.fixture(params=[False, True], ids=["clear", "tls"])
@@ -41,7 +44,7 @@ async def test_h2spec(sidecar: Gate, tmp_path: Path, request: pytest.FixtureRequ
     tls = "tls" in request.node.callspec.id
     host, port = sidecar.app.mcp_address
     report = tmp_path / "h2spec.xml"
-    command = [install.program("h2spec", "h2spec"), "-h", host, "-p", str(port), "-P", "/server", "-o", "5"]
+    command = [install.program("h2spec", "h2spec"), "-h", host, "-p", str(port), "-P", "/server", "-o", PATIENCE]
     command += ["-j", report, *(["-t", "-k"] if tls else [])]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
     cases = [case for case in ElementTree.parse(report).iter("testcase") if case.get("package")]

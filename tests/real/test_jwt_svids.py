@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.real.conftest import ALICE, BOB, GATEWAY, MESH, TICKETS, VISITOR, Mesh
+from tests.real.test_source import until
 from tests.support.gate import Gate, call, gate
 from tests.support.hostile import Hostile, hostile
 from tests.support.raw import Answer, connect
@@ -45,7 +46,12 @@ async def server() -> AsyncIterator[Hostile]:
 
 @pytest.fixture
 async def gateway(mesh: Mesh, server: Hostile, tmp_path: Path) -> AsyncIterator[Gate]:
+    """A sidecar that has its SVID and the keys of trust domains, which come by a stream of their own."""
     async with gate(tmp_path, configuration(mesh, server.url)) as running:
+        await running.has_identity(GATEWAY)
+        source = running.app._identities.source
+        assert source is not None
+        await until(lambda: source.jwt_generation > 0)
         yield running
 
 

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import re
+import socket
 import sys
 import urllib.error
 import urllib.request
@@ -34,6 +35,8 @@ CHANGES = {
     r"/var/lib/openmcp/": "{folder}/",
 }
 """What the reader fills in, and the places that systemd makes."""
+PATIENCE = 60.0
+"""Seconds for an answer; nothing here takes so long by itself."""
 
 
 def filled_in(folder: Path) -> tuple[Path, dict[str, int]]:
@@ -54,7 +57,7 @@ async def asked(url: str, token: str, tool: str) -> str:
     """Return what an agent with this JWT-SVID is told by a tool."""
     headers = {"Authorization": f"Bearer {token}"}
     async with (
-        httpx2.AsyncClient(headers=headers) as http,
+        httpx2.AsyncClient(headers=headers, timeout=PATIENCE) as http,
         Client(streamable_http_client(url, http_client=http)) as client,
     ):
         (content,) = (await client.call_tool(tool, {"ticket_id": "101"})).content
@@ -76,6 +79,7 @@ async def test_the_profile_for_a_vm_runs(mesh: Mesh, tmp_path: Path):
     gateways = running("openmcp", [OPENMCP, "run", "-c", file], {"SPIFFE_ENDPOINT_SOCKET": mesh.gateway.address})
     with servers as server, gateways as gateway:
         server.wait_for(lambda: "serving as" if f"serving as {TICKETS}" in server.printed() else None)
+        socket.create_connection(("127.0.0.1", ports["server"])).close()  # what it says is so
         gateway.wait_for(lambda: ready(ports["admin"]))
         token = await asyncio.to_thread(mesh.machines[ALICE].jwt_svid, "openmcp")
         url = f"http://127.0.0.1:{ports['mcp']}/tickets"

@@ -112,11 +112,12 @@ async def test_svids_of_seconds_are_rotated(domain: Domain, agent: Agent):
     domain.register(agent, "/brief", ttl=TTL)
     async with source_of(agent) as source:
         await until(lambda: state(source) == "ok")
-        seen = {source.own().expires}
-        source.subscribe(lambda: seen.add(source.own().expires))
-        await until(lambda: source.stats.rotations == 2, 3 * TTL)
-        assert len(seen) == 3
-        assert max(seen) > time.time() > min(seen) - TTL
+        seen, before = {source.own()}, source.stats.rotations
+        source.subscribe(lambda: seen.add(source.own()))
+        await until(lambda: source.stats.rotations >= before + 2, 3 * TTL)  # several come at once to who was busy
+        assert len(seen) == source.stats.rotations - before + 1
+        ends = [svid.expires for svid in seen]
+        assert max(ends) > time.time() > min(ends) - TTL
 
 
 async def test_of_several_svids_one_is_chosen(domain: Domain, agent: Agent):
