@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
+from moto.dynamodb.responses import DynamoHandler
 from moto.server import ThreadedMotoServer
 
 from openmcp.sidecar.state import dynamoitems as items
@@ -32,6 +33,23 @@ SESSION.set_credentials("testing", "testing")
 
 @pytest.fixture(scope="session")
 def moto_url():
+    with pytest.MonkeyPatch.context() as patch:
+        one_at_a_time(patch)
+        yield from served()
+
+
+def one_at_a_time(patch: pytest.MonkeyPatch) -> None:
+    """Have moto look and write at once, as DynamoDB does: its threads come between a condition and its update."""
+    lock, call = threading.Lock(), DynamoHandler.call_action
+
+    def locked(self):
+        with lock:
+            return call(self)
+
+    patch.setattr(DynamoHandler, "call_action", locked)
+
+
+def served():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
