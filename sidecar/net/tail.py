@@ -78,7 +78,7 @@ class Tail:
     def finish(self) -> None:
         """After `shut`: the client has read everything, or is not to be waited for; over TLS too it is told the end."""
         if self._transport is not None and not self._transport.can_write_eof():
-            self.close()
+            self._transport.close()
 
     def leave(self, *, sends_on: bool = False) -> None:
         """`close`, but not before the client has all: who stops then should know. `shut`, where more comes from it."""

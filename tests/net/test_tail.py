@@ -87,6 +87,43 @@ def test_one_that_does_not_read_our_goodbye_has_no_time_to_answer_it() -> None:
     assert ends == ["", "closed", "aborted"]
 
 
+class Deaf:
+    """A transport of TLS whose client reads nothing."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 100
+
+    def get_extra_info(self, name: str) -> None:
+        """It has no socket."""
+
+    def is_closing(self) -> bool:
+        return bool(self.done)
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+
+def test_who_is_cut_off_has_no_longer_over_tls() -> None:
+    """The end is told at once; that is no reason to keep the connection for those who do not read it."""
+    deaf, ending = Deaf(), tail.Tail(lambda: 100.0)
+    ending.open(cast(asyncio.Transport, deaf))
+    ending.shut(tail.LINGER_TIMEOUT)
+    ending.finish()
+    ending.linger(100.0 + tail.LINGER_TIMEOUT / 2)
+    assert deaf.done == ["close"]
+    ending.linger(100.0 + tail.LINGER_TIMEOUT)
+    assert deaf.done == ["close", "abort"]
+
+
 @pytest.fixture(params=[False, True], ids=["clear", "tls"])
 def tls(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
